@@ -1,0 +1,79 @@
+"""Checkpoints: weights in safetensors files that describe themselves, and the user's own weights."""
+
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+
+import safetensors
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from elagage.errors import UserError
+from elagage.files import whole_file
+
+
+def save_checkpoint(path: str | os.PathLike, state: Mapping[str, torch.Tensor], provenance: Mapping) -> None:
+    """Write a state dict and, as JSON under the metadata key `elagage`, where it comes from.
+
+    One key, because safetensors writes several in an order that changes from run to run.
+    """
+    tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items()}
+    with whole_file(path) as temporary:
+        save_file(tensors, temporary, {"elagage": json.dumps(provenance, sort_keys=True)})
+
+
+def load_checkpoint(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], dict]:
+    """Return the state dict and the provenance that save_checkpoint wrote."""
+    with safetensors.safe_open(path, "pt") as file:
+        names = file.keys()
+        return {name: file.get_tensor(name) for name in names}, json.loads(file.metadata()["elagage"])
+
+
+def read_weights(path: str | os.PathLike) -> dict[str, torch.Tensor]:
+    """Return the tensors of a user's .safetensors, .pt or .pth file.
+
+    A state dict may lie under the key `state_dict`, and its names may start with `module.` (DataParallel). Files are
+    never unpickled beyond tensors (`weights_only=True`). Raises UserError if the file is damaged or holds anything
+    else.
+    """
+    try:
+        if pathlib.Path(path).suffix == ".safetensors":
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"weights {str(path)!r}: not a readable file of tensors alone ({reason}); nothing in it was executed; "
+            f"save it again with safetensors or torch.save(model.state_dict(), ...)"
+        ) from error
+    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        content = content["state_dict"]
+    if not isinstance(content, Mapping) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+        raise UserError(
+            f"weights {str(path)!r}: holds a {type(content).__name__}, not a state dict; "
+            f"save it with torch.save(model.state_dict(), ...)"
+        )
+    if content and all(name.startswith("module.") for name in content):
+        content = {name.removeprefix("module."): value for name, value in content.items()}
+    return dict(content)
+
+
+def load_into(network: nn.Module, state: Mapping[str, torch.Tensor], source: str) -> None:
+    """Load a state dict into the network; `source` says in errors where it comes from.
+
+    Raises UserError that names every tensor that is missing, left over or of another shape.
+    """
+    expected = network.state_dict()
+    mistakes = [f"lacks {name} {tuple(tensor.shape)}" for name, tensor in expected.items() if name not in state]
+    mistakes += [f"has {name}, which the network lacks" for name in state if name not in expected]
+    mistakes += [
+        f"has {name} of shape {tuple(state[name].shape)}, the network {tuple(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in state and state[name].shape != tensor.shape
+    ]
+    if mistakes:
+        shown = mistakes[:10] + ([f"and {len(mistakes) - 10} more"] if len(mistakes) > 10 else [])
+        raise UserError(f"{source}: the weights do not fit the network: it {'; it '.join(shown)}")
+    network.load_state_dict(state)

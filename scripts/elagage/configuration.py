@@ -1,0 +1,103 @@
+"""The configuration: read, completed from the schema's defaults, and checked before any job starts."""
+
+import difflib
+import math
+import os
+import pathlib
+from collections.abc import Iterable, Mapping
+
+import jsonschema
+import yaml
+
+from elagage.errors import UserError
+from elagage.image_folder import image_folder_classes
+
+
+def _is_finite_number(checker, value) -> bool:
+    return jsonschema.Draft202012Validator.TYPE_CHECKER.is_type(value, "number") and math.isfinite(value)
+
+
+# Comparisons with .nan are all false, so minimum and maximum would let it pass.
+_Validator = jsonschema.validators.extend(
+    jsonschema.Draft202012Validator,
+    type_checker=jsonschema.Draft202012Validator.TYPE_CHECKER.redefine("number", _is_finite_number),
+)
+
+
+def complete(value, schema: Mapping):
+    """Return `value` with every key that it leaves out at the schema's default, tables inside it too."""
+    if not isinstance(value, Mapping):
+        return value
+    known = schema.get("properties", {})
+    completed = {
+        key: complete(value[key] if key in value else part["default"], part)
+        for key, part in known.items()
+        if key in value or "default" in part
+    }
+    other = schema.get("additionalProperties") or {}
+    return completed | {key: complete(part, other) for key, part in value.items() if key not in known}
+
+
+def configuration(parts: Iterable[Mapping], schema_path: str | os.PathLike) -> dict:
+    """Return the configuration that `parts` give, completed and checked.
+
+    Of several parts (files, then the command line) the last one that states a top-level key decides it whole:
+    tables are replaced, never merged. Raises UserError with every mistake, one a line.
+    """
+    schema = yaml.safe_load(pathlib.Path(schema_path).read_text())
+    stated = {}
+    for part in parts:
+        if not isinstance(part, Mapping):
+            raise UserError(f"configuration: {part!r} is not a table of keys and values")
+        stated |= part
+    config = complete(stated, schema)
+    mistakes = sorted(_Validator(schema).iter_errors(config), key=lambda error: list(map(str, error.absolute_path)))
+    if mistakes:
+        raise UserError("\n".join(f"configuration: {_message(mistake)}" for mistake in mistakes))
+    _check_files(config)
+    return config
+
+
+def _message(mistake: jsonschema.ValidationError) -> str:
+    place = ""
+    for part in mistake.absolute_path:
+        place += f"[{part}]" if isinstance(part, int) else f".{part}" if place else str(part)
+    if mistake.validator == "additionalProperties":
+        known = list(mistake.schema["properties"])
+        unknown = [key for key in mistake.instance if key not in known]
+        messages = []
+        for key in unknown:
+            near = difflib.get_close_matches(str(key), known, 1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            messages.append(f"{f'{place}.' if place else ''}{key}: unknown key{hint} Allowed: {', '.join(known)}")
+        return "; ".join(messages)
+    if mistake.validator == "required":
+        return f"{place}: {mistake.message}"
+    text = f"{place or 'the whole'}: {mistake.message}"
+    if isinstance(mistake.instance, str) and mistake.validator == "type" and _reads_as_number(mistake.instance):
+        text += f" (YAML reads {mistake.instance} as a string: write {float(mistake.instance)!r})"
+    return f"{text}. Allowed: {mistake.schema.get('description', '')}"
+
+
+def _reads_as_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
+def _check_files(config: Mapping) -> None:
+    """Raise UserError if a file or folder that the configuration names is missing."""
+    dataset = config["dataset"]
+    if dataset["name"] == "image_folder":
+        if dataset["image_size"] is None:
+            raise UserError("configuration: dataset.image_size: an image_folder needs a size in pixels, such as 32")
+        image_folder_classes(dataset["path"])
+    for name, model in config["models"].items():
+        file, _, function = model["architecture"].rpartition(":")
+        if function and file and not os.path.isfile(file):
+            raise UserError(f"configuration: models.{name}.architecture: there is no file {file!r} in {os.getcwd()}")
+        if model["weights"] is not None and not os.path.isfile(model["weights"]):
+            raise UserError(
+                f"configuration: models.{name}.weights: there is no file {model['weights']!r} in {os.getcwd()}"
+            )

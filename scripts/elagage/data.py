@@ -1,0 +1,62 @@
+"""Data sets as later jobs see them: arrays of uint8 images that are mapped into memory, and their description."""
+
+import dataclasses
+import os
+
+import numpy
+
+from elagage.errors import UserError
+from elagage.files import read_json
+
+SPLITS = ("train", "validation", "test")
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """What `dataset.json` says of a prepared data set.
+
+    mean and std are those of the training images, one number a channel, in units of a full-scale pixel (0 to 1).
+    """
+
+    name: str
+    classes: list[str]
+    channels: int
+    image_size: int  # pixels; images are square
+    mean: list[float]
+    std: list[float]
+    flip: bool  # whether a mirrored image is still one of its class
+    images: dict[str, int]  # split -> number of images
+    sha256: dict[str, str]  # file name -> checksum
+
+    @classmethod
+    def read(cls, path: str | os.PathLike) -> "Dataset":
+        """Return the description that prepare_data wrote."""
+        return cls(**read_json(path))
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Images uint8 [n, channels, height, width] and labels int64 [n] of one part of a data set."""
+
+    images: numpy.ndarray
+    labels: numpy.ndarray
+
+    @classmethod
+    def read(cls, images: str | os.PathLike, labels: str | os.PathLike) -> "Split":
+        """Map the images into memory: jobs on one machine share one copy of them in the page cache.
+
+        Copy-on-write ("c") rather than read-only, because torch warns of tensors over memory it may not write.
+        """
+        return cls(numpy.load(images, mmap_mode="c"), numpy.load(labels))
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def first(self, number: int, key: str) -> "Split":
+        """Return the first `number` images; `key` is the configuration key that asked for them.
+
+        Raises UserError if there are fewer.
+        """
+        if number > len(self):
+            raise UserError(f"{key}: {number} images asked for, but there are only {len(self)}; lower {key}")
+        return Split(self.images[:number], self.labels[:number])

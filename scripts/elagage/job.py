@@ -1,0 +1,56 @@
+"""A script's run as a job of the workflow: its log, its progress, its errors."""
+
+import contextlib
+import os
+import pathlib
+import resource
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+
+from elagage.errors import UserError
+
+_terminal = sys.stderr
+
+
+@contextlib.contextmanager
+def job(log: str | os.PathLike) -> Iterator[None]:
+    """Send all that the block prints to the file `log`, that of libraries in C too, and end it with time and memory.
+
+    A mistake of the user's (UserError) or of the machine (OSError: a full disk, a missing file) is shown in the
+    terminal as one message, any other exception as one line that names the log, which has the traceback; then the
+    process exits with 1.
+    """
+    global _terminal
+    pathlib.Path(log).parent.mkdir(parents=True, exist_ok=True)
+    start = time.perf_counter()
+    with open(log, "w") as file:
+        _terminal = os.fdopen(os.dup(2), "w", buffering=1)
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+        sys.stdout.reconfigure(line_buffering=True)
+        try:
+            yield
+        except (UserError, OSError) as error:
+            _fail(str(error))
+        except Exception as error:
+            traceback.print_exc()
+            _fail(f"unexpected {type(error).__name__}: {error}; the traceback is in {log}")
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+        print(f"took {time.perf_counter() - start:.1f} s and {peak:.0f} MiB of memory at its peak")
+
+
+def _fail(message: str) -> None:
+    print(f"error: {message}")
+    print(f"error: {message}", file=_terminal)
+    sys.exit(1)
+
+
+@contextlib.contextmanager
+def progress(total: int, unit: str, label: str):
+    """Yield a function that moves a progress bar on; the bar shows where standard error is a terminal."""
+    from tqdm import tqdm
+
+    with tqdm(total=total, unit=unit, desc=label, file=_terminal, disable=not _terminal.isatty(), leave=False) as bar:
+        yield bar.update

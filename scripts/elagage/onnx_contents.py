@@ -1,0 +1,78 @@
+"""What an ONNX file holds: its description, and counts of weights and operators as stored."""
+
+import json
+from collections.abc import Mapping
+
+import numpy
+import onnx
+
+# Input that holds the weight, of each operator that multiplies and accumulates.
+WEIGHT_INPUT = {
+    "Conv": 1,
+    "ConvTranspose": 1,
+    "Gemm": 1,
+    "MatMul": 1,
+    "ConvInteger": 1,
+    "MatMulInteger": 1,
+}
+INTEGER_ZERO_POINT_INPUT = 3  # of ConvInteger and MatMulInteger, both with the weight as input 1
+
+
+def describe(model: onnx.ModelProto, content: Mapping) -> None:
+    """Write `content` into the metadata of the model, one JSON text a key, and drop all that export left there."""
+    model.ClearField("metadata_props")
+    model.graph.ClearField("metadata_props")
+    model.ClearField("doc_string")
+    onnx.helper.set_model_props(model, {key: json.dumps(value) for key, value in content.items()})
+
+
+def description(model: onnx.ModelProto) -> dict:
+    """Return what `describe` wrote."""
+    return {entry.key: json.loads(entry.value) for entry in model.metadata_props}
+
+
+def count_contents(model: onnx.ModelProto) -> dict[str, int]:
+    """Count weights and operators, as stored, of convolutions, linear layers and matrix products with a constant.
+
+    weights, zeros: elements of the weight tensors, shared tensors once, and how many stand for 0.0; int8_weights: those
+    stored in 8 bits; operators, int8_operators: how many operators there are and how many multiply 8-bit integers.
+    """
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    producers = {output: node for node in model.graph.node for output in node.output}
+    tensors: dict[str, tuple[int, int, bool]] = {}
+    operators = int8_operators = 0
+    for node in model.graph.node:
+        if node.op_type not in WEIGHT_INPUT:
+            continue
+        source, zero_point = node.input[1], ""
+        producer = producers.get(source)
+        if producer is not None and producer.op_type == "DequantizeLinear":
+            source, zero_point = producer.input[0], producer.input[2] if len(producer.input) > 2 else ""
+        elif node.op_type in ("ConvInteger", "MatMulInteger") and len(node.input) > INTEGER_ZERO_POINT_INPUT:
+            zero_point = node.input[INTEGER_ZERO_POINT_INPUT]
+        if source not in constants:
+            continue
+        weight = onnx.numpy_helper.to_array(constants[source])
+        int8 = weight.dtype in (numpy.int8, numpy.uint8)
+        operators += 1
+        int8_operators += int8 and _multiplies_integers(node, producers)
+        zero = onnx.numpy_helper.to_array(constants[zero_point]) if zero_point in constants else weight.dtype.type(0)
+        if zero.size > 1:
+            axis = next((a.i for a in producer.attribute if a.name == "axis"), 1) if producer else -1
+            zero = numpy.expand_dims(zero, [a for a in range(weight.ndim) if a != axis % weight.ndim])
+        tensors[source] = (weight.size, int(numpy.count_nonzero(weight == zero)), int8)
+    return {
+        "weights": sum(size for size, _, _ in tensors.values()),
+        "zeros": sum(zeros for _, zeros, _ in tensors.values()),
+        "int8_weights": sum(size for size, _, int8 in tensors.values() if int8),
+        "operators": operators,
+        "int8_operators": int8_operators,
+    }
+
+
+def _multiplies_integers(node: onnx.NodeProto, producers: Mapping[str, onnx.NodeProto]) -> bool:
+    """Whether the other operand is 8-bit too: by the operator itself, or dequantized right before it (QDQ)."""
+    if node.op_type in ("ConvInteger", "MatMulInteger"):
+        return True
+    other = producers.get(node.input[0])
+    return other is not None and other.op_type == "DequantizeLinear"

@@ -1,0 +1,74 @@
+"""ONNX graphs without PyTorch: exchange weights, fold batch norm."""
+
+import collections
+from collections.abc import Mapping
+
+import numpy
+import onnx
+import onnx_ir
+from onnxscript import optimizer, rewriter
+from onnxscript.rewriter.rules.common import (
+    fuse_batchnorm_into_conv_rule,
+    fuse_batchnorm_into_conv_transpose_rule,
+    fuse_batchnorm_into_gemm_rule,
+)
+
+from elagage.errors import UserError
+
+PREPROCESS = "elagage_preprocess"  # module, and prefix of the nodes, that normalize the image
+FUSE_BATCHNORM = (
+    fuse_batchnorm_into_conv_rule,
+    fuse_batchnorm_into_conv_transpose_rule,
+    fuse_batchnorm_into_gemm_rule,
+)
+
+
+def with_weights(graph: onnx_ir.Model, state: Mapping[str, numpy.ndarray]) -> onnx.ModelProto:
+    """Return the exported graph with the tensors of a state dict, constants folded and batch norm fused.
+
+    Raises UserError if a tensor of the graph and one of the state dict differ in shape.
+    """
+    for name, value in graph.graph.initializers.items():
+        if name in state:
+            if tuple(value.shape) != state[name].shape:
+                raise UserError(f"{name} has shape {state[name].shape}, the exported graph {tuple(value.shape)}")
+            value.const_value = onnx_ir.tensor(state[name], name=name)
+    optimizer.optimize(graph)
+    _untie_batchnorm(graph.graph)
+    rewriter.rewrite(graph, pattern_rewrite_rules=FUSE_BATCHNORM)
+    onnx_ir.passes.common.DeduplicateInitializersPass(size_limit=2**31)(graph)
+    onnx_ir.passes.common.RemoveUnusedNodesPass()(graph)
+    return onnx_ir.to_proto(graph)
+
+
+def _untie_batchnorm(graph: onnx_ir.Graph) -> None:
+    """Give every use of a convolution that is called several times its own weights, where batch norm can then fold.
+
+    The rules of onnxscript leave shared weights alone. Where all uses are followed by the same batch norm, all folded
+    copies are equal and the pass after them joins them again; otherwise a copy for each use would make the file
+    larger, so such a batch norm stays.
+    """
+    uses = collections.defaultdict(list)
+    for node in graph:
+        if node.op_type in ("Conv", "ConvTranspose", "Gemm") and node.inputs[1].is_initializer():
+            uses[node.inputs[1]].append(node)
+    for nodes in uses.values():
+        norms = {_batchnorm_after(node) for node in nodes}
+        if len(norms) == 1 and None not in norms:
+            for number, node in enumerate(nodes[1:], start=2):
+                _untie(graph, node, f".use{number}")
+
+
+def _batchnorm_after(node: onnx_ir.Node) -> tuple | None:
+    """Return the parameters of the batch norm that alone uses the node's output, or None."""
+    users = [user for user, _ in node.outputs[0].uses()]
+    return tuple(users[0].inputs[1:]) if [user.op_type for user in users] == ["BatchNormalization"] else None
+
+
+def _untie(graph: onnx_ir.Graph, node: onnx_ir.Node, suffix: str) -> None:
+    for index, shared in enumerate(node.inputs[1:], start=1):
+        name = shared.name + suffix
+        tensor = onnx_ir.tensor(shared.const_value.numpy(), name=name)
+        own = onnx_ir.Value(name=name, shape=shared.shape, type=shared.type, const_value=tensor)
+        graph.register_initializer(own)
+        node.replace_input_with(index, own)

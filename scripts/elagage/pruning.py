@@ -1,0 +1,44 @@
+"""Unstructured magnitude pruning (Han et al. 2015) of the weights of convolutions and linear layers."""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from torch.nn.utils import prune
+
+LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
+
+
+def prunable(network: nn.Module) -> list[tuple[nn.Module, str]]:
+    """Return each prunable weight once, as (module, parameter name), however many modules or calls share it."""
+    owners = {}
+    for module in network.modules():
+        if isinstance(module, LAYERS):
+            owners.setdefault(id(module.weight), (module, "weight"))
+    return list(owners.values())
+
+
+def _local(weights: list[tuple[nn.Module, str]], rate: float) -> None:
+    for module, name in weights:
+        prune.l1_unstructured(module, name, round(rate * getattr(module, name).numel()))
+
+
+def _global(weights: list[tuple[nn.Module, str]], rate: float) -> None:
+    total = sum(getattr(module, name).numel() for module, name in weights)
+    prune.global_unstructured(weights, pruning_method=prune.L1Unstructured, amount=round(rate * total))
+
+
+SCOPES: dict[str, Callable[[list[tuple[nn.Module, str]], float], None]] = {"local": _local, "global": _global}
+
+
+def magnitude_prune(network: nn.Module, scope: str, rate: float) -> tuple[int, int]:
+    """Set the share `rate` (0 to below 1) of the smallest weights to zero; return (zeros, weights) as counted after.
+
+    `local` zeroes the share in every layer, `global` over all layers together.
+    """
+    weights = prunable(network)
+    SCOPES[scope](weights, rate)
+    for module, name in weights:
+        prune.remove(module, name)  # keeps the Parameter object, so whoever shares it sees the zeros
+    tensors = [getattr(module, name) for module, name in weights]
+    return sum(int(torch.count_nonzero(t == 0)) for t in tensors), sum(t.numel() for t in tensors)

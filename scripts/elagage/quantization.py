@@ -1,0 +1,93 @@
+"""int8 quantization of ONNX graphs through ONNX Runtime."""
+
+import functools
+import logging
+import pathlib
+import tempfile
+from collections.abc import Callable, Iterator
+
+import numpy
+import onnx
+from onnxruntime import quantization
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType
+
+from elagage.errors import UserError
+from elagage.onnx_contents import count_contents
+from elagage.onnx_graph import PREPROCESS
+
+CALIBRATION_BATCH = 64  # images; ranges are those of all images whatever the batch
+
+# 7-bit weights: products of two 8-bit numbers saturate in the 16-bit sums of CPUs without VNNI, so that a file made on
+# one machine would lose accuracy on another.
+REDUCE_RANGE = True
+
+
+class _Calibration(CalibrationDataReader):
+    """Hands uint8 images [n, channels, height, width] to ONNX Runtime in batches."""
+
+    def __init__(self, images: numpy.ndarray):
+        self.batches: Iterator[numpy.ndarray] = iter(
+            numpy.array_split(images, max(1, round(len(images) / CALIBRATION_BATCH)))
+        )
+
+    def get_next(self) -> dict[str, numpy.ndarray] | None:
+        batch = next(self.batches, None)
+        return None if batch is None else {"image": batch}
+
+
+def _dynamic(operators: list[str], source: pathlib.Path, target: pathlib.Path, images: None) -> None:
+    quantization.quantize_dynamic(
+        source,
+        target,
+        op_types_to_quantize=operators,
+        # ONNX Runtime has a ConvInteger for unsigned weights only.
+        weight_type=QuantType.QUInt8,
+        reduce_range=REDUCE_RANGE,
+    )
+
+
+def _static(source: pathlib.Path, target: pathlib.Path, images: numpy.ndarray) -> None:
+    preprocess = [node.name for node in onnx.load(source).graph.node if node.name.startswith(PREPROCESS)]
+    quantization.quantize_static(
+        source,
+        target,
+        _Calibration(images),
+        quant_format=QuantFormat.QDQ,
+        per_channel=True,
+        reduce_range=REDUCE_RANGE,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+        nodes_to_exclude=preprocess,
+    )
+
+
+# Gemm is named too: it becomes MatMul before it is quantized.
+MODES: dict[str, Callable] = {
+    "dynamic": functools.partial(_dynamic, ["MatMul", "Gemm"]),
+    "dynamic_conv": functools.partial(_dynamic, ["MatMul", "Gemm", "Conv"]),
+    "static": _static,
+}
+
+
+def quantize(model: onnx.ModelProto, mode: str, images: numpy.ndarray | None = None) -> onnx.ModelProto:
+    """Return the float32 model with int8 weights and, by the mode, activations.
+
+    `dynamic` quantizes linear layers, `dynamic_conv` convolutions too, both with activation ranges found anew for each
+    input; `static` all that ONNX Runtime can, per channel, as QDQ, with ranges calibrated on `images`, uint8
+    [n, channels, height, width]. Raises UserError if nothing became int8; `dynamic` alone may do so, because the
+    share of linear weights, which may be none, is its answer.
+    https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html
+    """
+    logging.getLogger().setLevel(logging.ERROR)  # ONNX Runtime advises pre-processing, which fusing has done
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = pathlib.Path(folder, "float.onnx"), pathlib.Path(folder, "int8.onnx")
+        onnx.save(model, source)
+        MODES[mode](source, target, images)
+        quantized = onnx.load(target)
+    contents = count_contents(quantized)
+    if mode != "dynamic" and (contents["int8_weights"] == 0 or contents["int8_operators"] == 0):
+        raise UserError(
+            f"quantization.modes: {mode} changed nothing: none of the {contents['operators']} operators with "
+            f"{contents['weights']} weights became int8; remove {mode} for this model"
+        )
+    return quantized

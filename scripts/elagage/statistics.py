@@ -1,0 +1,21 @@
+"""Intervals for measured shares and times, by SciPy."""
+
+import numpy
+import scipy.stats
+
+CONFIDENCE = 0.95
+
+
+def wilson_interval(correct: int, images: int) -> tuple[float, float]:
+    """Return the 95 % interval of a share (Wilson 1927)."""
+    interval = scipy.stats.binomtest(correct, images).proportion_ci(CONFIDENCE, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def median_interval(values: numpy.ndarray) -> tuple[float, float, float]:
+    """Return the median and its 95 % interval from order statistics, which assumes no distribution (Conover 1999).
+
+    It covers the differences between images and moments of one process, not those between machines.
+    """
+    low, high = scipy.stats.quantile_test(values, p=0.5).confidence_interval(CONFIDENCE)
+    return float(numpy.median(values)), float(low), float(high)

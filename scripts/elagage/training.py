@@ -1,0 +1,194 @@
+"""Training: one loop for everything that learns, on images held in memory."""
+
+import copy
+import dataclasses
+import math
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from elagage.data import Dataset, Split
+from elagage.errors import UserError
+
+EVALUATION_BATCH = 500  # images; throughput is flat from 250 to 1,000
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingSettings:
+    """How to train: epochs, images a step, and the rates of SGD; fields are the keys of `training`."""
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    momentum: float
+    weight_decay: float
+    warmup_epochs: float
+    flip: bool | None  # None: as the data set suits
+
+
+class Normalize(nn.Module):
+    """uint8 images [n, channels, height, width] -> float32 with the data set's mean 0 and deviation 1."""
+
+    def __init__(self, dataset: Dataset):
+        super().__init__()
+        self.register_buffer("mean", 255 * torch.tensor(dataset.mean).view(1, -1, 1, 1))
+        self.register_buffer("std", 255 * torch.tensor(dataset.std).view(1, -1, 1, 1))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return (images.float() - self.mean) / self.std
+
+
+class TrainingImages:
+    """Shuffled, randomly cropped and flipped batches from images that stay where they are (memory map or GPU)."""
+
+    def __init__(self, split: Split, batch_size: int, flip: bool, device: torch.device):
+        self.images = torch.from_numpy(split.images).to(device)
+        self.labels = torch.from_numpy(split.labels).to(device)
+        # Batches of nearly equal size: a last batch of one image would break batch normalization.
+        self.steps = math.ceil(len(split) / batch_size)
+        self.flip = flip
+
+    def batches(self, generator: torch.Generator):
+        """Yield one epoch of (uint8 images, int64 labels); every image is drawn once, in `generator`'s order."""
+        order = torch.randperm(len(self.labels), generator=generator)
+        for chosen in torch.tensor_split(order, self.steps):
+            chosen = chosen.to(self.images.device)
+            yield crop_and_flip(self.images[chosen], self.flip, generator), self.labels[chosen]
+
+
+def crop_and_flip(images: torch.Tensor, flip: bool, generator: torch.Generator) -> torch.Tensor:
+    """Shift each image by up to an eighth of its size (4 pixels of 32, He et al. 2016), zeros moving in; flip half.
+
+    images: [n, channels, height, width], any dtype; the result has the same shape.
+    """
+    count, channels, height, width = images.shape
+    pad = max(1, width // 8)
+    rows = torch.randint(0, 2 * pad + 1, (count, 1), generator=generator) + torch.arange(height)
+    columns = torch.randint(0, 2 * pad + 1, (count, 1), generator=generator) + torch.arange(width)
+    if flip:
+        mirrored = torch.rand(count, 1, generator=generator) < 0.5
+        columns = torch.where(mirrored, columns.flip(1), columns)
+    padded = functional.pad(images, (pad, pad, pad, pad))
+    device = images.device
+    return padded[
+        torch.arange(count, device=device)[:, None, None, None],
+        torch.arange(channels, device=device)[None, :, None, None],
+        rows.to(device)[:, None, :, None],
+        columns.to(device)[:, None, None, :],
+    ]
+
+
+def default_device() -> torch.device:
+    """Return the GPU if there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def make_deterministic() -> None:
+    """Make the same seed give the same bytes on the same machine (torch's notes on reproducibility)."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.benchmark = False
+
+
+def train_one_epoch(network, normalize, batches, optimizer, scheduler, advance) -> tuple[float, float]:
+    """Take one step a batch; return the mean loss and the accuracy on the images as they were trained on.
+
+    `advance(images)` is called after each batch. Raises UserError at the first loss that is not finite.
+    """
+    network.train()
+    loss_sum = correct = seen = 0
+    for images, labels in batches:
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=images.device.type == "cuda"):
+            logits = network(normalize(images).contiguous(memory_format=torch.channels_last))
+        loss = functional.cross_entropy(logits.float(), labels)
+        if not torch.isfinite(loss):
+            raise UserError(
+                f"training.learning_rate: the loss became {loss.item()} at a learning rate of "
+                f"{scheduler.get_last_lr()[0]:.3g}; lower training.learning_rate or lengthen training.warmup_epochs"
+            )
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        scheduler.step()
+        loss_sum += loss.item() * len(labels)
+        correct += (logits.argmax(1) == labels).sum().item()
+        seen += len(labels)
+        advance(len(labels))
+    return loss_sum / seen, correct / seen
+
+
+@torch.inference_mode()
+def evaluate(network: nn.Module, normalize: Normalize, split: Split, device: torch.device) -> tuple[float, float]:
+    """Return the mean loss and the accuracy of the network, in evaluation mode, on every image of the split."""
+    network.eval()
+    loss_sum = correct = seen = 0
+    for start in range(0, len(split), EVALUATION_BATCH):
+        images = torch.from_numpy(split.images[start : start + EVALUATION_BATCH]).to(device)
+        labels = torch.from_numpy(split.labels[start : start + EVALUATION_BATCH]).to(device)
+        logits = network(normalize(images).contiguous(memory_format=torch.channels_last))
+        loss_sum += functional.cross_entropy(logits, labels, reduction="sum").item()
+        correct += (logits.argmax(1) == labels).sum().item()
+        seen += len(labels)
+    assert seen == len(split), f"evaluated {seen} of {len(split)} images"
+    return loss_sum / seen, correct / seen
+
+
+def warmup_and_cosine(optimizer, warmup_steps: int, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
+    """Return a schedule, stepped after every batch: a linear rise, then half a cosine down to zero.
+
+    Goyal et al. 2017 (warm-up); Loshchilov and Hutter 2017 (cosine).
+    """
+    schedules = torch.optim.lr_scheduler
+    cosine = schedules.CosineAnnealingLR(optimizer, max(1, steps - warmup_steps))
+    if warmup_steps == 0:
+        return cosine
+    warmup = schedules.LinearLR(optimizer, start_factor=1 / (warmup_steps + 1), total_iters=warmup_steps)
+    return schedules.SequentialLR(optimizer, [warmup, cosine], milestones=[warmup_steps])
+
+
+def fit(
+    network: nn.Module,
+    dataset: Dataset,
+    train: Split,
+    validation: Split,
+    settings: TrainingSettings,
+    seed: int,
+    device: torch.device,
+    advance: Callable[[int], None] = lambda images: None,
+) -> tuple[dict[str, torch.Tensor], list[dict]]:
+    """Train the network; return the state of its best epoch by validation accuracy, and the history.
+
+    Of equally good epochs the last wins: its learning rate was lower. The history has one row an epoch: epoch,
+    learning_rate (at its start), train_loss, train_accuracy, validation_loss, validation_accuracy, best.
+    """
+    make_deterministic()
+    network.to(device, memory_format=torch.channels_last)
+    normalize = Normalize(dataset).to(device)
+    generator = torch.Generator().manual_seed(seed)
+    flip = dataset.flip if settings.flip is None else settings.flip
+    images = TrainingImages(train, settings.batch_size, flip, device)
+    optimizer = torch.optim.SGD(
+        network.parameters(),
+        lr=settings.learning_rate,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+        nesterov=settings.momentum > 0,
+    )
+    scheduler = warmup_and_cosine(
+        optimizer, round(settings.warmup_epochs * images.steps), settings.epochs * images.steps
+    )
+    best, history = None, []
+    for epoch in range(1, settings.epochs + 1):
+        row = {"epoch": epoch, "learning_rate": scheduler.get_last_lr()[0]}
+        row["train_loss"], row["train_accuracy"] = train_one_epoch(
+            network, normalize, images.batches(generator), optimizer, scheduler, advance
+        )
+        row["validation_loss"], row["validation_accuracy"] = evaluate(network, normalize, validation, device)
+        print(" ".join(f"{key}={value:.6g}" for key, value in row.items()))
+        history.append(row)
+        if best is None or row["validation_accuracy"] >= max(r["validation_accuracy"] for r in history):
+            best = epoch, copy.deepcopy(network.state_dict())
+    for row in history:
+        row["best"] = row["epoch"] == best[0]
+    return best[1], history

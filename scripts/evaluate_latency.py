@@ -1,0 +1,40 @@
+"""Time each variant of a checkpoint on single images, turn by turn with the dense float32 model."""
+
+import functools
+
+import numpy
+import onnxruntime
+
+from elagage.data import Split
+from elagage.files import write_json
+from elagage.job import job
+from elagage.measure import machine, session, time_in_turns
+
+
+def evaluate_latency(dense: str, variants: dict[str, str], images: numpy.ndarray, threads: int) -> None:
+    """Write for each variant (path of the ONNX file -> path of the JSON) its times and the dense model's, in ns.
+
+    images: uint8 [n, channels, height, width], timed one at a time.
+    """
+    models = {path: _single(session(path, threads)) for path in variants}
+    times = time_in_turns({"dense": _single(session(dense, threads)), **models}, images)
+    setting = {**machine(), "threads": threads, "onnxruntime": onnxruntime.__version__}
+    for path, latency in variants.items():
+        write_json(latency, {**setting, "dense_ns": times["dense"].tolist(), "ns": times[path].tolist()})
+        medians = [numpy.median(times[name]) / 1e6 for name in (path, "dense")]
+        print("{}: median {:.3f} ms, dense {:.3f} ms".format(path, *medians))
+
+
+def _single(model: onnxruntime.InferenceSession):
+    return functools.partial(lambda model, image: model.run(None, {"image": image}), model)
+
+
+if "snakemake" in globals():
+    with job(snakemake.log[0]):
+        test = Split.read(snakemake.input.test_images, snakemake.input.test_labels)
+        evaluate_latency(
+            snakemake.input.dense,
+            dict(zip(snakemake.input.variants, snakemake.output.latency, strict=True)),
+            test.first(snakemake.params.latency_images, "evaluation.latency_images").images,
+            snakemake.params.threads,
+        )

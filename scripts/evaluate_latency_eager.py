@@ -1,0 +1,49 @@
+"""Time the dense model in eager PyTorch, what most people know, turn by turn with the same model in ONNX Runtime."""
+
+import numpy
+import torch
+from torch import nn
+
+from elagage.checkpoints import load_checkpoint, load_into
+from elagage.data import Dataset, Split
+from elagage.files import write_json
+from elagage.job import job
+from elagage.measure import machine, session, time_in_turns
+from elagage.models import build_network
+from elagage.training import Normalize
+
+
+def evaluate_latency_eager(
+    dataset_path: str, dense: str, dense_onnx: str, architecture: str, images: numpy.ndarray, threads: int, output: str
+) -> None:
+    """Write the times of both, in ns (JSON); images: uint8 [n, channels, height, width], timed one at a time."""
+    torch.set_num_threads(threads)
+    dataset = Dataset.read(dataset_path)
+    network = build_network(architecture, len(dataset.classes), dataset.channels)
+    load_into(network, load_checkpoint(dense)[0], dense)
+    eager = nn.Sequential(Normalize(dataset), network).eval()
+    runtime = session(dense_onnx, threads)
+
+    @torch.inference_mode()
+    def run_eager(image: numpy.ndarray) -> numpy.ndarray:
+        return eager(torch.from_numpy(image)).numpy()
+
+    models = {"eager": run_eager, "dense": lambda image: runtime.run(None, {"image": image})}
+    times = time_in_turns(models, images)
+    setting = {**machine(), "threads": threads, "torch": torch.__version__}
+    write_json(output, {**setting, "dense_ns": times["dense"].tolist(), "ns": times["eager"].tolist()})
+    print({name: f"median {numpy.median(ns) / 1e6:.3f} ms" for name, ns in times.items()})
+
+
+if "snakemake" in globals():
+    with job(snakemake.log[0]):
+        test = Split.read(snakemake.input.test_images, snakemake.input.test_labels)
+        evaluate_latency_eager(
+            snakemake.input.dataset,
+            snakemake.input.dense,
+            snakemake.input.dense_onnx,
+            snakemake.params.architecture,
+            test.first(snakemake.params.latency_images, "evaluation.latency_images").images,
+            snakemake.params.threads,
+            snakemake.output.eager,
+        )

@@ -1,0 +1,59 @@
+"""Draw the figures of a study from its summary and its training histories."""
+
+import os
+import pathlib
+from collections.abc import Iterable
+
+import matplotlib.style
+import pandas
+
+from elagage.errors import UserError
+from elagage.files import whole_file
+from elagage.job import job
+from elagage.plots import FIGURES, Study
+
+TEXT = ("model", "scope", "recovery", "mode")
+LOOK = {  # of every file, on top of matplotlib's defaults
+    "savefig.dpi": 150,
+    "axes.titlesize": 10.5,
+    "axes.grid": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "grid.color": "0.88",
+    "legend.frameon": False,
+    "lines.markersize": 5,
+}
+
+
+def read_study(summary: str | os.PathLike, histories: Iterable[str | os.PathLike]) -> Study:
+    """Read summary.csv and any number of <model>/seed<seed>/history.csv.
+
+    Names go through converters, or pandas would read a model called `NA` or `007` as a missing value or a number.
+    """
+    trainings = [
+        pandas.read_csv(path).assign(model=path.parent.parent.name, seed=int(path.parent.name.removeprefix("seed")))
+        for path in map(pathlib.Path, histories)
+    ]
+    return Study(
+        pandas.read_csv(summary, converters=dict.fromkeys(TEXT, str)),
+        pandas.concat(trainings, ignore_index=True) if trainings else pandas.DataFrame(),
+    )
+
+
+def plot(study: Study, outputs: Iterable[str | os.PathLike]) -> None:
+    """Write each of the files `outputs`, whose stems are names in FIGURES.
+
+    The same study gives the same bytes: neither a user's matplotlibrc nor matplotlib's version enters the file.
+    Raises UserError for a name that no figure has.
+    """
+    for output in map(pathlib.Path, outputs):
+        if output.stem not in FIGURES:
+            raise UserError(f"{output}: there is no figure {output.stem!r}. Figures: {', '.join(FIGURES)}")
+        with whole_file(output) as temporary, matplotlib.style.context(["default", LOOK]):
+            FIGURES[output.stem](study).savefig(temporary, metadata={"Software": None})
+        print(f"drew {output}")
+
+
+if "snakemake" in globals():
+    with job(snakemake.log[0]):
+        plot(read_study(snakemake.input.summary, snakemake.input.histories), snakemake.output)

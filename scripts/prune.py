@@ -1,0 +1,31 @@
+"""Prune a dense checkpoint by magnitude, without any training after it."""
+
+from elagage.checkpoints import load_checkpoint, load_into, save_checkpoint
+from elagage.data import Dataset
+from elagage.job import job
+from elagage.models import build_network
+from elagage.pruning import magnitude_prune
+
+
+def prune(dataset_path: str, dense: str, architecture: str, scope: str, rate: float, checkpoint: str) -> None:
+    """Write the pruned checkpoint; its provenance holds scope, rate and the counted zeros and weights."""
+    dataset = Dataset.read(dataset_path)
+    state, provenance = load_checkpoint(dense)
+    network = build_network(architecture, len(dataset.classes), dataset.channels)
+    load_into(network, state, dense)
+    zeros, weights = magnitude_prune(network, scope, rate)
+    print(f"{zeros} of {weights} weights are zero: {zeros / weights:.4%}")
+    pruning = {"scope": scope, "rate": rate, "recovery": "none", "zeros": zeros, "weights": weights}
+    save_checkpoint(checkpoint, network.state_dict(), provenance | pruning)
+
+
+if "snakemake" in globals():
+    with job(snakemake.log[0]):
+        prune(
+            snakemake.input.dataset,
+            snakemake.input.dense,
+            snakemake.params.architecture,
+            snakemake.wildcards.scope,
+            float(snakemake.wildcards.rate),
+            snakemake.output.checkpoint,
+        )

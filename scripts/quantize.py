@@ -1,0 +1,70 @@
+"""Turn a checkpoint into the ONNX file that is measured and deployed: float32, or int8 in one of the modes."""
+
+import json
+from collections.abc import Mapping
+
+import numpy
+import onnx
+import onnx_ir
+import onnxruntime
+import safetensors
+
+from elagage.data import Dataset, Split
+from elagage.files import whole_file
+from elagage.job import job
+from elagage.onnx_contents import count_contents, describe
+from elagage.onnx_graph import with_weights
+from elagage.quantization import quantize
+
+
+def read_numpy(checkpoint: str) -> tuple[dict[str, numpy.ndarray], dict]:
+    """Return a checkpoint's tensors and provenance without PyTorch."""
+    with safetensors.safe_open(checkpoint, "numpy") as file:
+        names = file.keys()
+        return {name: file.get_tensor(name) for name in names}, json.loads(file.metadata()["elagage"])
+
+
+def quantize_checkpoint(
+    dataset_path: str, graph: str, checkpoint: str, mode: str, calibration: Split | None, output: str
+) -> None:
+    """Write the ONNX file; its metadata holds the class names, the preprocessing and where it comes from."""
+    dataset = Dataset.read(dataset_path)
+    state, provenance = read_numpy(checkpoint)
+    model = with_weights(onnx_ir.load(graph), state)
+    if mode != "none":
+        model = quantize(model, mode, None if calibration is None else calibration.images)
+    print(json.dumps(count_contents(model)))
+    describe(model, _description(dataset, provenance, mode, calibration))
+    onnx.checker.check_model(model)
+    with whole_file(output) as temporary:
+        onnx.save(model, temporary)
+
+
+def _description(dataset: Dataset, provenance: Mapping, mode: str, calibration: Split | None) -> dict:
+    return {
+        "classes": dataset.classes,
+        "preprocessing": {
+            "input": f"uint8 [batch, {dataset.channels}, {dataset.image_size}, {dataset.image_size}], raw pixels",
+            "mean": dataset.mean,
+            "std": dataset.std,
+        },
+        "provenance": dict(provenance)
+        | {"mode": mode, "onnxruntime": onnxruntime.__version__}
+        | ({} if calibration is None else {"calibration_images": len(calibration)}),
+    }
+
+
+if "snakemake" in globals():
+    with job(snakemake.log[0]):
+        calibration = None
+        if snakemake.wildcards.mode == "static":
+            split = Split.read(snakemake.input.train_images, snakemake.input.train_labels)
+            calibration = split.first(snakemake.params.calibration_images, "quantization.calibration_images")
+        quantize_checkpoint(
+            snakemake.input.dataset,
+            snakemake.input.graph,
+            snakemake.input.checkpoint,
+            snakemake.wildcards.mode,
+            calibration,
+            snakemake.output.onnx,
+        )

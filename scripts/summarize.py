@@ -1,0 +1,113 @@
+"""Join all measurements to one row a variant."""
+
+import pandas
+
+from elagage.files import read_json, whole_file
+from elagage.job import job
+from elagage.statistics import median_interval, wilson_interval
+
+SHOWN = {  # column of summary.md -> how to write it
+    "model": "{model}",
+    "seed": "{seed}",
+    "scope": "{scope}",
+    "rate": "{rate:g}",
+    "recovery": "{recovery}",
+    "mode": "{mode}",
+    "sparsity": "{sparsity:.1%}",
+    "accuracy [95 % interval]": "{accuracy:.2%} [{accuracy_low:.2%}, {accuracy_high:.2%}]",
+    "size / kB": "{kilobytes:.1f}",
+    "int8 weights": "{int8_share:.1%}",
+    "time / ms [95 % interval]": "{inference_time_ms:.3f} [{inference_time_low_ms:.3f}, {inference_time_high_ms:.3f}]",
+    "speed-up [95 % interval]": "{speedup:.2f} [{speedup_low:.2f}, {speedup_high:.2f}]",
+}
+
+
+def measurements(accuracy_path: str, size_path: str, latency_path: str) -> dict:
+    """Return the columns of the summary that are measured, for one variant."""
+    accuracy, size, latency = read_json(accuracy_path), read_json(size_path), read_json(latency_path)
+    low, high = wilson_interval(accuracy["correct"], accuracy["images"])
+    time = pandas.Series(latency["ns"]) / 1e6
+    row = {
+        "sparsity": size["zeros"] / size["weights"] if size["weights"] else 0.0,
+        "accuracy": accuracy["correct"] / accuracy["images"],
+        "accuracy_low": low,
+        "accuracy_high": high,
+        "test_images": accuracy["images"],
+        "model_size_bytes": size["bytes"],
+        **_interval("inference_time{}_ms", time),
+        **_interval("speedup{}", pandas.Series(latency["dense_ns"]) / latency["ns"]),
+        "latency_images": len(time),
+    }
+    row |= {key: size[key] for key in ("weights", "zeros", "int8_weights", "operators", "int8_operators")}
+    row |= {key: latency[key] for key in ("threads", "cpu", "instruction_set", "onnxruntime")}
+    return row | {"torch": size["provenance"]["torch"]}
+
+
+def eager_measurements(eager_path: str) -> dict:
+    """Return the columns of the dense model's time in eager PyTorch, and how much faster ONNX Runtime runs it."""
+    eager = read_json(eager_path)
+    time = pandas.Series(eager["ns"]) / 1e6
+    return {
+        **_interval("eager_time{}_ms", time),
+        **_interval("eager_to_onnxruntime{}", pandas.Series(eager["ns"]) / eager["dense_ns"]),
+    }
+
+
+def _interval(column: str, values: pandas.Series) -> dict[str, float]:
+    median, low, high = median_interval(values.to_numpy())
+    return {column.format(""): median, column.format("_low"): low, column.format("_high"): high}
+
+
+def markdown(summary: pandas.DataFrame) -> str:
+    """Return the summary as Markdown: what it was measured with, then a table for people."""
+    rows = summary.assign(
+        kilobytes=summary["model_size_bytes"] / 1000, int8_share=summary["int8_weights"] / summary["weights"]
+    )
+    table = pandas.DataFrame(
+        [{name: text.format(**row) for name, text in SHOWN.items()} for row in rows.to_dict("records")]
+    )
+    lines = ["# Summary", ""]
+    for (model, seed), part in summary.groupby(["model", "seed"], sort=False):
+        first = part.iloc[0]
+        lines.append(
+            f"- {model}, seed {seed}: the dense float32 model takes {first['eager_time_ms']:.3f} ms an image in eager "
+            f"PyTorch, {first['eager_to_onnxruntime']:.2f} times [{first['eager_to_onnxruntime_low']:.2f}, "
+            f"{first['eager_to_onnxruntime_high']:.2f}] as long as in ONNX Runtime."
+        )
+    for (cpu, instructions), part in summary.groupby(["cpu", "instruction_set"], sort=False):
+        first = part.iloc[0]
+        lines.append(
+            f"- Times: median of {first['latency_images']} test images, one at a time, {first['threads']} thread(s), "
+            f"on {cpu} ({instructions}), ONNX Runtime {first['onnxruntime']}; {len(part)} of {len(summary)} rows."
+        )
+    lines.append("- Speed-up: against the dense float32 model in ONNX Runtime, timed turn by turn with the variant.")
+    lines.append(f"- Accuracy: on {summary['test_images'].iloc[0]} test images.")
+    return "\n".join([*lines, "", table.to_markdown(index=False, disable_numparse=True), ""])
+
+
+def summarize(variants: list[dict], eager: dict[str, str], csv_path: str, markdown_path: str) -> None:
+    """Write summary.csv and summary.md.
+
+    variants: for each row the columns that name it (model, seed, scope, rate, recovery, mode) and the paths of its
+    `accuracy`, `size` and `latency`; eager: "<model>/seed<seed>" -> path.
+    """
+    rows = []
+    for variant in variants:
+        paths = [variant.pop(kind) for kind in ("accuracy", "size", "latency")]
+        name = f"{variant['model']}/seed{variant['seed']}"
+        rows.append(variant | measurements(*paths) | eager_measurements(eager[name]))
+    summary = pandas.DataFrame(rows)
+    with whole_file(csv_path) as temporary:
+        summary.to_csv(temporary, index=False)
+    with whole_file(markdown_path) as temporary:
+        temporary.write_text(markdown(summary))
+
+
+if "snakemake" in globals():
+    with job(snakemake.log[0]):
+        summarize(
+            [dict(variant) for variant in snakemake.params.variants],
+            snakemake.params.eager,
+            snakemake.output.csv,
+            snakemake.output.markdown,
+        )

@@ -1,0 +1,69 @@
+"""Train a model and keep its best epoch by validation accuracy."""
+
+import csv
+import os
+
+import torch
+
+from elagage.checkpoints import save_checkpoint
+from elagage.data import Dataset, Split
+from elagage.files import whole_file
+from elagage.job import job, progress
+from elagage.models import build_network
+from elagage.training import TrainingSettings, default_device, fit
+
+
+def train(
+    dataset_path: str,
+    train_split: Split,
+    validation_split: Split,
+    name: str,
+    architecture: str,
+    seed: int,
+    settings: TrainingSettings,
+    threads: int,
+    checkpoint: str,
+    history_path: str,
+) -> None:
+    """Write the checkpoint (safetensors) and the history (CSV, one row an epoch)."""
+    torch.set_num_threads(threads)
+    dataset = Dataset.read(dataset_path)
+    network = build_network(architecture, len(dataset.classes), dataset.channels, seed)
+    with progress(settings.epochs * len(train_split), " images", f"train {name} seed {seed}") as advance:
+        state, history = fit(network, dataset, train_split, validation_split, settings, seed, default_device(), advance)
+    best = next(row for row in history if row["best"])
+    with whole_file(history_path) as temporary, open(temporary, "w", newline="") as file:
+        writer = csv.DictWriter(file, history[0])
+        writer.writeheader()
+        writer.writerows(history)
+    save_checkpoint(
+        checkpoint,
+        state,
+        {
+            "model": name,
+            "architecture": architecture,
+            "dataset": dataset.name,
+            "seed": seed,
+            "epoch": best["epoch"],
+            "validation_accuracy": best["validation_accuracy"],
+            "torch": torch.__version__,
+        },
+    )
+
+
+if "snakemake" in globals():
+    # Has to be set before the first CUDA call for cuBLAS to be deterministic.
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+    with job(snakemake.log[0]):
+        train(
+            snakemake.input.dataset,
+            Split.read(snakemake.input.train_images, snakemake.input.train_labels),
+            Split.read(snakemake.input.validation_images, snakemake.input.validation_labels),
+            snakemake.wildcards.model,
+            snakemake.params.architecture,
+            int(snakemake.wildcards.seed),
+            TrainingSettings(**snakemake.params.settings),
+            snakemake.threads,
+            snakemake.output.checkpoint,
+            snakemake.output.history,
+        )

@@ -1,0 +1,109 @@
+"""The configuration, the variants it asks for, and the paths that rules share."""
+
+import ast
+import sys
+
+from snakemake.common.configfile import load_configfile
+
+REPOSITORY = Path(workflow.basedir).parent
+sys.path.insert(0, str(REPOSITORY / "scripts"))
+
+from elagage.configuration import configuration
+from elagage.errors import UserError
+from elagage.image_folder import image_listing
+
+
+def read_configuration() -> dict:
+    """Return the checked configuration: of the files given, else config/config.yaml, and of --config."""
+    files = workflow.config_settings.configfiles or [Path("config/config.yaml")]
+    schema = f"{workflow.basedir}/schemas/config.schema.yaml"
+    try:
+        for file in files:
+            if not Path(file).is_file():
+                raise UserError(f"there is no {file} in {Path.cwd()}; name one with --configfile")
+        return configuration([*map(load_configfile, files), workflow.config_settings.config], schema)
+    except UserError as error:
+        raise WorkflowError(str(error)) from None
+
+
+def code(script: str) -> list[str]:
+    """Return scripts/<script>.py and the modules of scripts/elagage that it imports, directly or not.
+
+    As inputs of a rule they make an edit rerun the rules that use the edited module, and only those.
+    """
+    scripts = REPOSITORY / "scripts"
+    found, waiting = set(), [scripts / f"{script}.py"]
+    while waiting:
+        file = waiting.pop()
+        found.add(file)
+        imports = [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.ImportFrom)]
+        modules = {
+            scripts / f"{node.module.replace('.', '/')}.py" for node in imports if node.module.startswith("elagage")
+        }
+        waiting += modules - found
+    return sorted(os.path.relpath(file) for file in found)
+
+
+def split_arrays(split: str) -> dict[str, str]:
+    """Return the two arrays of a split as named inputs.
+
+    They are `ancient` because dataset.json, always an input beside them, holds their checksums.
+    """
+    return {f"{split}_{kind}": ancient(f"results/data/{split}_{kind}.npy") for kind in ("images", "labels")}
+
+
+def seeds(model: str) -> list[int]:
+    """Return the seeds of a model: a model whose weights are given is the same for all of them."""
+    return config["seeds"] if MODELS[model]["weights"] is None else config["seeds"][:1]
+
+
+def variants() -> list[dict]:
+    """Return one row a variant, as in the summary, with the paths of its measurements.
+
+    Nothing is pruned at rate 0, so every scope shares the dense model there.
+    """
+    rows = []
+    for model in MODELS:
+        for seed, scope, rate, recovery, mode in itertools.product(
+            seeds(model), SCOPES, RATES, config["pruning"]["recovery"], MODES
+        ):
+            network = f"{scope}/{rate}/{recovery}" if rate else "dense"
+            stem = f"results/models/{model}/seed{seed}/{network}-{mode}"
+            named = {"model": model, "seed": seed, "scope": scope, "rate": rate, "recovery": recovery, "mode": mode}
+            rows.append(named | {kind: f"{stem}.{kind}.json" for kind in ("accuracy", "size", "latency")})
+    return rows
+
+
+def figures() -> list[str]:
+    """Return the names of the figures that the study has data for."""
+    names = [f"{scope}_pruning_{metric}" for scope in SCOPES for metric in ("accuracy", "model_size", "inference_time")]
+    names += ["quantization_comparison", "pareto"]
+    names += ["local_global_accuracy"] if len(SCOPES) == 2 else []
+    names += ["training_history"] if TRAINED else []
+    return names
+
+
+def caption(figure: str) -> str:
+    """Return the caption's file; those of the two scopes share one."""
+    return f"../report/{re.sub('^(local|global)_pruning', 'pruning', figure)}.rst"
+
+
+config = read_configuration()
+MODELS = config["models"]
+TRAINED = [model for model in MODELS if MODELS[model]["weights"] is None]
+SCOPES = config["pruning"]["scopes"]
+RATES = sorted(map(float, config["pruning"]["rates"]))
+MODES = config["quantization"]["modes"]
+VARIANTS = variants()
+MODEL_SEEDS = [f"{model}/seed{seed}" for model in MODELS for seed in seeds(model)]
+DATASET = "results/data/dataset.json"
+
+
+wildcard_constraints:
+    model="|".join(map(re.escape, MODELS)),
+    seed=r"\d+",
+    scope="local|global",
+    rate=r"[\d.e-]+",
+    recovery="none",
+    checkpoint=r"dense|(local|global)/[\d.e-]+/none",
+    mode="none|dynamic|dynamic_conv|static",

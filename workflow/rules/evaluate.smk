@@ -1,0 +1,102 @@
+"""{checkpoint}-{mode}.onnx -> .accuracy.json with .predictions.npy, .size.json and .latency.json beside it.
+
+A job measures all modes of a checkpoint: starting a job takes longer than most measurements.
+"""
+
+STEM = "results/models/{model}/seed{seed}/{checkpoint}"
+MODE_STEMS = [f"{STEM}-{mode}" for mode in MODES]
+
+
+rule evaluate_accuracy:
+    input:
+        **split_arrays("test"),
+        dataset=DATASET,
+        variants=[f"{stem}.onnx" for stem in MODE_STEMS],
+        code=code("evaluate_accuracy"),
+    output:
+        accuracy=[f"{stem}.accuracy.json" for stem in MODE_STEMS],
+        predictions=[f"{stem}.predictions.npy" for stem in MODE_STEMS],
+    log:
+        "results/logs/evaluate_accuracy/{model}/seed{seed}/{checkpoint}.log",
+    conda:
+        "../../envs/evaluate_accuracy.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    message:
+        "Predict the test images with {wildcards.model}, seed {wildcards.seed}, {wildcards.checkpoint}"
+    script:
+        "../../scripts/evaluate_accuracy.py"
+
+
+rule evaluate_size:
+    input:
+        variants=[f"{stem}.onnx" for stem in MODE_STEMS],
+        code=code("evaluate_size"),
+    output:
+        size=[f"{stem}.size.json" for stem in MODE_STEMS],
+    log:
+        "results/logs/evaluate_size/{model}/seed{seed}/{checkpoint}.log",
+    conda:
+        "../../envs/evaluate_size.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    message:
+        "Count the bytes of {wildcards.model}, seed {wildcards.seed}, {wildcards.checkpoint}"
+    script:
+        "../../scripts/evaluate_size.py"
+
+
+rule evaluate_latency:
+    input:
+        **split_arrays("test"),
+        dataset=DATASET,
+        dense="results/models/{model}/seed{seed}/dense-none.onnx",
+        variants=[f"{stem}.onnx" for stem in MODE_STEMS],
+        code=code("evaluate_latency"),
+    output:
+        latency=[f"{stem}.latency.json" for stem in MODE_STEMS],
+    log:
+        "results/logs/evaluate_latency/{model}/seed{seed}/{checkpoint}.log",
+    conda:
+        "../../envs/evaluate_latency.yaml"
+    # All cores of the run, so that no other job of the workflow disturbs a timing.
+    threads: workflow.cores or 1
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        **config["evaluation"],
+    message:
+        "Time {wildcards.model}, seed {wildcards.seed}, {wildcards.checkpoint}, with nothing beside it"
+    script:
+        "../../scripts/evaluate_latency.py"
+
+
+rule evaluate_latency_eager:
+    input:
+        **split_arrays("test"),
+        dataset=DATASET,
+        dense="results/models/{model}/seed{seed}/dense.safetensors",
+        dense_onnx="results/models/{model}/seed{seed}/dense-none.onnx",
+        code=code("evaluate_latency_eager"),
+    output:
+        eager="results/models/{model}/seed{seed}/dense.eager.json",
+    log:
+        "results/logs/evaluate_latency_eager/{model}/seed{seed}.log",
+    conda:
+        "../../envs/evaluate_latency_eager.yaml"
+    threads: workflow.cores or 1
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    params:
+        **config["evaluation"],
+        architecture=lambda wildcards: MODELS[wildcards.model]["architecture"],
+    message:
+        "Time {wildcards.model}, seed {wildcards.seed}, in eager PyTorch, with nothing beside it"
+    script:
+        "../../scripts/evaluate_latency_eager.py"

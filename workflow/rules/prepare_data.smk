@@ -1,0 +1,30 @@
+"""The data set -> results/data: uint8 arrays of each split, and dataset.json that describes them."""
+
+
+rule prepare_data:
+    input:
+        code=code("prepare_data"),
+    output:
+        dataset=DATASET,
+        train_images="results/data/train_images.npy",
+        train_labels="results/data/train_labels.npy",
+        validation_images="results/data/validation_images.npy",
+        validation_labels="results/data/validation_labels.npy",
+        test_images="results/data/test_images.npy",
+        test_labels="results/data/test_labels.npy",
+    log:
+        "results/logs/prepare_data.log",
+    conda:
+        "../../envs/prepare_data.yaml"
+    threads: 2
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    params:
+        **config["dataset"],
+        # Never read by the script: another image added, removed or of another size makes the job run again.
+        listing=image_listing(config["dataset"]["path"]) if config["dataset"]["name"] == "image_folder" else None,
+    message:
+        "Decode the data set"
+    script:
+        "../../scripts/prepare_data.py"

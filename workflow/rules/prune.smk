@@ -1,0 +1,24 @@
+"""dense.safetensors -> {scope}/{rate}/none.safetensors, pruned by magnitude."""
+
+
+rule prune:
+    input:
+        dataset=DATASET,
+        dense="results/models/{model}/seed{seed}/dense.safetensors",
+        code=code("prune"),
+    output:
+        checkpoint="results/models/{model}/seed{seed}/{scope}/{rate}/none.safetensors",
+    log:
+        "results/logs/prune/{model}/seed{seed}/{scope}/{rate}.log",
+    conda:
+        "../../envs/prune.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        architecture=lambda wildcards: MODELS[wildcards.model]["architecture"],
+    message:
+        "Prune {wildcards.model}, seed {wildcards.seed}, {wildcards.scope} {wildcards.rate}"
+    script:
+        "../../scripts/prune.py"

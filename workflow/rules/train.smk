@@ -1,0 +1,56 @@
+"""results/data -> dense.safetensors of each model and seed, by training or from the user's weights."""
+
+
+rule train:
+    input:
+        **split_arrays("train"),
+        **split_arrays("validation"),
+        dataset=DATASET,
+        code=code("train"),
+    output:
+        checkpoint="results/models/{model}/seed{seed}/dense.safetensors",
+        history="results/models/{model}/seed{seed}/history.csv",
+    log:
+        "results/logs/train/{model}/seed{seed}.log",
+    benchmark:
+        "results/benchmarks/train/{model}/seed{seed}.tsv"
+    wildcard_constraints:
+        model="|".join(map(re.escape, TRAINED)) or "(?!)",
+    conda:
+        "../../envs/train.yaml"
+    threads: 8
+    resources:
+        mem_mb=8000,
+        runtime=720,
+    params:
+        architecture=lambda wildcards: MODELS[wildcards.model]["architecture"],
+        settings=config["training"],
+    message:
+        "Train {wildcards.model}, seed {wildcards.seed}"
+    script:
+        "../../scripts/train.py"
+
+
+rule train_import:
+    input:
+        dataset=DATASET,
+        weights=lambda wildcards: MODELS[wildcards.model]["weights"],
+        code=code("train_import"),
+    output:
+        checkpoint="results/models/{model}/seed{seed}/dense.safetensors",
+    log:
+        "results/logs/train_import/{model}/seed{seed}.log",
+    wildcard_constraints:
+        model="|".join(re.escape(model) for model in MODELS if model not in TRAINED) or "(?!)",
+    conda:
+        "../../envs/train_import.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        architecture=lambda wildcards: MODELS[wildcards.model]["architecture"],
+    message:
+        "Take the weights of {wildcards.model} from {input.weights}"
+    script:
+        "../../scripts/train_import.py"
