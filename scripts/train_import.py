@@ -1,5 +1,7 @@
 """Take a model's weights from the user's file instead of training it."""
 
+import torch
+
 from elagage.checkpoints import load_into, read_weights, save_checkpoint
 from elagage.data import Dataset
 from elagage.files import sha256
@@ -12,8 +14,18 @@ def train_import(dataset_path: str, weights: str, name: str, architecture: str, 
     dataset = Dataset.read(dataset_path)
     network = build_network(architecture, len(dataset.classes), dataset.channels, seed)
     load_into(network, read_weights(weights), f"models.{name}.weights: {weights!r}")
-    provenance = {"model": name, "architecture": architecture, "dataset": dataset.name, "seed": seed}
-    save_checkpoint(checkpoint, network.state_dict(), provenance | {"weights_sha256": sha256(weights)})
+    save_checkpoint(
+        checkpoint,
+        network.state_dict(),
+        {
+            "model": name,
+            "architecture": architecture,
+            "dataset": dataset.name,
+            "seed": seed,
+            "weights_sha256": sha256(weights),
+            "torch": torch.__version__,
+        },
+    )
 
 
 if "snakemake" in globals():
