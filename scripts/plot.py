@@ -28,14 +28,14 @@ LOOK = {  # of every file, on top of matplotlib's defaults
 def read_study(summary: str | os.PathLike, histories: Iterable[str | os.PathLike]) -> Study:
     """Read summary.csv and any number of <model>/seed<seed>/history.csv.
 
-    Names go through converters, or pandas would read a model called `NA` or `007` as a missing value or a number.
+    Names are read as text, or pandas would take a model called `NA` or `007` for a missing value or a number.
     """
     trainings = [
         pandas.read_csv(path).assign(model=path.parent.parent.name, seed=int(path.parent.name.removeprefix("seed")))
         for path in map(pathlib.Path, histories)
     ]
     return Study(
-        pandas.read_csv(summary, converters=dict.fromkeys(TEXT, str)),
+        pandas.read_csv(summary, dtype=dict.fromkeys(TEXT, str), keep_default_na=False, na_values=[""]),
         pandas.concat(trainings, ignore_index=True) if trainings else pandas.DataFrame(),
     )
 

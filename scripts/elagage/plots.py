@@ -138,8 +138,7 @@ def legend(figure: Figure, title: str | None = None) -> None:
         for handle, text in zip(*axis.get_legend_handles_labels(), strict=True):
             found.setdefault(text, handle)
     widths = [0.6 + 0.08 * len(text) for text in found]  # inches, of handle and text
-    room = figure.get_figwidth()
-    columns = len(found) if sum(widths) < room else max(1, int(room / max(widths)))
+    columns = len(found) if sum(widths) < (room := figure.get_figwidth()) else max(1, int(room / max(widths)))
     places = {"loc": "outside lower center", "borderpad": 0.2, "borderaxespad": 0.2}
     figure.legend(found.values(), found.keys(), title=title, ncols=columns, **places)
 
@@ -162,9 +161,9 @@ def against_rate(study: Study, table: pandas.DataFrame, measured: Metric, column
     figure, axes = panels(len(models))
     for axis, model in zip(axes[:, 0], models, strict=True):
         rows = table[table["model"] == model].sort_values("rate", kind="stable")
-        for key, shift in zip(styles, side_by_side(len(styles), 0.24 * gap), strict=True):
-            line = rows[(rows[["recovery", column]] == key).all(axis=1)]
-            axis.errorbar(100 * line["rate"] + shift, line["value"], reach(line), capsize=2, **styles[key])
+        for (key, looks), shift in zip(styles.items(), side_by_side(len(styles), 0.24 * gap), strict=True):
+            line = rows[(rows["recovery"] == key[0]) & (rows[column] == key[1])]
+            axis.errorbar(100 * line["rate"] + shift, line["value"], reach(line), capsize=2, **looks)
         dense = rows.loc[(rows["rate"] == 0) & (rows["mode"] == "none"), "value"]
         if measured.columns[0] == "accuracy" and len(dense):
             axis.axhline(dense.iloc[0], color="0.5", linewidth=0.9, zorder=1.8, label="dense fp32")
@@ -185,8 +184,7 @@ def pruning(study: Study, scope: str, name: str) -> Figure:
 
 def local_global_accuracy(study: Study) -> Figure:
     """Accuracy of both scopes against the rate, in fp32 if the study has that, else in its first mode."""
-    modes = list(study.summary["mode"].unique())
-    mode = "none" if "none" in modes else modes[0]
+    mode = "none" if "none" in set(study.summary["mode"]) else study.summary["mode"].iloc[0]
     measured = METRICS["accuracy"]._replace(label=f"{mode_name(mode)} test accuracy (%)")
     table = estimates(study, measured)
     return against_rate(study, table[table["mode"] == mode], measured, "scope", "pruning rate (%)")
@@ -230,7 +228,7 @@ def quantization_comparison(study: Study) -> Figure:
         axis.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
     axes[0].set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5))
     rate, scope = summary[["rate", "scope"]].iloc[0]
-    figure.suptitle("Quantization, " + ("dense" if rate == 0 else f"{100 * rate:g} % pruned ({scope})"))
+    figure.suptitle(f"Quantization {f'after {100 * rate:g} % {scope} pruning' if rate else 'of the dense model'}")
     legend(figure, whiskers(study, METRICS["accuracy"]))
     return figure
 
@@ -268,8 +266,7 @@ def training_history(study: Study) -> Figure:
 
 def not_dominated(cost: numpy.ndarray, gain: numpy.ndarray) -> list[bool]:
     """Return for each point whether no other costs as little and gains as much, and is better in one of the two."""
-    pairs = zip(cost, gain, strict=True)
-    return [not ((cost <= c) & (gain >= g) & ((cost < c) | (gain > g))).any() for c, g in pairs]
+    return [not ((cost <= c) & (gain >= g) & ((cost < c) | (gain > g))).any() for c, g in zip(cost, gain, strict=True)]
 
 
 def pareto(study: Study) -> Figure:
@@ -282,11 +279,12 @@ def pareto(study: Study) -> Figure:
         rows = table.assign(cost=estimates(study, cost)["value"])
         rows = rows[rows["model"] == models[index // 2]].sort_values("rate", kind="stable")
         for (recovery, mode, scope), line in rows.groupby(["recovery", "mode", "scope"], sort=False):
-            looks = styles[recovery, mode] | {"linestyle": LINES[3 * scopes.index(scope)], "linewidth": 0.8}
-            axis.plot(line["cost"], line["value"], **looks)
+            looks, thread = styles[recovery, mode], {"linestyle": LINES[3 * scopes.index(scope)], "linewidth": 0.8}
+            axis.plot(line["cost"], line["value"], color=looks["color"], **thread)
+            axis.plot(line["cost"], line["value"], **looks | {"linestyle": "none"})
         best = rows[not_dominated(rows["cost"].to_numpy(), rows["value"].to_numpy())]
-        for scope in scopes if len(scopes) > 1 else []:  # for the legend alone
-            axis.plot([], [], color="0.4", linestyle=LINES[3 * scopes.index(scope)], linewidth=0.8, label=scope)
+        for place, scope in enumerate(scopes if len(scopes) > 1 else []):  # for the legend alone
+            axis.plot([], [], color="0.4", linestyle=LINES[3 * place], linewidth=0.8, label=scope)
         axis.plot(best["cost"], best["value"], "ok", fillstyle="none", markersize=11, label="not dominated")
         label(axis, cost.label, METRICS["accuracy"].label, models[index // 2])
         axis.set(xlim=cost.limits, ylim=METRICS["accuracy"].limits)

@@ -1,0 +1,35 @@
+"""What several test files share."""
+
+import dataclasses
+import pathlib
+
+import numpy
+import pytest
+
+from elagage.data import SPLITS, Dataset
+from elagage.files import write_json
+
+
+@pytest.fixture
+def dataset(tmp_path) -> pathlib.Path:
+    """Return a folder with a prepared data set: dataset.json, and <split>_images.npy and <split>_labels.npy.
+
+    24 training, 9 validation and 12 test images, grey, 8x8 pixels, of three classes: noise that is brighter in the
+    upper, middle or lower rows.
+    """
+    folder = tmp_path / "data"
+    folder.mkdir()
+    random = numpy.random.default_rng(0)
+    sizes = dict(zip(SPLITS, (24, 9, 12), strict=True))
+    images = {}
+    for split, size in sizes.items():
+        labels = numpy.arange(size) % 3
+        images[split] = random.integers(0, 100, (size, 1, 8, 8), dtype=numpy.uint8)
+        for image, label in zip(images[split], labels, strict=True):
+            image[:, 3 * label : 3 * label + 2] += 150
+        numpy.save(folder / f"{split}_images.npy", images[split])
+        numpy.save(folder / f"{split}_labels.npy", labels)
+    mean, std = float(images["train"].mean() / 255), float(images["train"].std() / 255)
+    description = Dataset("toy", ["top", "middle", "bottom"], 1, 8, [mean], [std], False, sizes, {})
+    write_json(folder / "dataset.json", dataclasses.asdict(description))
+    return folder

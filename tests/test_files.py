@@ -1,0 +1,146 @@
+"""Files appear whole or not at all, whatever ends the writing."""
+
+import hashlib
+import json
+import os
+import pathlib
+import stat
+import subprocess
+import sys
+
+import pytest
+
+from elagage.files import read_json, sha256, whole_file, write_json
+
+SCRIPTS = pathlib.Path(__file__).parents[1] / "scripts"
+
+
+def content(folder: pathlib.Path) -> dict[str, str]:
+    """Return the text of every file in the folder, hidden ones too."""
+    return {path.name: path.read_text() for path in folder.iterdir()}
+
+
+def in_another_process(code: str, folder: pathlib.Path) -> subprocess.CompletedProcess:
+    """Run the code in the folder, with elagage on its path."""
+    environment = os.environ | {"PYTHONPATH": str(SCRIPTS)}
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_a_file_replaces_the_old_one_once_the_block_ends(tmp_path):
+    (tmp_path / "a.txt").write_text("old")
+    with whole_file(tmp_path / "a.txt") as temporary:
+        temporary.write_text("new")
+        assert (tmp_path / "a.txt").read_text() == "old"
+    assert content(tmp_path) == {"a.txt": "new"}
+
+
+@pytest.mark.parametrize("before", [{}, {"a.txt": "old"}], ids=["no old file", "old file"])
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
+def test_a_block_that_raises_leaves_the_folder_as_it_was(tmp_path, before, error):
+    for name, text in before.items():
+        (tmp_path / name).write_text(text)
+    with pytest.raises(error), whole_file(tmp_path / "a.txt") as temporary:
+        temporary.write_text("half of the n")
+        raise error
+    assert content(tmp_path) == before
+
+
+def test_missing_folders_are_created(tmp_path):
+    with whole_file(tmp_path / "b" / "c" / "a.txt") as temporary:
+        temporary.write_text("new")
+    assert content(tmp_path / "b" / "c") == {"a.txt": "new"}
+
+
+def test_the_temporary_file_lies_beside_its_target_under_the_same_ending(tmp_path):
+    with whole_file(tmp_path / "model.onnx.packed") as temporary:
+        assert temporary.parent == tmp_path
+        assert temporary.suffix == ".packed"
+        assert temporary.name.startswith(".")
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600), (0o002, 0o664)])
+def test_permissions_follow_the_umask_which_stays_as_it_was(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        with whole_file(tmp_path / "a.txt") as temporary:
+            temporary.write_text("new")
+    finally:
+        after = os.umask(before)
+    assert after == umask
+    assert stat.S_IMODE((tmp_path / "a.txt").stat().st_mode) == mode
+
+
+def test_two_writers_of_one_file_do_not_mix(tmp_path):
+    with whole_file(tmp_path / "a.txt") as first, whole_file(tmp_path / "a.txt") as second:
+        assert first != second
+        first.write_text("first")
+        second.write_text("second")
+    assert content(tmp_path) == {"a.txt": "first"}  # the inner block, the second writer, ended before
+
+
+def test_a_path_given_as_text_works_like_a_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with whole_file("a.txt") as temporary:
+        temporary.write_text("new")
+    assert content(tmp_path) == {"a.txt": "new"}
+
+
+def test_a_target_that_is_a_folder_is_left_alone(tmp_path):
+    (tmp_path / "a.txt").mkdir()
+    with pytest.raises(OSError, match=r"a\.txt"), whole_file(tmp_path / "a.txt") as temporary:
+        temporary.write_text("new")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+@pytest.mark.parametrize("before", [{}, {"a.txt": "old"}], ids=["no old file", "old file"])
+def test_a_full_disk_is_an_error_that_leaves_the_folder_as_it_was(tmp_path, before):
+    for name, text in before.items():
+        (tmp_path / name).write_text(text)
+    code = """
+import resource
+from elagage.files import whole_file
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+with whole_file("a.txt") as temporary:
+    temporary.write_text("n" * 1001)
+"""
+    done = in_another_process(code, tmp_path)
+    assert done.returncode == 1
+    assert "OSError" in done.stderr
+    assert content(tmp_path) == before
+
+
+def test_a_killed_process_leaves_the_old_file_whole(tmp_path):
+    (tmp_path / "a.txt").write_text("old")
+    code = """
+import os, signal
+from elagage.files import whole_file
+with whole_file("a.txt") as temporary:
+    temporary.write_text("half of the n")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert in_another_process(code, tmp_path).returncode < 0
+    assert (tmp_path / "a.txt").read_text() == "old"
+
+
+@pytest.mark.parametrize("value", [{"a": [1, 2.5, None, "é"]}, [], "text", 0])
+def test_json_reads_back_as_it_was_written(tmp_path, value):
+    write_json(tmp_path / "a.json", value)
+    assert read_json(tmp_path / "a.json") == value
+    assert json.loads((tmp_path / "a.json").read_text()) == value
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_json_of_a_number_that_is_not_finite_is_refused_and_the_old_file_stays(tmp_path, value):
+    write_json(tmp_path / "a.json", {"accuracy": 0.5})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "a.json", {"accuracy": [value]})
+    assert read_json(tmp_path / "a.json") == {"accuracy": 0.5}
+    assert len(content(tmp_path)) == 1
+
+
+def test_a_checksum_is_that_of_all_bytes(tmp_path):
+    (tmp_path / "a").write_bytes(bytes(range(256)) * 5000)  # more than one buffer
+    assert sha256(tmp_path / "a") == hashlib.sha256(bytes(range(256)) * 5000).hexdigest()
+    (tmp_path / "a").write_bytes(b"")
+    assert sha256(tmp_path / "a") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
