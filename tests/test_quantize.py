@@ -1,11 +1,16 @@
 """Export and quantization: the ONNX files agree with PyTorch, keep zeros, and count what they hold."""
 
+import functools
+
 import numpy
 import onnx
 import onnx_ir
 import onnxruntime
 import pytest
 import torch
+from torch import nn
+from torch.nn import functional
+
 from elagage.data import Dataset, Split
 from elagage.errors import UserError
 from elagage.export import export_graph
@@ -16,8 +21,6 @@ from elagage.pruning import magnitude_prune, prunable
 from elagage.quantization import quantize
 from elagage.training import Normalize
 from quantize import quantize_checkpoint
-from torch import nn
-from torch.nn import functional
 
 SIZE = 16
 DATASET = Dataset("toy", ["a", "b", "c"], 3, SIZE, [0.5, 0.4, 0.3], [0.2, 0.25, 0.3], True, {}, {})
@@ -119,16 +122,25 @@ def relative_error(got: numpy.ndarray, expected: numpy.ndarray) -> float:
     return float(numpy.linalg.norm(got - expected) / numpy.linalg.norm(expected))
 
 
-def float_model(network: nn.Module) -> onnx.ModelProto:
-    return with_weights(export_graph(network, DATASET), tensors(network))
+@functools.cache
+def exported(name: str) -> bytes:
+    """Export a network once for all tests: that takes seconds."""
+    return onnx_ir.to_proto(export_graph(NETWORKS[name](), DATASET)).SerializeToString()
+
+
+def graph(name: str) -> onnx_ir.Model:
+    return onnx_ir.from_proto(onnx.load_from_string(exported(name)))
+
+
+def float_model(network: nn.Module, name: str | None = None) -> onnx.ModelProto:
+    return with_weights(graph(name) if name else export_graph(network, DATASET), tensors(network))
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_graph_takes_the_weights_of_another_checkpoint(name):
-    graph = export_graph(NETWORKS[name](), DATASET)  # weights of a new network
     network = lively(NETWORKS[name]())
     magnitude_prune(network, "global", 0.5)
-    model = with_weights(graph, tensors(network))
+    model = with_weights(graph(name), tensors(network))
     assert relative_error(onnx_logits(model, images(5)), torch_logits(network, images(5))) < 1e-5
     assert "BatchNormalization" not in {node.op_type for node in model.graph.node}
 
@@ -137,14 +149,15 @@ def test_the_graph_takes_the_weights_of_another_checkpoint(name):
 @pytest.mark.parametrize("mode", ["dynamic_conv", "static"])
 def test_all_weights_and_operators_become_int8(name, mode):
     network = lively(NETWORKS[name]())
-    model = float_model(network)
+    model = float_model(network, name)
     quantized = quantize(model, mode, images(64, seed=2) if mode == "static" else None)
     before, after = count_contents(model), count_contents(quantized)
     assert before["int8_weights"] == before["int8_operators"] == 0
     assert after["int8_weights"] == after["weights"] == before["weights"]
     assert after["int8_operators"] == after["operators"] == before["operators"]
-    # ARCHITECTURE's relative errors are 0.017 to 0.044 for static; a broken graph is off by 0.8 or more.
-    assert relative_error(onnx_logits(quantized, images(50)), torch_logits(network, images(50))) < 0.1
+    # A broken graph is off by 0.8 or more; an untrained network of 20 layers under dynamic_conv by 0.13.
+    limit = {"static": 0.1, "dynamic_conv": 0.3}[mode]
+    assert relative_error(onnx_logits(quantized, images(50)), torch_logits(network, images(50))) < limit
 
 
 @pytest.mark.parametrize("scope", ["local", "global"])
@@ -152,7 +165,7 @@ def test_all_weights_and_operators_become_int8(name, mode):
 def test_pruned_zeros_are_counted_in_the_file(scope, mode):
     network = lively(NETWORKS["reused_block"]())
     zeros, weights = magnitude_prune(network, scope, 0.7)
-    model = float_model(network)
+    model = float_model(network, "reused_block")
     if mode != "none":
         model = quantize(model, mode, images(64) if mode == "static" else None)
     contents = count_contents(model)
@@ -165,7 +178,7 @@ def test_pruned_zeros_are_counted_in_the_file(scope, mode):
 
 def test_dynamic_covers_linear_layers_alone():
     network = lively(NETWORKS["resnet20"]())
-    contents = count_contents(quantize(float_model(network), "dynamic"))
+    contents = count_contents(quantize(float_model(network, "resnet20"), "dynamic"))
     assert contents["int8_weights"] == network.linear.weight.numel()
     assert contents["int8_weights"] / contents["weights"] < 0.01
     assert contents["int8_operators"] == 1
@@ -191,7 +204,7 @@ def test_a_convolution_with_two_batch_norms_is_stored_once_and_right():
 
 
 def test_weights_fit_into_seven_bits():
-    quantized = quantize(float_model(lively(NETWORKS["reused_block"]())), "static", images(64))
+    quantized = quantize(float_model(lively(NETWORKS["reused_block"]()), "reused_block"), "static", images(64))
     producers = {output: node for node in quantized.graph.node for output in node.output}
     constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in quantized.graph.initializer}
     convolutions = [node for node in quantized.graph.node if node.op_type == "Conv"]
@@ -204,7 +217,7 @@ def test_weights_fit_into_seven_bits():
 
 
 def test_any_batch_size_gives_the_same_logits():
-    model = float_model(lively(NETWORKS["resnet8"]()))
+    model = float_model(lively(NETWORKS["resnet8"]()), "resnet8")
     together = onnx_logits(model, images(7))
     apart = numpy.concatenate([onnx_logits(model, image[None]) for image in images(7)])
     numpy.testing.assert_allclose(together, apart, rtol=1e-4, atol=1e-5)
@@ -215,22 +228,43 @@ def test_the_network_is_told_when_its_logits_have_the_wrong_shape():
         export_graph(ReusedBlock(num_classes=5), DATASET)
 
 
-def test_a_network_that_cannot_be_traced_gets_a_clear_error():
-    class Untraceable(ReusedBlock):
-        def forward(self, x):
-            return super().forward(x * float(x.sum().item() > 0))
+class BranchesOnData(ReusedBlock):
+    def forward(self, x):
+        logits = super().forward(x)
+        return logits if x.sum() > 0 else -logits
 
-    class DependsOnBatch(ReusedBlock):
-        def forward(self, x):
-            return super().forward(x)[: x.shape[0]].reshape(2, 3)
 
-    with pytest.raises(UserError, match="cannot be exported"):
-        export_graph(DependsOnBatch(), DATASET)
-    assert issubclass(Untraceable, ReusedBlock)
+class OnlyTwoImages(ReusedBlock):
+    def forward(self, x):
+        return super().forward(x).reshape(2, 3)
+
+
+class Random(ReusedBlock):
+    def forward(self, x):
+        return super().forward(x) + torch.rand(())
+
+
+class Raises(ReusedBlock):
+    def forward(self, x):
+        raise ValueError("too small")
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        (BranchesOnData, "cannot be exported to ONNX .*data-dependent"),
+        (OnlyTwoImages, r"raised RuntimeError for 1 image.*invalid"),
+        (Random, "gives other logits than PyTorch"),
+        (Raises, "raised ValueError .*too small"),
+    ],
+)
+def test_a_network_that_cannot_be_exported_gets_a_clear_error(network, message):
+    with pytest.raises(UserError, match=message):
+        export_graph(network(), DATASET)
 
 
 def test_nothing_of_this_machine_is_left_in_a_file():
-    model = float_model(NETWORKS["resnet8"]())
+    model = float_model(NETWORKS["resnet8"](), "resnet8")
     describe(model, {"classes": DATASET.classes})
     assert b"/" not in b"".join(value.encode() for node in model.graph.node for value in (node.doc_string,))
     assert b"scripts" not in model.SerializeToString()

@@ -2,8 +2,11 @@
 
 import traceback
 
+import numpy
 import onnx_ir
+import onnxruntime
 import torch
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, RuntimeException
 from torch import nn
 
 from elagage.data import Dataset
@@ -31,12 +34,7 @@ def export_graph(network: nn.Module, dataset: Dataset) -> onnx_ir.Model:
     """
     deployed = _Deployed(network, dataset).eval()
     images = torch.zeros(2, dataset.channels, dataset.image_size, dataset.image_size, dtype=torch.uint8)
-    with torch.inference_mode():
-        logits = deployed(images)
-    expected = (2, len(dataset.classes))
-    if not isinstance(logits, torch.Tensor) or tuple(logits.shape) != expected:
-        shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-        raise UserError(f"the network returned {shape} for 2 images, not logits of shape {expected}")
+    _logits(deployed, images, len(dataset.classes))
     try:
         program = torch.onnx.export(
             deployed,
@@ -50,11 +48,53 @@ def export_graph(network: nn.Module, dataset: Dataset) -> onnx_ir.Model:
         )
     except Exception as error:
         traceback.print_exc()
+        cause = error.__cause__ or error
         raise UserError(
-            f"the network cannot be exported to ONNX ({type(error).__name__}: {str(error).strip().splitlines()[0]}); "
+            f"the network cannot be exported to ONNX ({type(cause).__name__}: {str(cause).strip().splitlines()[0]}); "
             f"torch.export has to trace its forward pass for any batch size; the log has the details"
         ) from error
-    return _renamed(program.model)
+    graph = _renamed(program.model)
+    _check_agreement(graph, deployed, images, len(dataset.classes))
+    return graph
+
+
+def _logits(deployed: nn.Module, images: torch.Tensor, classes: int) -> numpy.ndarray:
+    """Return what the network makes of the images; UserError if that raises or is no logits of the classes."""
+    try:
+        with torch.inference_mode():
+            logits = deployed(images)
+    except Exception as error:
+        traceback.print_exc()
+        raise UserError(
+            f"the network's forward pass raised {type(error).__name__} for {len(images)} image(s) of shape "
+            f"{tuple(images.shape[1:])}: {error}"
+        ) from error
+    expected = (len(images), classes)
+    if not isinstance(logits, torch.Tensor) or tuple(logits.shape) != expected:
+        shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        raise UserError(f"the network returned {shape} for {len(images)} image(s), not logits of shape {expected}")
+    return logits.numpy()
+
+
+def _check_agreement(graph: onnx_ir.Model, deployed: nn.Module, images: torch.Tensor, classes: int) -> None:
+    """Raise UserError if the graph differs from the network, for more or fewer images than it was traced with."""
+    session = onnxruntime.InferenceSession(onnx_ir.to_proto(graph).SerializeToString())
+    generator = torch.Generator().manual_seed(0)
+    for count in (1, 3):
+        pixels = torch.randint(0, 256, (count, *images.shape[1:]), dtype=torch.uint8, generator=generator)
+        expected = _logits(deployed, pixels, classes)
+        try:
+            logits = session.run(None, {"image": pixels.numpy()})[0]
+        except (Fail, InvalidArgument, RuntimeException) as error:
+            raise UserError(f"the exported network fails for a batch of {count} image(s): {error}") from error
+        # float32 sums in another order differ by about 1e-6; a wrong graph by more than 0.1.
+        agrees = numpy.allclose(logits, expected, rtol=1e-3, atol=1e-3 * expected.std())
+        if not agrees:
+            raise UserError(
+                f"the exported network gives other logits than PyTorch for a batch of {count} image(s): "
+                f"{logits.ravel()[:3]} instead of {expected.ravel()[:3]}; its forward pass has to depend on the image "
+                f"alone, not on the batch size, on randomness or on earlier calls"
+            )
 
 
 def _renamed(model: onnx_ir.Model) -> onnx_ir.Model:

@@ -58,7 +58,7 @@ def count_contents(model: onnx.ModelProto) -> dict[str, int]:
         int8_operators += int8 and _multiplies_integers(node, producers)
         zero = onnx.numpy_helper.to_array(constants[zero_point]) if zero_point in constants else weight.dtype.type(0)
         if zero.size > 1:
-            axis = next((a.i for a in producer.attribute if a.name == "axis"), 1) if producer else -1
+            axis = _channel_axis(node, producer)
             zero = numpy.expand_dims(zero, [a for a in range(weight.ndim) if a != axis % weight.ndim])
         tensors[source] = (weight.size, int(numpy.count_nonzero(weight == zero)), int8)
     return {
@@ -68,6 +68,15 @@ def count_contents(model: onnx.ModelProto) -> dict[str, int]:
         "operators": operators,
         "int8_operators": int8_operators,
     }
+
+
+def _channel_axis(node: onnx.NodeProto, producer: onnx.NodeProto | None) -> int:
+    """Return the axis of the weight along which its zero points differ."""
+    if node.op_type == "ConvInteger":
+        return 0
+    if node.op_type == "MatMulInteger":
+        return -1
+    return next((attribute.i for attribute in producer.attribute if attribute.name == "axis"), 1)
 
 
 def _multiplies_integers(node: onnx.NodeProto, producers: Mapping[str, onnx.NodeProto]) -> bool:

@@ -40,8 +40,8 @@ def _dynamic(operators: list[str], source: pathlib.Path, target: pathlib.Path, i
         source,
         target,
         op_types_to_quantize=operators,
-        # ONNX Runtime has a ConvInteger for unsigned weights only.
-        weight_type=QuantType.QUInt8,
+        per_channel=True,
+        weight_type=QuantType.QInt8,
         reduce_range=REDUCE_RANGE,
     )
 

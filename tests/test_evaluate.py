@@ -1,0 +1,146 @@
+"""Evaluation: every image is predicted, models are timed in turns, intervals are those of textbooks."""
+
+import json
+import subprocess
+import sys
+
+import numpy
+import onnx
+import pytest
+
+from elagage.data import Split
+from elagage.errors import UserError
+from elagage.files import read_json
+from elagage.measure import TURN, WARM_UP, machine, session, time_in_turns
+from elagage.statistics import median_interval, wilson_interval
+from evaluate_accuracy import evaluate_accuracy
+from evaluate_latency import evaluate_latency
+from evaluate_size import evaluate_size
+
+
+@pytest.fixture
+def brightest(tmp_path) -> str:
+    """An ONNX file whose logits are the three channels' means: the class is the brightest channel."""
+    image = onnx.helper.make_tensor_value_info("image", onnx.TensorProto.UINT8, ["batch", 3, 8, 8])
+    logits = onnx.helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, ["batch", 3])
+    nodes = [
+        onnx.helper.make_node("Cast", ["image"], ["float"], to=onnx.TensorProto.FLOAT),
+        onnx.helper.make_node("ReduceMean", ["float", "axes"], ["logits"], keepdims=0),
+    ]
+    axes = onnx.numpy_helper.from_array(numpy.array([2, 3]), "axes")
+    graph = onnx.helper.make_graph(nodes, "brightest", [image], [logits], [axes])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
+    onnx.helper.set_model_props(model, {"provenance": json.dumps({"model": "brightest"})})
+    onnx.save(model, tmp_path / "brightest.onnx")
+    return str(tmp_path / "brightest.onnx")
+
+
+def bright_images(labels: numpy.ndarray) -> numpy.ndarray:
+    images = numpy.random.default_rng(0).integers(0, 100, (len(labels), 3, 8, 8), dtype=numpy.uint8)
+    images[numpy.arange(len(labels)), labels] += 100
+    return images
+
+
+@pytest.mark.parametrize("count", [1, 249, 250, 251, 777])
+def test_every_image_is_predicted_in_order(brightest, tmp_path, count):
+    labels = numpy.random.default_rng(1).integers(0, 3, count)
+    wrong = numpy.where(numpy.arange(count) < 100, (labels + 1) % 3, labels)  # the first 100 labels are wrong
+    split = Split(bright_images(labels), wrong)
+    evaluate_accuracy(split, brightest, 1, tmp_path / "a.json", tmp_path / "p.npy")
+    predicted = numpy.load(tmp_path / "p.npy")
+    assert predicted.dtype == numpy.int32
+    assert predicted.tolist() == labels.tolist()
+    assert read_json(tmp_path / "a.json") == {"images": count, "correct": max(0, count - 100)}
+
+
+def test_a_file_is_counted_as_it_is_stored(brightest, tmp_path):
+    evaluate_size(brightest, tmp_path / "size.json")
+    size = read_json(tmp_path / "size.json")
+    with open(brightest, "rb") as file:
+        assert size["bytes"] == len(file.read())
+    assert size["weights"] == size["operators"] == 0
+    assert size["provenance"] == {"model": "brightest"}
+
+
+def test_models_take_turns_on_the_same_images():
+    calls = []
+    images = numpy.arange(2 * TURN + 5, dtype=numpy.uint8).reshape(-1, 1, 1, 1)
+    models = {name: lambda image, name=name: calls.append((name, int(image[0, 0, 0, 0]))) for name in "ab"}
+    times = time_in_turns(models, images)
+    assert {name: len(ns) for name, ns in times.items()} == {"a": len(images), "b": len(images)}
+    assert all((ns >= 0).all() for ns in times.values())
+    timed = calls[2 * WARM_UP :]
+    assert timed[: 2 * TURN] == [(name, index) for name in "ab" for index in range(TURN)]
+    assert timed[-10:] == [(name, index) for name in "ab" for index in range(2 * TURN, 2 * TURN + 5)]
+
+
+def test_the_variants_share_one_timing_of_the_dense_model(brightest, tmp_path):
+    variants = {brightest: str(tmp_path / "v.json")}
+    evaluate_latency(brightest, variants, bright_images(numpy.zeros(30, int)), threads=1)
+    latency = read_json(tmp_path / "v.json")
+    assert len(latency["ns"]) == len(latency["dense_ns"]) == 30
+    assert latency["threads"] == 1
+    assert latency["cpu"] and latency["instruction_set"]
+
+
+def test_more_images_than_there_are_is_an_error():
+    split = Split(numpy.zeros((5, 1, 2, 2), numpy.uint8), numpy.zeros(5, numpy.int64))
+    assert len(split.first(5, "evaluation.latency_images")) == 5
+    with pytest.raises(UserError, match=r"evaluation\.latency_images: 6 images asked for, .* only 5"):
+        split.first(6, "evaluation.latency_images")
+
+
+def test_a_session_uses_the_threads_it_is_given(brightest):
+    assert session(brightest, 3).get_session_options().intra_op_num_threads == 3
+
+
+def test_the_machine_is_read_from_the_kernel(tmp_path):
+    (tmp_path / "x86").write_text("model name\t: A CPU\nflags\t\t: fpu avx2 avx512_vnni other\nmodel name\t: Second\n")
+    assert machine(tmp_path / "x86") == {"cpu": "A CPU", "instruction_set": "avx2 avx512_vnni"}
+    (tmp_path / "arm").write_text("Features\t: fp asimd asimddp\n")
+    assert machine(tmp_path / "arm")["instruction_set"] == "asimd asimddp"
+    assert all(machine(tmp_path / "missing").values())
+
+
+def test_wilson_interval_is_that_of_the_formula():
+    # Newcombe 1998, table I: 81 of 263.
+    assert wilson_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
+    assert wilson_interval(0, 20)[0] == 0
+    assert wilson_interval(20, 20)[1] == 1
+
+
+def test_median_interval_covers_the_median_as_often_as_it_says():
+    generator = numpy.random.default_rng(0)
+    covered = 0
+    for _ in range(400):
+        median, low, high = median_interval(generator.lognormal(size=51))
+        assert low <= median <= high
+        covered += low <= 1 <= high
+    assert 0.93 <= covered / 400 <= 0.99  # order statistics cover at least 95 %, here 96.5 %
+
+
+@pytest.mark.parametrize(
+    ("script", "forbidden"),
+    [
+        ("evaluate_accuracy", {"torch", "torchvision", "onnx", "pandas", "scipy"}),
+        ("evaluate_latency", {"torch", "torchvision", "onnx", "pandas", "scipy"}),
+        ("evaluate_size", {"torch", "torchvision", "onnxruntime"}),
+        ("quantize", {"torch", "torchvision"}),
+        ("summarize", {"torch", "torchvision", "onnxruntime", "onnx"}),
+        ("plot", {"torch", "torchvision", "onnxruntime", "onnx", "scipy"}),
+    ],
+)
+def test_a_script_imports_only_what_it_needs(script, forbidden):
+    assert not forbidden & imported_by(script)
+
+
+def test_training_is_seen_to_import_torch():
+    """The control of the test above."""
+    assert "torch" in imported_by("train")
+    assert "torchvision" not in imported_by("train")  # which takes 3 s; only its own architectures import it
+
+
+def imported_by(script: str) -> set[str]:
+    command = [sys.executable, "-X", "importtime", "-c", f"import {script}"]
+    run = subprocess.run(command, cwd="scripts", capture_output=True, text=True, check=True)
+    return {line.rpartition("|")[2].strip().partition(".")[0] for line in run.stderr.splitlines()}

@@ -1,0 +1,266 @@
+"""Pruning: which weights become zero, counted by hand, and what stays."""
+
+import itertools
+
+import pytest
+import torch
+from torch import nn
+
+from elagage.checkpoints import load_checkpoint, save_checkpoint
+from elagage.errors import UserError
+from elagage.files import sha256
+from elagage.models import build_network
+from elagage.pruning import magnitude_prune, prunable
+from prune import prune
+
+torch.set_num_threads(1)  # on a busy machine two threads wait for each other a hundred times longer than they compute
+
+SCOPES = ["local", "global"]
+RATES = [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.999]
+
+
+def filled(module: nn.Module, weight: list[float]) -> nn.Module:
+    """Return the module with these weights, row by row, and with a bias, if it has one, of 0.01."""
+    with torch.no_grad():
+        module.weight.copy_(torch.tensor(weight).view_as(module.weight))
+        if module.bias is not None:
+            module.bias.fill_(0.01)
+    return module
+
+
+class Toy(nn.Module):
+    """Small weights in a convolution, larger ones in a linear layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = filled(nn.Conv2d(1, 1, 2), [0.1, -0.2, 0.3, -0.4])
+        self.norm = nn.BatchNorm2d(1)
+        self.linear = filled(nn.Linear(2, 2), [-5, 4, 3, -0.35])
+
+
+def weights(network: nn.Module) -> dict[str, list[float]]:
+    layers = network.named_modules()
+    return {name: layer.weight.flatten().tolist() for name, layer in layers if isinstance(layer, nn.Conv2d | nn.Linear)}
+
+
+def zeros(network: nn.Module) -> dict[str, torch.Tensor]:
+    """Return where the weights of each convolution and linear layer are zero."""
+    layers = network.named_modules()
+    return {name: layer.weight == 0 for name, layer in layers if isinstance(layer, nn.Conv2d | nn.Linear)}
+
+
+@pytest.mark.parametrize(
+    "scope, rate, conv, linear",
+    [
+        ("local", 0.0, [0.1, -0.2, 0.3, -0.4], [-5, 4, 3, -0.35]),
+        ("local", 0.25, [0, -0.2, 0.3, -0.4], [-5, 4, 3, 0]),
+        ("local", 0.5, [0, 0, 0.3, -0.4], [-5, 4, 0, 0]),
+        ("local", 0.75, [0, 0, 0, -0.4], [-5, 0, 0, 0]),
+        ("global", 0.0, [0.1, -0.2, 0.3, -0.4], [-5, 4, 3, -0.35]),
+        ("global", 0.25, [0, 0, 0.3, -0.4], [-5, 4, 3, -0.35]),
+        ("global", 0.5, [0, 0, 0, -0.4], [-5, 4, 3, 0]),
+        ("global", 0.75, [0, 0, 0, 0], [-5, 4, 0, 0]),
+    ],
+)
+def test_the_smallest_weights_become_zero_in_each_layer_or_over_all(scope, rate, conv, linear):
+    network = Toy()
+    assert magnitude_prune(network, scope, rate) == (conv.count(0) + linear.count(0), 8)
+    assert weights(network)["conv"] == pytest.approx(conv)
+    assert weights(network)["linear"] == pytest.approx(linear)
+
+
+@pytest.mark.parametrize("rate", RATES)
+@pytest.mark.parametrize("scope", SCOPES)
+def test_the_zeros_are_as_many_as_the_rate_says_and_as_counted(scope, rate):
+    network = build_network("resnet8", 10, 3)
+    counted, total = magnitude_prune(network, scope, rate)
+    masks = zeros(network)
+    sizes = [mask.numel() for mask in masks.values()]
+    assert total == sum(sizes)
+    assert counted == sum(int(mask.sum()) for mask in masks.values())
+    if scope == "global":
+        assert counted == round(rate * total)
+    else:
+        assert [int(mask.sum()) for mask in masks.values()] == [round(rate * size) for size in sizes]
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_zeros_of_a_lower_rate_stay_zeros_at_a_higher_one(scope):
+    masks = []
+    for rate in RATES:
+        network = build_network("resnet8", 10, 3)
+        magnitude_prune(network, scope, rate)
+        masks.append(zeros(network))
+    for lower, higher in itertools.pairwise(masks):
+        assert all((higher[name] | ~lower[name]).all() for name in lower)
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_every_weight_left_is_at_least_as_large_as_every_weight_removed(scope):
+    dense, network = build_network("resnet8", 10, 3), build_network("resnet8", 10, 3)
+    magnitude_prune(network, scope, 0.6)
+    removed, kept = [], []
+    for name, mask in zeros(network).items():
+        weight = dense.get_submodule(name).weight.abs()
+        removed.append(weight[mask])
+        kept.append(weight[~mask])
+    groups = zip(removed, kept, strict=True) if scope == "local" else [(torch.cat(removed), torch.cat(kept))]
+    assert all(small.max() <= large.min() for small, large in groups)
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_all_but_pruned_weights_stays_as_it_was_under_the_same_names(scope):
+    dense, network = build_network("resnet8", 10, 3), build_network("resnet8", 10, 3)
+    nn.init.uniform_(network.linear.bias)
+    dense.load_state_dict(network.state_dict())
+    magnitude_prune(network, scope, 0.9)
+    masks = {f"{name}.weight": mask for name, mask in zeros(network).items()}
+    before, after = dense.state_dict(), network.state_dict()
+    assert set(before) == set(after)
+    for name, tensor in before.items():
+        expected = tensor.masked_fill(masks[name], 0) if name in masks else tensor
+        assert torch.equal(after[name], expected), name
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_a_rate_of_0_changes_nothing(scope):
+    dense, network = build_network("resnet8", 10, 3), build_network("resnet8", 10, 3)
+    assert magnitude_prune(network, scope, 0.0)[0] == 0
+    after = network.state_dict()
+    assert all(torch.equal(tensor, after[name]) for name, tensor in dense.state_dict().items())
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_pruning_a_pruned_network_again_changes_nothing(scope):
+    network = build_network("resnet8", 10, 3)
+    first = magnitude_prune(network, scope, 0.5)
+    before = weights(network)
+    assert magnitude_prune(network, scope, 0.5) == first
+    assert weights(network) == before
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_equal_weights_are_pruned_to_the_exact_number(scope):
+    network = filled(nn.Linear(10, 1), [1.0, -1.0] * 5)
+    assert magnitude_prune(network, scope, 0.3) == (3, 10)
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_a_weight_that_two_modules_share_counts_once_and_is_zero_for_both(scope):
+    network = nn.Sequential(filled(nn.Linear(2, 2), [1, 2, 3, 4]), nn.ReLU(), nn.Linear(2, 2))
+    network[2].weight = network[0].weight
+    network.append(filled(nn.Linear(2, 1), [5, 6]))
+    assert magnitude_prune(network, scope, 0.5) == (3, 6)
+    expected = [0, 0, 3, 4] if scope == "local" else [0, 0, 0, 4]
+    assert network[0].weight.flatten().tolist() == expected
+    assert network[2].weight is network[0].weight
+
+
+class CalledTwice(nn.Module):
+    """One convolution that the forward pass uses twice, registered under two names."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = filled(nn.Conv2d(1, 1, 2, bias=False), [1, -2, 3, -4])
+        self.blocks = nn.ModuleList([self.conv, self.conv])
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        for block in self.blocks:
+            image = block(image)
+        return image
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_a_module_called_several_times_counts_once_and_is_pruned_in_every_call(scope):
+    network = CalledTwice()
+    assert magnitude_prune(network, scope, 0.5) == (2, 4)
+    by_hand = filled(nn.Conv2d(1, 1, 2, bias=False), [0, 0, 3, -4])
+    image = torch.randn(1, 1, 5, 5, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(network(image), by_hand(by_hand(image)))
+
+
+def test_weights_of_convolutions_and_linear_layers_alone_are_pruned():
+    network = nn.ModuleList(
+        [
+            nn.Conv1d(1, 2, 3),
+            nn.Conv2d(1, 2, 3),
+            nn.Conv3d(1, 2, 3),
+            nn.ConvTranspose2d(1, 2, 3),
+            nn.Linear(3, 2),
+            nn.Embedding(4, 2),
+            nn.BatchNorm1d(2),
+            nn.LayerNorm(2),
+            nn.PReLU(),
+        ]
+    )
+    assert prunable(network) == [(module, "weight") for module in network[:5]]
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_a_pruned_network_still_learns_all_its_weights(scope):
+    network = Toy()
+    magnitude_prune(network, scope, 0.5)
+    names = dict(network.named_parameters())
+    assert set(names) == set(dict(Toy().named_parameters()))
+    network.linear(torch.ones(1, 2)).sum().backward()
+    assert names["linear.weight"].grad is not None
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_a_network_without_a_weight_to_prune_is_refused(scope):
+    with pytest.raises(UserError, match="no convolution or linear layer"):
+        magnitude_prune(nn.Sequential(nn.Flatten(), nn.BatchNorm1d(4)), scope, 0.5)
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_a_weight_that_is_computed_from_others_is_refused_by_the_name_of_its_layer(scope):
+    network = nn.Sequential()
+    network.add_module("last", nn.utils.parametrizations.weight_norm(nn.Linear(3, 4)))
+    with pytest.raises(UserError, match="last"):
+        magnitude_prune(network, scope, 0.5)
+
+
+@pytest.fixture
+def dense(tmp_path):
+    """Return the path of a dense resnet8 for the data set `dataset`."""
+    path = tmp_path / "dense.safetensors"
+    save_checkpoint(path, build_network("resnet8", 3, 1, seed=5).state_dict(), {"model": "mine", "seed": 5})
+    return path
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_the_pruned_checkpoint_holds_the_zeros_that_its_provenance_counts(tmp_path, dataset, dense, scope):
+    before = sha256(dense)
+    prune(dataset / "dataset.json", dense, "resnet8", scope, 0.7, tmp_path / "out" / "pruned.safetensors")
+    state, provenance = load_checkpoint(tmp_path / "out" / "pruned.safetensors")
+    network = build_network("resnet8", 3, 1)
+    network.load_state_dict(state)
+    masks = zeros(network).values()
+    assert provenance == {
+        "model": "mine",
+        "seed": 5,
+        "scope": scope,
+        "rate": 0.7,
+        "recovery": "none",
+        "zeros": sum(int(mask.sum()) for mask in masks),
+        "weights": sum(mask.numel() for mask in masks),
+    }
+    assert provenance["zeros"] / provenance["weights"] == pytest.approx(0.7, abs=0.001)
+    kept = [tensor != 0 for tensor in state.values()]
+    original = load_checkpoint(dense)[0].values()
+    pairs = zip(kept, state.values(), original, strict=True)
+    assert all(torch.equal(tensor[mask], whole[mask]) for mask, tensor, whole in pairs)
+    assert sha256(dense) == before
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_the_same_dense_model_gives_the_same_file_again(tmp_path, dataset, dense, scope):
+    for name in ("first", "second"):
+        prune(dataset / "dataset.json", dense, "resnet8", scope, 0.5, tmp_path / name)
+    assert (tmp_path / "first").read_bytes() == (tmp_path / "second").read_bytes()
+
+
+def test_a_checkpoint_of_another_architecture_is_refused_by_name_and_nothing_is_written(tmp_path, dataset, dense):
+    with pytest.raises(UserError, match=r"dense\.safetensors.*do not fit the network.*lacks stage1\.1\.conv1\.weight"):
+        prune(dataset / "dataset.json", dense, "resnet20", "global", 0.5, tmp_path / "out" / "pruned.safetensors")
+    assert not list((tmp_path / "out").glob("*"))

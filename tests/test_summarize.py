@@ -1,0 +1,87 @@
+"""The summary: one row a variant, its statistics those of the measurements."""
+
+import numpy
+import pandas
+import pytest
+
+from elagage.files import write_json
+from summarize import summarize
+
+PROMISED = {
+    *("model", "seed", "scope", "rate", "recovery", "mode", "sparsity", "accuracy", "accuracy_low", "accuracy_high"),
+    *("model_size_bytes", "inference_time_ms", "inference_time_low_ms", "inference_time_high_ms"),
+    *("speedup", "speedup_low", "speedup_high", "onnxruntime", "torch", "cpu", "instruction_set"),
+}
+
+
+def measured(folder, name: str, correct: int, nanoseconds: list[int]) -> dict[str, str]:
+    """Write the three measurements of a variant; the dense model took 4 ms for every image."""
+    paths = {kind: str(folder / f"{name}.{kind}.json") for kind in ("accuracy", "size", "latency")}
+    write_json(paths["accuracy"], {"images": 1000, "correct": correct})
+    counts = {"weights": 400, "zeros": 100, "int8_weights": 300, "operators": 4, "int8_operators": 3}
+    write_json(paths["size"], {"bytes": 5000, **counts, "provenance": {"torch": "2.14.1"}})
+    setting = {"cpu": "A CPU", "instruction_set": "avx2", "threads": 1, "onnxruntime": "1.32.0"}
+    write_json(paths["latency"], {**setting, "ns": nanoseconds, "dense_ns": [4_000_000] * len(nanoseconds)})
+    return paths
+
+
+@pytest.fixture
+def summary(tmp_path):
+    """A study of two variants; the second is twice as fast as the dense model."""
+    named = {"model": "net", "seed": 0, "scope": "local", "recovery": "none"}
+    variants = [
+        {**named, "rate": 0.0, "mode": "none", **measured(tmp_path, "a", 900, [4_000_000] * 50)},
+        {
+            **named,
+            "rate": 0.5,
+            "mode": "static",
+            **measured(tmp_path, "b", 850, [1_999_999, 2_000_000, 2_000_001] * 20),
+        },
+    ]
+    write_json(tmp_path / "eager.json", {"ns": [12_000_000] * 20, "dense_ns": [4_000_000] * 20})
+    outputs = tmp_path / "summary.csv", tmp_path / "summary.md"
+    summarize(variants, {"net/seed0": tmp_path / "eager.json"}, *outputs)
+    return outputs
+
+
+def test_every_promised_column_is_there(summary):
+    table = pandas.read_csv(summary[0], keep_default_na=False)
+    assert len(table) == 2
+    assert set(table.columns) >= PROMISED
+    assert table["mode"].tolist() == ["none", "static"]
+
+
+def test_the_row_holds_the_statistics_of_the_measurements(summary):
+    row = pandas.read_csv(summary[0], keep_default_na=False).iloc[1]
+    assert row["sparsity"] == 0.25
+    assert row["accuracy"] == 0.85
+    assert row["accuracy_low"] < 0.85 < row["accuracy_high"]
+    assert row["inference_time_ms"] == pytest.approx(2)
+    assert row["speedup"] == pytest.approx(2)
+    assert row["speedup_low"] <= row["speedup"] <= row["speedup_high"]
+    assert row["eager_time_ms"] == 12
+    assert row["eager_to_onnxruntime"] == 3
+
+
+def test_the_markdown_is_a_table_that_says_how_it_was_measured(summary):
+    text = summary[1].read_text()
+    rows = [line for line in text.splitlines() if line.startswith("| net")]
+    assert len(rows) == 2
+    assert "85.00% [82.65%, 87.08%]" in rows[1]
+    for fact in ("A CPU (avx2)", "ONNX Runtime 1.32.0", "3.00 times", "1000 test images"):
+        assert fact in text
+
+
+def test_the_speedup_is_a_paired_ratio(tmp_path):
+    """A machine that slows down for half of the images slows both models: the ratio stays."""
+    slow = numpy.repeat([1, 10], 50)
+    variant = {"model": "net", "seed": 0, "scope": "local", "recovery": "none", "rate": 0.5, "mode": "static"}
+    paths = measured(tmp_path, "a", 900, (1_000_000 * slow).tolist())
+    latency = {"cpu": "A CPU", "instruction_set": "avx2", "threads": 1, "onnxruntime": "1.32.0"}
+    write_json(
+        paths["latency"], {**latency, "ns": (1_000_000 * slow).tolist(), "dense_ns": (3_000_000 * slow).tolist()}
+    )
+    write_json(tmp_path / "eager.json", {"ns": [3] * 20, "dense_ns": [1] * 20})
+    summarize([{**variant, **paths}], {"net/seed0": tmp_path / "eager.json"}, tmp_path / "s.csv", tmp_path / "s.md")
+    row = pandas.read_csv(tmp_path / "s.csv").iloc[0]
+    assert row["speedup"] == row["speedup_low"] == row["speedup_high"] == 3

@@ -1,0 +1,303 @@
+"""The dense checkpoint: trained here, or taken from the weights that the user brings."""
+
+import csv
+import json
+import pathlib
+import pickle
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from elagage.checkpoints import load_checkpoint, read_weights
+from elagage.data import Dataset, Split
+from elagage.errors import UserError
+from elagage.files import sha256
+from elagage.models import build_network
+from elagage.training import Normalize, TrainingSettings, evaluate
+from train import train
+from train_import import train_import
+
+torch.set_num_threads(1)  # on a busy machine two threads wait for each other a hundred times longer than they compute
+
+SETTINGS = {
+    "epochs": 3,
+    "batch_size": 8,
+    "learning_rate": 0.05,
+    "momentum": 0.9,
+    "weight_decay": 0.0005,
+    "warmup_epochs": 1,
+    "flip": None,
+}
+
+
+def split(dataset: pathlib.Path, name: str) -> Split:
+    return Split.read(dataset / f"{name}_images.npy", dataset / f"{name}_labels.npy")
+
+
+def trained(dataset: pathlib.Path, output: pathlib.Path, seed: int = 0, architecture: str = "resnet8", **changes):
+    """Train on the data set; return the paths of the checkpoint and of the history."""
+    checkpoint, history = output / "dense.safetensors", output / "history.csv"
+    settings = TrainingSettings(**SETTINGS | changes)
+    parts = split(dataset, "train"), split(dataset, "validation")
+    train(dataset / "dataset.json", *parts, "mine", architecture, seed, settings, 1, checkpoint, history)
+    return checkpoint, history
+
+
+def rows(history: pathlib.Path) -> list[dict[str, str]]:
+    with open(history, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def files(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Return all files below the folder, hidden ones too."""
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def test_training_writes_a_checkpoint_that_says_where_it_comes_from(tmp_path, dataset):
+    checkpoint, history = trained(dataset, tmp_path / "out", seed=7)
+    best = next(row for row in rows(history) if row["best"] == "True")
+    assert load_checkpoint(checkpoint)[1] == {
+        "model": "mine",
+        "architecture": "resnet8",
+        "dataset": "toy",
+        "seed": 7,
+        "epoch": int(best["epoch"]),
+        "validation_accuracy": float(best["validation_accuracy"]),
+        "torch": torch.__version__,
+    }
+    assert sorted(files(tmp_path / "out")) == [checkpoint, history]
+
+
+def test_the_checkpoint_is_the_best_epoch_of_the_history(tmp_path, dataset):
+    checkpoint, history = trained(dataset, tmp_path / "out")
+    network = build_network("resnet8", 3, 1)
+    network.load_state_dict(load_checkpoint(checkpoint)[0])
+    normalize = Normalize(Dataset.read(dataset / "dataset.json"))
+    loss, accuracy = evaluate(network, normalize, split(dataset, "validation"), torch.device("cpu"))
+    best = [row for row in rows(history) if row["best"] == "True"]
+    assert [float(row["validation_accuracy"]) for row in best] == [accuracy]
+    assert [float(row["validation_loss"]) for row in best] == pytest.approx([loss], rel=1e-4)
+
+
+def test_the_history_is_a_table_with_one_row_an_epoch(tmp_path, dataset):
+    history = rows(trained(dataset, tmp_path / "out", epochs=4)[1])
+    columns = "epoch learning_rate train_loss train_accuracy validation_loss validation_accuracy best"
+    assert [list(row) for row in history] == [columns.split()] * 4
+    assert [row["epoch"] for row in history] == ["1", "2", "3", "4"]
+    assert [row["best"] for row in history].count("True") == 1
+
+
+def test_training_learns_the_toy_classes(tmp_path, dataset):
+    checkpoint, _ = trained(dataset, tmp_path / "out", epochs=15)
+    assert load_checkpoint(checkpoint)[1]["validation_accuracy"] == 1
+
+
+def test_a_seed_gives_the_same_files_again_and_another_seed_other_files(tmp_path, dataset):
+    first = [path.read_bytes() for path in trained(dataset, tmp_path / "first", seed=1)]
+    second = [path.read_bytes() for path in trained(dataset, tmp_path / "second", seed=1)]
+    other = [path.read_bytes() for path in trained(dataset, tmp_path / "other", seed=2)]
+    assert first == second
+    assert first[0] != other[0]
+    assert first[1] != other[1]
+
+
+def test_training_leaves_the_data_set_as_it_is(tmp_path, dataset):
+    before = {path.name: sha256(path) for path in files(dataset)}
+    trained(dataset, tmp_path / "out")
+    assert {path.name: sha256(path) for path in files(dataset)} == before
+
+
+def test_training_that_diverges_writes_nothing(tmp_path, dataset):
+    # Without batch norm, which would hide the size of the weights.
+    (tmp_path / "plain.py").write_text(
+        "from torch import nn\n"
+        "def build(num_classes, in_channels):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, num_classes))\n"
+    )
+    with pytest.raises(UserError, match=r"training\.learning_rate"):
+        trained(dataset, tmp_path / "out", architecture=f"{tmp_path}/plain.py:build", learning_rate=1e30)
+    assert not files(tmp_path / "out") if (tmp_path / "out").exists() else True
+
+
+def network(seed: int = 3) -> nn.Module:
+    """Return a resnet8 for the data set `dataset` in which no tensor is as a new network has it."""
+    made = build_network("resnet8", 3, 1, seed)
+    random = torch.Generator().manual_seed(seed)
+    for number, tensor in enumerate(made.state_dict().values()):
+        tensor.copy_(torch.rand(tensor.shape, generator=random) if tensor.is_floating_point() else number)
+    return made
+
+
+def imported(dataset: pathlib.Path, weights: pathlib.Path, architecture: str = "resnet8", seed: int = 0):
+    """Import the weights; return the checkpoint's path."""
+    checkpoint = weights.parent / "out" / "dense.safetensors"
+    train_import(dataset / "dataset.json", str(weights), "mine", architecture, seed, checkpoint)
+    return checkpoint
+
+
+def prefixed(state: dict) -> dict:
+    return {f"module.{name}": tensor for name, tensor in state.items()}
+
+
+FORMS = {  # what users' files hold -> ending, function of the state dict
+    "safetensors": ("safetensors", lambda state: state),
+    "state dict": ("pt", lambda state: state),
+    "state dict as .pth": ("pth", lambda state: state),
+    "plain dictionary": ("pt", dict),
+    "under state_dict": ("pt", lambda state: {"epoch": 3, "state_dict": state, "note": "best"}),
+    "of DataParallel": ("pt", prefixed),
+    "of DataParallel under state_dict": ("pt", lambda state: {"state_dict": prefixed(state)}),
+    "of DataParallel in safetensors": ("safetensors", prefixed),
+    "float64": ("pt", lambda state: {name: tensor.double() for name, tensor in state.items()}),
+}
+
+
+@pytest.mark.parametrize("ending, form", FORMS.values(), ids=FORMS.keys())
+def test_weights_in_every_usual_form_become_the_same_checkpoint(tmp_path, dataset, ending, form):
+    expected, weights = network().state_dict(), tmp_path / f"weights.{ending}"
+    (save_file if ending == "safetensors" else torch.save)(form(expected), weights)
+    state, provenance = load_checkpoint(imported(dataset, weights, seed=4))
+    assert set(state) == set(expected)
+    assert all(
+        torch.equal(state[name], tensor) and state[name].dtype == tensor.dtype for name, tensor in expected.items()
+    )
+    assert provenance == {
+        "model": "mine",
+        "architecture": "resnet8",
+        "dataset": "toy",
+        "seed": 4,
+        "weights_sha256": sha256(weights),
+        "torch": torch.__version__,
+    }
+
+
+def test_weights_in_the_old_format_of_torch_are_read(tmp_path):
+    torch.save(network().state_dict(), tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    assert all(torch.equal(read_weights(tmp_path / "old.pt")[k], t) for k, t in network().state_dict().items())
+
+
+def test_a_name_that_starts_with_module_only_sometimes_is_kept(tmp_path):
+    torch.save({"module.weight": torch.ones(1), "head.weight": torch.ones(1)}, tmp_path / "weights.pt")
+    assert set(read_weights(tmp_path / "weights.pt")) == {"module.weight", "head.weight"}
+
+
+def test_a_tensor_that_lies_in_two_places_of_the_network_can_be_written(tmp_path, dataset):
+    (tmp_path / "tied.py").write_text(
+        "from torch import nn\n"
+        "def build(num_classes, in_channels):\n"
+        "    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.Linear(64, 64), nn.Linear(64, num_classes))\n"
+        "    net[2].weight = net[1].weight\n"
+        "    return net\n"
+    )
+    architecture = f"{tmp_path}/tied.py:build"
+    expected = build_network(architecture, 3, 1, seed=9).state_dict()
+    torch.save(expected, tmp_path / "weights.pt")
+    state = load_checkpoint(imported(dataset, tmp_path / "weights.pt", architecture))[0]
+    assert torch.equal(state["1.weight"], expected["1.weight"])
+    assert torch.equal(state["2.weight"], expected["1.weight"])
+
+
+def test_the_same_weights_give_the_same_file_again(tmp_path, dataset):
+    torch.save(network().state_dict(), tmp_path / "weights.pt")
+    first = imported(dataset, tmp_path / "weights.pt").read_bytes()
+    assert imported(dataset, tmp_path / "weights.pt").read_bytes() == first
+
+
+def refused(dataset: pathlib.Path, weights: pathlib.Path, *words: str) -> None:
+    """Assert that the import names the file and says these words, and that it leaves nothing behind."""
+    with pytest.raises(UserError) as error:
+        imported(dataset, weights)
+    for word in (str(weights), *words):
+        assert word in str(error.value)
+    assert not [path for path in files(weights.parent / "out") if path.suffix != ".json"]
+
+
+def test_weights_that_do_not_fit_are_listed_tensor_by_tensor(tmp_path, dataset):
+    state = network().state_dict()
+    del state["bn1.bias"]
+    state["extra.weight"] = torch.ones(2)
+    state["linear.weight"] = torch.ones(10, 64)
+    torch.save(state, tmp_path / "weights.pt")
+    refused(
+        dataset,
+        tmp_path / "weights.pt",
+        "models.mine.weights",
+        "lacks bn1.bias (16,)",
+        "has extra.weight",
+        "has linear.weight of shape (10, 64), the network (3, 64)",
+    )
+
+
+def test_of_many_tensors_that_do_not_fit_ten_are_listed_and_the_rest_counted(tmp_path, dataset):
+    torch.save({f"w{number}": torch.ones(1) for number in range(5)}, tmp_path / "weights.pt")
+    lacking = len(network().state_dict())
+    refused(dataset, tmp_path / "weights.pt", "lacks conv1.weight", f"and {lacking + 5 - 10} more")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.999])
+@pytest.mark.parametrize("ending", ["safetensors", "pt"])
+def test_a_truncated_file_is_refused(tmp_path, dataset, ending, share):
+    weights = tmp_path / f"weights.{ending}"
+    (save_file if ending == "safetensors" else torch.save)(network().state_dict(), weights)
+    content = weights.read_bytes()
+    weights.write_bytes(content[: int(share * len(content))])
+    refused(dataset, weights, "not a readable file of tensors")
+
+
+class CreatesFile:
+    """An object that creates a file when it is unpickled."""
+
+    def __init__(self, path: pathlib.Path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+@pytest.mark.parametrize(
+    "save",
+    [
+        torch.save,
+        lambda content, path: torch.save(content, path, _use_new_zipfile_serialization=False),
+        lambda content, path: path.write_bytes(pickle.dumps(content)),
+    ],
+    ids=["torch", "old torch", "pickle"],
+)
+@pytest.mark.parametrize("wrapped", [False, True], ids=["alone", "beside tensors"])
+def test_code_in_a_file_of_weights_is_not_executed(tmp_path, dataset, save, wrapped):
+    trap = CreatesFile(tmp_path / "executed")
+    save({**network().state_dict(), "trap": trap} if wrapped else trap, tmp_path / "weights.pt")
+    refused(dataset, tmp_path / "weights.pt", "nothing in it was executed")
+    assert not (tmp_path / "executed").exists()
+    pickle.loads(pickle.dumps(trap)).close()
+    assert (tmp_path / "executed").exists()  # the trap does work where it is unpickled
+
+
+@pytest.mark.parametrize(
+    "content, word",
+    [
+        (torch.ones(3), "Tensor"),
+        ([torch.ones(3)], "list"),
+        ({"epoch": 3}, "state dict"),
+        ({"model": {"weight": torch.ones(3)}}, "state dict"),
+        ({0: torch.ones(3)}, "state dict"),
+        (nn.Linear(2, 2), "tensors alone"),
+    ],
+    ids=["tensor", "list", "number", "other key", "numbered tensors", "whole network"],
+)
+def test_a_file_without_a_state_dict_is_refused(tmp_path, dataset, content, word):
+    torch.save(content, tmp_path / "weights.pt")
+    refused(dataset, tmp_path / "weights.pt", word)
+
+
+def test_a_file_of_text_is_refused(tmp_path, dataset):
+    for ending in ("pt", "safetensors"):
+        (tmp_path / f"weights.{ending}").write_text(json.dumps({"weight": [1, 2]}))
+        refused(dataset, tmp_path / f"weights.{ending}", "not a readable file of tensors")
+
+
+def test_a_missing_file_is_refused_by_name(tmp_path, dataset):
+    for ending in ("pt", "safetensors"):
+        refused(dataset, tmp_path / f"absent.{ending}", "No such file")

@@ -1,0 +1,334 @@
+"""Training: what reaches the network, how the learning rate moves, which epoch is kept."""
+
+import dataclasses
+import math
+
+import numpy
+import pytest
+import torch
+from torch import nn
+
+from elagage.data import Dataset, Split
+from elagage.errors import UserError
+from elagage.models import build_network
+from elagage.training import (
+    EVALUATION_BATCH,
+    Normalize,
+    TrainingImages,
+    TrainingSettings,
+    crop_and_flip,
+    evaluate,
+    fit,
+    warmup_and_cosine,
+)
+
+torch.set_num_threads(1)  # on a busy machine two threads wait for each other a hundred times longer than they compute
+
+CPU = torch.device("cpu")
+GREY = Dataset("toy", ["dark", "bright"], 1, 8, [0.5], [0.25], False, {}, {})
+SETTINGS = TrainingSettings(
+    epochs=4, batch_size=8, learning_rate=0.05, momentum=0.9, weight_decay=0, warmup_epochs=1, flip=False
+)
+
+
+def settings(**changes) -> TrainingSettings:
+    return TrainingSettings(**vars(SETTINGS) | changes)
+
+
+def separable(count: int, seed: int = 0) -> Split:
+    """Return images [count, 1, 4, 4] of which those of class 1 are brighter in every pixel."""
+    random = numpy.random.default_rng(seed)
+    labels = random.permutation(numpy.arange(count) % 2)
+    images = random.integers(0, 100, (count, 1, 4, 4)) + 150 * labels[:, None, None, None]
+    return Split(images.astype(numpy.uint8), labels)
+
+
+def random_split(count: int, seed: int = 0) -> Split:
+    """Return images [count, 1, 8, 8] and labels that have nothing to do with each other."""
+    random = numpy.random.default_rng(seed)
+    return Split(random.integers(0, 256, (count, 1, 8, 8), dtype=numpy.uint8), random.integers(0, 2, count))
+
+
+def linear(pixels: int = 16) -> nn.Module:
+    """Return a linear classifier of two classes whose weights are all 0."""
+    network = nn.Sequential(nn.Flatten(), nn.Linear(pixels, 2))
+    nn.init.zeros_(network[1].weight)
+    nn.init.zeros_(network[1].bias)
+    return network
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def state_bytes(state: dict[str, torch.Tensor]) -> dict[str, bytes]:
+    return {name: tensor.contiguous().numpy().tobytes() for name, tensor in state.items()}
+
+
+def shifted(image: torch.Tensor, down: int, right: int) -> torch.Tensor:
+    """Return the image [channels, size, size] moved, with zeros where nothing was."""
+    size = image.shape[-1]
+    moved = torch.zeros_like(image)
+    moved[:, max(0, down) : size + min(0, down), max(0, right) : size + min(0, right)] = image[
+        :, max(0, -down) : size - max(0, down), max(0, -right) : size - max(0, right)
+    ]
+    return moved
+
+
+def placements(image: torch.Tensor, pad: int) -> dict[tuple, bytes]:
+    """Return the bytes of the image under every (down, right, mirrored)."""
+    moves = range(-pad, pad + 1)
+    return {
+        (down, right, mirrored): shifted(image, down, right).flip(2 if mirrored else ()).contiguous().numpy().tobytes()
+        for down in moves
+        for right in moves
+        for mirrored in (False, True)
+    }
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("size, pad", [(8, 1), (16, 2), (4, 1)])
+def test_a_crop_is_the_image_shifted_over_zeros_and_mirrored_only_if_asked(size, pad, flip):
+    image = torch.arange(1, 3 * size * size + 1).remainder(251).add(1).to(torch.uint8).view(3, size, size)
+    known = placements(image, pad)
+    assert len(set(known.values())) == len(known)  # the image tells all placements apart
+    found = {part: place for place, part in known.items()}
+    crops = crop_and_flip(image.expand(800, -1, -1, -1), flip, generator())
+    seen = {found[crop.contiguous().numpy().tobytes()] for crop in crops}  # KeyError: neither shifted nor mirrored
+    assert seen == {place for place in known if flip or not place[2]}
+
+
+def test_each_image_of_a_batch_moves_by_itself():
+    images = torch.full((200, 1, 8, 8), 9, dtype=torch.uint8)
+    assert len(torch.unique(crop_and_flip(images, False, generator()), dim=0)) == 9
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_a_crop_keeps_shape_and_type_and_leaves_the_original(dtype):
+    images = torch.arange(2 * 3 * 8 * 8).remainder(256).to(dtype).view(2, 3, 8, 8)
+    before = images.clone()
+    crops = crop_and_flip(images, True, generator())
+    assert (crops.shape, crops.dtype) == (images.shape, dtype)
+    assert torch.equal(images, before)
+
+
+def test_the_generator_decides_the_crops():
+    images = torch.arange(32 * 64).remainder(256).to(torch.uint8).view(32, 1, 8, 8)
+    torch.manual_seed(1)
+    first = crop_and_flip(images, True, generator(5))
+    torch.manual_seed(2)
+    assert torch.equal(first, crop_and_flip(images, True, generator(5)))
+    assert not torch.equal(first, crop_and_flip(images, True, generator(6)))
+
+
+@pytest.mark.parametrize("count, batch", [(24, 8), (25, 8), (7, 8), (17, 4), (5, 2), (1, 2)])
+def test_an_epoch_draws_every_image_once_with_its_label_in_nearly_equal_batches(count, batch):
+    labels = numpy.arange(count)
+    images = numpy.broadcast_to((labels + 1).astype(numpy.uint8)[:, None, None, None], (count, 1, 8, 8)).copy()
+    batches = list(TrainingImages(Split(images, labels), batch, True, CPU).batches(generator()))
+    assert len(batches) == math.ceil(count / batch)
+    sizes = [len(targets) for _, targets in batches]
+    assert max(sizes) <= batch
+    assert max(sizes) - min(sizes) <= 1
+    drawn = torch.cat([targets for _, targets in batches])
+    assert sorted(drawn.tolist()) == labels.tolist()
+    assert torch.equal(torch.cat([pixels.amax((1, 2, 3)) for pixels, _ in batches]).long(), drawn + 1)
+
+
+def test_each_epoch_has_an_order_of_its_own():
+    images, same = TrainingImages(random_split(32), 8, False, CPU), generator()
+    first, second = ([labels.tolist() for _, labels in images.batches(same)] for _ in range(2))
+    assert first != second
+
+
+def test_normalized_pixels_count_deviations_from_the_mean_of_their_channel():
+    dataset = Dataset("toy", [], 2, 1, [0.5, 0.2], [0.5, 0.1], False, {}, {})
+    images = torch.tensor([[[[255]], [[51]]], [[[0]], [[102]]]], dtype=torch.uint8)
+    torch.testing.assert_close(Normalize(dataset)(images).flatten(1), torch.tensor([[1.0, 0.0], [-1.0, 2.0]]))
+
+
+HALF_COSINE = [1, (1 + math.sqrt(0.5)) / 2, 0.5, (1 - math.sqrt(0.5)) / 2, 0]  # of 0, 45, 90, 135, 180 degrees
+
+
+@pytest.mark.parametrize(
+    "warmup, steps, rates",
+    [
+        (0, 4, HALF_COSINE),
+        (1, 5, [0.5, *HALF_COSINE]),
+        (3, 7, [0.25, 0.5, 0.75, *HALF_COSINE]),
+        (0, 1, [1, 0]),
+        (3, 3, [0.25, 0.5, 0.75, 1]),
+        (7, 3, [1 / 8, 2 / 8, 3 / 8]),  # training ends before the warm-up
+    ],
+)
+def test_the_learning_rate_rises_linearly_and_falls_along_half_a_cosine(warmup, steps, rates):
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.3)
+    scheduler = warmup_and_cosine(optimizer, warmup, steps)
+    seen = []
+    for _ in rates:
+        seen.append(optimizer.param_groups[0]["lr"])
+        assert scheduler.get_last_lr() == [seen[-1]]
+        optimizer.step()
+        scheduler.step()
+    assert seen == pytest.approx([0.3 * rate for rate in rates])
+
+
+@pytest.mark.parametrize("count", [1, EVALUATION_BATCH - 1, EVALUATION_BATCH, EVALUATION_BATCH + 1, 1003])
+def test_evaluation_counts_every_image_once(count):
+    split = separable(count)
+    network = build_linear_with_bright_guess()
+    loss, accuracy = evaluate(network, Normalize(GREY), split, CPU)
+    logits = network(Normalize(GREY)(torch.from_numpy(split.images)))
+    labels = torch.from_numpy(split.labels)
+    assert accuracy == (logits.argmax(1) == labels).sum().item() / count
+    assert loss == pytest.approx(nn.functional.cross_entropy(logits, labels).item())
+
+
+def build_linear_with_bright_guess() -> nn.Module:
+    """Return a classifier that is right for some images only: it looks at one pixel."""
+    network = linear()
+    with torch.no_grad():
+        network[1].weight[1, 0] = 1
+    return network
+
+
+def test_evaluation_leaves_weights_and_running_statistics_alone():
+    network = build_network("resnet8", 2, 1).train()
+    before = state_bytes(network.state_dict())
+    evaluate(network, Normalize(GREY), random_split(10), CPU)
+    assert state_bytes(network.state_dict()) == before
+
+
+def test_evaluation_uses_running_statistics_so_that_companions_do_not_matter():
+    network, split = build_network("resnet8", 2, 1).train(), random_split(6)
+    together, _ = evaluate(network, Normalize(GREY), split, CPU)
+    alone = [
+        evaluate(network, Normalize(GREY), Split(split.images[i : i + 1], split.labels[i : i + 1]), CPU)[0]
+        for i in range(6)
+    ]
+    assert together == pytest.approx(sum(alone) / 6, rel=1e-4)
+
+
+def trained(seed: int, flip: bool | None = False, dataset: Dataset = GREY) -> tuple[dict, list[dict]]:
+    """Return what `fit` does of a resnet8 and labels that cannot be learnt."""
+    network = build_network("resnet8", 2, 1)
+    return fit(network, dataset, random_split(24), random_split(11, seed=1), settings(epochs=6, flip=flip), seed, CPU)
+
+
+def test_a_seed_gives_the_same_bytes_again():
+    first, second = trained(seed=1), trained(seed=1)
+    assert state_bytes(first[0]) == state_bytes(second[0])
+    assert first[1] == second[1]
+
+
+def test_another_seed_gives_other_weights_from_the_same_start():
+    assert state_bytes(trained(seed=1)[0]) != state_bytes(trained(seed=2)[0])
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_flip_left_open_is_decided_by_the_data_set(mirrored):
+    dataset = dataclasses.replace(GREY, flip=mirrored)
+    left_open = state_bytes(trained(1, None, dataset)[0])
+    assert left_open == state_bytes(trained(1, mirrored, dataset)[0])
+    assert left_open != state_bytes(trained(1, not mirrored, dataset)[0])
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_the_state_returned_is_that_of_the_last_of_the_best_epochs_by_validation_accuracy(seed):
+    state, history = trained(seed)
+    highest = max(row["validation_accuracy"] for row in history)
+    last = [row for row in history if row["validation_accuracy"] == highest][-1]
+    assert [row for row in history if row["best"]] == [last]
+    network = build_network("resnet8", 2, 1)
+    network.load_state_dict(state)
+    loss, accuracy = evaluate(network, Normalize(GREY), random_split(11, seed=1), CPU)
+    assert accuracy == last["validation_accuracy"]
+    assert loss == pytest.approx(last["validation_loss"], rel=1e-5)
+
+
+def test_an_early_epoch_is_kept_if_validation_gets_worse():
+    train = separable(32)
+    validation = Split(train.images, 1 - train.labels)
+    network = linear()
+    with torch.no_grad():
+        network[1].weight[0] += 1  # takes bright for dark, as the validation labels do
+    state, history = fit(network, GREY, train, validation, settings(epochs=8, learning_rate=0.005), 0, CPU)
+    accuracies = [row["validation_accuracy"] for row in history]
+    assert accuracies[0] == 1
+    assert accuracies[-1] < 1
+    network.load_state_dict(state)
+    assert evaluate(network, Normalize(GREY), validation, CPU)[1] == 1
+
+
+def test_of_equally_good_epochs_the_last_is_kept():
+    _, history = fit(linear(), GREY, separable(32), separable(16, seed=1), settings(epochs=5), 0, CPU)
+    assert [row["validation_accuracy"] for row in history[-2:]] == [1, 1]
+    assert [row["best"] for row in history] == [False] * 4 + [True]
+
+
+def test_a_linearly_separable_problem_is_learnt_and_generalizes():
+    state, history = fit(linear(), GREY, separable(32), separable(200, seed=1), settings(epochs=5), 0, CPU)
+    assert history[-1]["train_accuracy"] == history[-1]["validation_accuracy"] == 1
+    assert history[-1]["train_loss"] < history[0]["train_loss"]
+    assert state["1.weight"].any()
+
+
+def test_the_history_has_one_row_an_epoch_with_the_learning_rate_at_its_start():
+    split = separable(32)  # 4 steps an epoch
+    _, history = fit(linear(), GREY, split, split, settings(epochs=3, warmup_epochs=1), 0, CPU)
+    columns = "epoch learning_rate train_loss train_accuracy validation_loss validation_accuracy best"
+    assert [list(row) for row in history] == [columns.split()] * 3
+    assert [row["epoch"] for row in history] == [1, 2, 3]
+    assert [row["learning_rate"] for row in history] == pytest.approx([0.05 / 5, 0.05, 0.05 / 2])
+
+
+@pytest.mark.parametrize("warmup, first", [(0, 0.05), (0.5, 0.05 / 3), (2.25, 0.05 / 10)])
+def test_warm_up_may_last_a_part_of_an_epoch(warmup, first):
+    split = separable(32)  # 4 steps an epoch
+    _, history = fit(linear(), GREY, split, split, settings(epochs=1, warmup_epochs=warmup), 0, CPU)
+    assert history[0]["learning_rate"] == pytest.approx(first)
+
+
+def test_progress_counts_every_training_image_of_every_epoch():
+    seen = []
+    fit(linear(), GREY, separable(21), separable(4), settings(epochs=3), 0, CPU, seen.append)
+    assert sum(seen) == 3 * 21
+
+
+def test_the_average_of_an_epoch_weighs_images_not_batches():
+    network, split = linear(), separable(3)  # batches of 2 and 1
+    _, history = fit(network, GREY, split, split, settings(epochs=1, batch_size=2, learning_rate=1e-12), 0, CPU)
+    # Weights of 0 give both classes a half, and take the first.
+    assert history[0]["train_loss"] == pytest.approx(math.log(2))
+    assert history[0]["train_accuracy"] == pytest.approx((split.labels == 0).mean())
+
+
+def test_training_leaves_the_images_as_they_are():
+    split = separable(16)
+    images, labels = split.images.copy(), split.labels.copy()
+    fit(linear(), GREY, split, split, settings(epochs=2, flip=True), 0, CPU)
+    assert numpy.array_equal(split.images, images)
+    assert numpy.array_equal(split.labels, labels)
+
+
+@pytest.mark.parametrize("momentum", [0, 0.9])
+def test_weight_decay_shrinks_weights(momentum):
+    def norm(decay: float) -> float:
+        changes = settings(weight_decay=decay, momentum=momentum)
+        return fit(linear(), GREY, separable(32), separable(8), changes, 0, CPU)[0]["1.weight"].norm().item()
+
+    assert norm(1.0) < norm(0.0)
+
+
+def two_layers() -> nn.Module:
+    """Return a network that overflows when both of its layers do."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 2))
+
+
+@pytest.mark.parametrize("epochs", [2, pytest.param(1, id="in the last step")])
+def test_a_loss_that_is_not_finite_names_the_learning_rate_to_lower(epochs):
+    # One step an epoch: the first loss is finite, the weights after it are not usable.
+    changes = settings(epochs=epochs, batch_size=32, learning_rate=1e30, warmup_epochs=0)
+    with pytest.raises(UserError, match=r"^training\.learning_rate: .*(nan|inf).*lower training\.learning_rate"):
+        fit(two_layers(), GREY, separable(32), separable(8), changes, 0, CPU)
