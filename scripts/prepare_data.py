@@ -12,7 +12,8 @@ from elagage.data import SPLITS, Dataset
 from elagage.errors import UserError
 from elagage.files import sha256, whole_file, write_json
 from elagage.image_folder import image_files, image_folder_classes, read_image
-from elagage.job import job, progress
+from elagage.job import job
+from elagage.progress import progress
 
 DIGITS_TEST_IMAGES = 1000  # of 1,797, so that "the first 1,000 test images" exist
 SPLIT_SEED = 0  # one fixed split: results of different studies compare

@@ -8,8 +8,9 @@ import torch
 from elagage.checkpoints import save_checkpoint
 from elagage.data import Dataset, Split
 from elagage.files import whole_file
-from elagage.job import job, progress
+from elagage.job import job
 from elagage.models import build_network
+from elagage.progress import progress
 from elagage.training import TrainingSettings, default_device, fit
 
 

@@ -8,6 +8,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
+from typing import TextIO
 
 from elagage.errors import UserError
 
@@ -47,10 +48,6 @@ def _fail(message: str) -> None:
     sys.exit(1)
 
 
-@contextlib.contextmanager
-def progress(total: int, unit: str, label: str):
-    """Yield a function that moves a progress bar on; the bar shows where standard error is a terminal."""
-    from tqdm import tqdm
-
-    with tqdm(total=total, unit=unit, desc=label, file=_terminal, disable=not _terminal.isatty(), leave=False) as bar:
-        yield bar.update
+def terminal() -> TextIO:
+    """Return the terminal, or what stands in its place, that the block above keeps its output from."""
+    return _terminal

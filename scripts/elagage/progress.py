@@ -1,0 +1,16 @@
+"""One progress bar for long work."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+from tqdm import tqdm
+
+from elagage.job import terminal
+
+
+@contextlib.contextmanager
+def progress(total: int, unit: str, label: str) -> Iterator[Callable[[int], None]]:
+    """Yield a function that moves a bar on by so many of `total`; it shows where standard error is a terminal."""
+    screen = terminal()
+    with tqdm(total=total, unit=unit, desc=label, file=screen, disable=not screen.isatty(), leave=False) as bar:
+        yield bar.update

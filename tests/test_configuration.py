@@ -1,0 +1,84 @@
+"""The configuration: defaults from the schema, tables that replace, and a manual that agrees."""
+
+import pathlib
+import re
+
+import pytest
+import yaml
+
+from elagage.configuration import configuration
+from elagage.errors import UserError
+
+REPOSITORY = pathlib.Path(__file__).parent.parent
+SCHEMA = REPOSITORY / "workflow/schemas/config.schema.yaml"
+
+
+def leaves(schema: dict, prefix: str = ""):
+    """Yield (key path, schema) of every setting."""
+    for key, part in schema.get("properties", {}).items():
+        if part.get("type") == "object" and "properties" in part:
+            yield from leaves(part, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", part
+            if isinstance(part.get("additionalProperties"), dict):
+                yield from leaves(part["additionalProperties"], f"{prefix}{key}.<name>.")
+
+
+LEAVES = dict(leaves(yaml.safe_load(SCHEMA.read_text())))
+
+
+def test_an_empty_configuration_is_the_default_study():
+    config = configuration([{}], SCHEMA)
+    assert config["dataset"] == {"name": "digits", "path": "data", "image_size": None, "validation_fraction": 0.1}
+    assert config["models"] == {"resnet8": {"architecture": "resnet8", "weights": None}}
+    assert config["pruning"]["rates"] == [rate / 10 for rate in range(10)]
+
+
+def test_three_lines_are_enough_and_replace_the_tables():
+    stated = {"dataset": {"name": "cifar10"}, "models": {"big": {"architecture": "resnet56"}}, "seeds": [1, 2]}
+    config = configuration(
+        [{"models": {"resnet8": {"architecture": "resnet8"}}, "training": {"epochs": 3}}, stated], SCHEMA
+    )
+    assert config["models"] == {"big": {"architecture": "resnet56", "weights": None}}
+    assert config["seeds"] == [1, 2]
+    assert config["training"]["epochs"] == 3  # of the first part: the second does not state the table
+    assert config["training"]["batch_size"] == 128
+
+
+def test_a_table_takes_the_rest_from_the_defaults_and_not_from_another_file():
+    parts = [{"dataset": {"name": "digits", "image_size": 16}}, {"dataset": {"name": "cifar10"}}]
+    assert configuration(parts, SCHEMA)["dataset"]["image_size"] is None
+
+
+def test_all_mistakes_are_told_at_once():
+    with pytest.raises(UserError) as error:
+        configuration([{"seeds": [], "training": {"epochs": 0, "epoch": 3}}], SCHEMA)
+    assert len(str(error.value).splitlines()) == 3
+    assert "did you mean epochs?" in str(error.value)
+
+
+@pytest.mark.parametrize("file", sorted(REPOSITORY.glob("config/*.yaml")), ids=lambda file: file.stem)
+def test_the_configurations_on_offer_are_valid(file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for split in ("train", "test"):
+        for name in ("cat", "dog"):
+            (tmp_path / "data/my_images" / split / name).mkdir(parents=True)
+    assert configuration([yaml.safe_load(file.read_text())], SCHEMA)["models"]
+
+
+@pytest.mark.parametrize("key", LEAVES)
+def test_the_manual_has_every_key_once_with_its_default(key):
+    rows = re.findall(
+        r"^\| `([^`]+)` \| (?:`([^`]*)`)? ?\|", (REPOSITORY / "config/README.md").read_text(), re.MULTILINE
+    )
+    defaults = [default for name, default in rows if name == key]
+    assert len(defaults) == 1, f"{key} is documented {len(defaults)} times"
+    if "default" in LEAVES[key]:
+        assert yaml.safe_load(defaults[0]) == LEAVES[key]["default"]
+    else:
+        assert defaults[0] == ""
+
+
+def test_the_manual_has_no_key_that_does_not_exist():
+    rows = re.findall(r"^\| `([^`]+)` \|", (REPOSITORY / "config/README.md").read_text(), re.MULTILINE)
+    assert set(rows) == set(LEAVES)

@@ -1,0 +1,653 @@
+"""The prepared data: the right pixels with the right labels, split once for all, or an error that names the file."""
+
+import gzip
+import hashlib
+import pathlib
+import pickle
+import shutil
+import struct
+import tarfile
+import zlib
+
+import numpy
+import pytest
+from PIL import Image
+
+from elagage.data import SPLITS, Dataset, Split
+from elagage.errors import UserError
+from elagage.files import sha256
+from elagage.image_folder import image_listing, read_image
+from prepare_data import channel_moments, prepare_data, split_validation
+
+# torchvision takes seconds to import: let one worker do it.
+torchvision_once = pytest.mark.xdist_group("torchvision")
+
+
+def outputs(folder: pathlib.Path) -> dict[str, str]:
+    arrays = {
+        f"{split}_{kind}": str(folder / f"{split}_{kind}.npy") for split in SPLITS for kind in ("images", "labels")
+    }
+    return {"dataset": str(folder / "dataset.json"), **arrays}
+
+
+def prepared(name: str, path, folder: pathlib.Path, image_size: int | None = None, fraction: float = 0.25):
+    """Prepare the data set; return its description and its splits."""
+    prepare_data(name, str(path), image_size, fraction, outputs(folder))
+    return read(folder)
+
+
+def read(folder: pathlib.Path) -> tuple[Dataset, dict[str, Split]]:
+    files = outputs(folder)
+    splits = {split: Split.read(files[f"{split}_images"], files[f"{split}_labels"]) for split in SPLITS}
+    return Dataset.read(files["dataset"]), splits
+
+
+def refused(name: str, path, folder: pathlib.Path, *words: str, **settings) -> None:
+    """Assert that preparing the data set says these words, and that nothing is left in the folder of its outputs."""
+    with pytest.raises(UserError) as error:
+        prepared(name, path, folder, **settings)
+    for word in words:
+        assert word in str(error.value)
+    assert not list(folder.glob("**/*"))
+
+
+def pixels(images: numpy.ndarray) -> list[bytes]:
+    return [image.tobytes() for image in images]
+
+
+def assert_consistent(folder: pathlib.Path, dataset: Dataset, splits: dict[str, Split]) -> None:
+    """Assert that dataset.json tells the truth about the arrays beside it."""
+    assert dataset.images == {name: len(split) for name, split in splits.items()}
+    for split in splits.values():
+        assert split.images.shape == (len(split), dataset.channels, dataset.image_size, dataset.image_size)
+        assert (split.images.dtype, split.labels.dtype) == (numpy.uint8, numpy.int64)
+        assert set(split.labels.tolist()) == set(range(len(dataset.classes)))
+    assert dataset.sha256 == {path.name: sha256(path) for path in folder.glob("*.npy")}
+    shares = splits["train"].images / 255
+    assert dataset.mean == pytest.approx(shares.mean((0, 2, 3)).tolist())
+    assert dataset.std == pytest.approx(numpy.maximum(shares.std((0, 2, 3)), 1 / 255).tolist())
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("digits")
+    return folder, *prepared("digits", "unused", folder, fraction=0.1)
+
+
+def test_the_digits_are_described_as_they_are(digits):
+    folder, dataset, splits = digits
+    assert_consistent(folder, dataset, splits)
+    assert (dataset.name, dataset.channels, dataset.image_size, dataset.flip) == ("digits", 1, 8, False)
+    assert dataset.classes == list("0123456789")
+    assert len(splits["test"]) == 1000
+    assert len(splits["validation"]) == 80  # a tenth of the 797 others
+
+
+def test_the_splits_of_the_digits_are_disjoint_and_together_all_digits(digits):
+    from sklearn.datasets import load_digits
+
+    loaded = load_digits()
+    _, _, splits = digits
+    # Grey levels 0 to 16 become 0 to 255.
+    expected = numpy.round(loaded.images * (255 / 16)).astype(numpy.uint8)[:, None]
+    images = numpy.concatenate([split.images for split in splits.values()])
+    labels = numpy.concatenate([split.labels for split in splits.values()])
+    assert len(set(pixels(expected))) == len(expected)  # so that pixels tell digits apart
+    assert sorted(zip(pixels(images), labels.tolist(), strict=True)) == sorted(
+        zip(pixels(expected), loaded.target.tolist(), strict=True)
+    )
+    assert expected.max() == 255
+
+
+def test_every_split_of_the_digits_has_the_same_share_of_each_class(digits):
+    _, _, splits = digits
+    counts = {name: numpy.bincount(split.labels, minlength=10) for name, split in splits.items()}
+    total = sum(counts.values())
+    for name, split in splits.items():
+        assert numpy.abs(counts[name] - total * len(split) / total.sum()).max() <= 1.5, name
+
+
+def test_the_digits_come_out_the_same_bytes_again(digits, tmp_path):
+    folder, *_ = digits
+    prepared("digits", "unused", tmp_path, fraction=0.1)
+    for path in folder.iterdir():
+        assert (tmp_path / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+@pytest.mark.parametrize("size", [16, 5])
+def test_digits_of_another_size_are_the_same_digits_resized(digits, tmp_path, size):
+    _, _, splits = digits
+    dataset, resized = prepared("digits", "unused", tmp_path, size, fraction=0.1)
+    assert_consistent(tmp_path, dataset, resized)
+    assert dataset.image_size == size
+    assert numpy.array_equal(resized["test"].labels, splits["test"].labels)
+    brightness = [of["test"].images.mean((1, 2, 3)) for of in (splits, resized)]
+    assert numpy.corrcoef(brightness)[0, 1] > 0.9
+
+
+def test_the_validation_fraction_decides_how_many_training_images_validate(digits, tmp_path):
+    _, splits = prepared("digits", "unused", tmp_path, fraction=0.5)
+    assert abs(len(splits["train"]) - len(splits["validation"])) <= 1
+    assert numpy.array_equal(splits["test"].images, digits[2]["test"].images)
+
+
+CLASSES = ("ant", "bee", "cow")
+
+
+def raw(count: int, shape: tuple[int, ...], seed: int) -> tuple[numpy.ndarray, numpy.ndarray]:
+    images = numpy.random.default_rng(seed).integers(0, 256, (count, *shape), dtype=numpy.uint8)
+    return images, numpy.arange(count) % len(CLASSES)
+
+
+def md5(path: pathlib.Path) -> str:
+    return hashlib.md5(path.read_bytes()).hexdigest()
+
+
+def write_cifar(path: pathlib.Path, name: str, monkeypatch) -> dict[str, tuple[numpy.ndarray, numpy.ndarray]]:
+    """Write a small data set in CIFAR's format and make torchvision expect its checksums; return images and labels."""
+    import torchvision
+
+    cifar = getattr(torchvision.datasets, name)
+    fine = name == "CIFAR100"
+    folder = path / cifar.base_folder
+    folder.mkdir(parents=True)
+    parts = {"train": raw(30, (3, 32, 32), 0), "test": raw(9, (3, 32, 32), 1)}
+    lists = {"train": cifar.train_list, "test": cifar.test_list}
+    for part, (images, labels) in parts.items():
+        pieces = len(lists[part])
+        files = []
+        for (file, _), chosen in zip(lists[part], numpy.array_split(numpy.arange(len(labels)), pieces), strict=True):
+            content = {"data": images[chosen].reshape(len(chosen), -1)}
+            content |= {"fine_labels" if fine else "labels": labels[chosen].tolist()}
+            (folder / file).write_bytes(pickle.dumps(content))
+            files.append([file, md5(folder / file)])
+        monkeypatch.setattr(cifar, f"{part}_list", files)
+    meta = folder / cifar.meta["filename"]
+    meta.write_bytes(pickle.dumps({cifar.meta["key"]: list(CLASSES)}))
+    monkeypatch.setattr(cifar, "meta", cifar.meta | {"md5": md5(meta)})
+    return parts
+
+
+def write_fashion_mnist(path: pathlib.Path, monkeypatch) -> dict[str, tuple[numpy.ndarray, numpy.ndarray]]:
+    """Write the archives of a small data set in Fashion-MNIST's format, as write_cifar does."""
+    import torchvision
+
+    folder = path / "FashionMNIST" / "raw"
+    folder.mkdir(parents=True)
+    parts = {"train": raw(30, (28, 28), 0), "test": raw(9, (28, 28), 1)}
+    resources = []
+    for part, prefix in (("train", "train"), ("test", "t10k")):
+        for kind, array in zip(("images-idx3", "labels-idx1"), parts[part], strict=True):
+            # http://yann.lecun.com/exdb/mnist/: unsigned bytes (8), number of dimensions, each dimension, values.
+            header = struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
+            file = folder / f"{prefix}-{kind}-ubyte.gz"
+            file.write_bytes(gzip.compress(header + array.astype(numpy.uint8).tobytes()))
+            resources.append((file.name, md5(file)))
+    monkeypatch.setattr(torchvision.datasets.FashionMNIST, "resources", resources)
+    monkeypatch.setattr(torchvision.datasets.FashionMNIST, "classes", list(CLASSES))
+    return parts
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    """Send every download to a port where nothing listens, on machines with a network too."""
+    for name in ("http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+        monkeypatch.setenv(name.upper(), "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+
+
+def write_downloaded(name: str, path: pathlib.Path, monkeypatch):
+    if name == "fashion_mnist":
+        return write_fashion_mnist(path, monkeypatch)
+    return write_cifar(path, name.upper(), monkeypatch)
+
+
+DOWNLOADED = ["cifar10", "cifar100", "fashion_mnist"]
+
+
+@torchvision_once
+@pytest.mark.parametrize("name", DOWNLOADED)
+def test_the_files_of_torchvision_become_arrays_with_their_labels(tmp_path, monkeypatch, no_network, name):
+    parts = write_downloaded(name, tmp_path / "downloads", monkeypatch)
+    dataset, splits = prepared(name, tmp_path / "downloads", tmp_path / "out", fraction=0.2)
+    assert_consistent(tmp_path / "out", dataset, splits)
+    assert (dataset.name, dataset.classes, dataset.flip) == (name, list(CLASSES), True)
+    assert dataset.channels == (1 if name == "fashion_mnist" else 3)
+    images, labels = parts["test"]
+    assert numpy.array_equal(splits["test"].images, images.reshape(splits["test"].images.shape))
+    assert numpy.array_equal(splits["test"].labels, labels)
+    images, labels = parts["train"]
+    both = [splits["train"], splits["validation"]]
+    assert [len(split) for split in both] == [24, 6]
+    found = sorted(pair for split in both for pair in zip(pixels(split.images), split.labels.tolist(), strict=True))
+    assert found == sorted(zip(pixels(images), labels.tolist(), strict=True))
+
+
+@torchvision_once
+@pytest.mark.parametrize("name", DOWNLOADED)
+def test_downloaded_images_are_resized_if_asked(tmp_path, monkeypatch, no_network, name):
+    write_downloaded(name, tmp_path / "downloads", monkeypatch)
+    dataset, splits = prepared(name, tmp_path / "downloads", tmp_path / "out", 16)
+    assert_consistent(tmp_path / "out", dataset, splits)
+    assert dataset.image_size == 16
+
+
+@torchvision_once
+def test_an_archive_put_there_by_hand_is_unpacked(tmp_path, monkeypatch, no_network):
+    import torchvision
+
+    cifar, downloads = torchvision.datasets.CIFAR10, tmp_path / "downloads"
+    parts = write_cifar(downloads, "CIFAR10", monkeypatch)
+    with tarfile.open(downloads / cifar.filename, "w:gz") as archive:
+        archive.add(downloads / cifar.base_folder, cifar.base_folder)
+    shutil.rmtree(downloads / cifar.base_folder)
+    monkeypatch.setattr(cifar, "tgz_md5", md5(downloads / cifar.filename))
+    _, splits = prepared("cifar10", downloads, tmp_path / "out")
+    assert numpy.array_equal(splits["test"].images, parts["test"][0])
+
+
+@torchvision_once
+@pytest.mark.parametrize("name", DOWNLOADED)
+def test_a_download_without_a_network_names_the_folder_for_files_put_by_hand(tmp_path, no_network, name):
+    path = tmp_path / "downloads"
+    refused(name, path, tmp_path / "out", "dataset.path", str(path), "network")
+
+
+DAMAGED = {
+    "cifar10": "cifar-10-batches-py/data_batch_3",
+    "cifar100": "cifar-100-python/train",
+    "fashion_mnist": "FashionMNIST/raw/t10k-images-idx3-ubyte.gz",
+}
+
+
+@torchvision_once
+@pytest.mark.parametrize("name", DOWNLOADED)
+def test_a_damaged_download_is_refused(tmp_path, monkeypatch, no_network, name):
+    write_downloaded(name, tmp_path / "downloads", monkeypatch)
+    file = tmp_path / "downloads" / DAMAGED[name]
+    file.write_bytes(file.read_bytes()[:-1])
+    refused(name, tmp_path / "downloads", tmp_path / "out", "dataset.path", str(tmp_path / "downloads"))
+
+
+@torchvision_once
+@pytest.mark.parametrize("length", [0, 3, 8, 16, 20])
+@pytest.mark.parametrize("kind", ["images-idx3", "labels-idx1"])
+def test_a_file_that_was_left_half_unpacked_is_refused(tmp_path, monkeypatch, no_network, kind, length):
+    write_fashion_mnist(tmp_path / "downloads", monkeypatch)
+    folder = tmp_path / "downloads" / "FashionMNIST" / "raw"
+    for archive in folder.glob("*.gz"):
+        archive.with_suffix("").write_bytes(gzip.decompress(archive.read_bytes()))
+    file = folder / f"train-{kind}-ubyte"
+    file.write_bytes(file.read_bytes()[:length])
+    refused("fashion_mnist", tmp_path / "downloads", tmp_path / "out", "dataset.path", str(tmp_path / "downloads"))
+
+
+def plain(level, size=(8, 8), mode: str = "L") -> Image.Image:
+    return Image.new(mode, size, level)
+
+
+def write_folder(path: pathlib.Path, images: dict[str, Image.Image]) -> pathlib.Path:
+    """Write each image to its path below `path`, such as train/cat/1.png."""
+    for name, image in images.items():
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        image.save(path / name)
+    return path
+
+
+def two_classes(path: pathlib.Path, train: int = 8, test: int = 20) -> pathlib.Path:
+    """Write a folder of grey images, all different: cats are dark, dogs bright."""
+    levels = {"cat": 10, "dog": 130}
+    counts = {"train": train, "test": test}
+    return write_folder(
+        path,
+        {
+            f"{split}/{name}/{number}.png": plain(level + number + (50 if split == "test" else 0))
+            for split, count in counts.items()
+            for name, level in levels.items()
+            for number in range(count)
+        },
+    )
+
+
+def test_an_image_folder_becomes_arrays_with_the_labels_of_its_class_folders(tmp_path):
+    path = two_classes(tmp_path / "images")
+    dataset, splits = prepared("image_folder", path, tmp_path / "out", 8)
+    assert_consistent(tmp_path / "out", dataset, splits)
+    assert (dataset.classes, dataset.channels, dataset.flip) == (["cat", "dog"], 1, True)
+    assert dataset.images == {"train": 12, "validation": 4, "test": 40}
+    for split in splits.values():
+        assert numpy.array_equal(split.images[:, 0, 0, 0] >= 130, split.labels == 1)
+        assert (split.images == split.images[:, :, :1, :1]).all()
+    levels = numpy.concatenate([splits[name].images[:, 0, 0, 0] for name in ("train", "validation")])
+    assert sorted(levels.tolist()) == [*range(10, 18), *range(130, 138)]
+    assert sorted(splits["test"].images[:, 0, 0, 0].tolist()) == [*range(60, 80), *range(180, 200)]
+
+
+def test_the_first_test_images_are_of_several_classes_in_about_equal_number(tmp_path):
+    _, splits = prepared("image_folder", two_classes(tmp_path / "images"), tmp_path / "out", 8)
+    assert min(numpy.bincount(splits["test"].labels[:20], minlength=2)) >= 4
+
+
+def test_an_image_folder_comes_out_the_same_bytes_again(tmp_path):
+    path = two_classes(tmp_path / "images")
+    for name in ("first", "second"):
+        prepared("image_folder", path, tmp_path / name, 8)
+    for file in (tmp_path / "first").iterdir():
+        assert (tmp_path / "second" / file.name).read_bytes() == file.read_bytes(), file.name
+
+
+@pytest.mark.parametrize("place", ["train/cat/0.png", "test/dog/0.png"])
+def test_one_colour_image_makes_all_images_three_channels(tmp_path, place):
+    path = two_classes(tmp_path / "images", test=4)
+    write_folder(path, {place: plain((200, 100, 50), mode="RGB")})
+    dataset, splits = prepared("image_folder", path, tmp_path / "out", 8)
+    assert_consistent(tmp_path / "out", dataset, splits)
+    assert dataset.channels == 3
+    images = numpy.concatenate([split.images for split in splits.values()])
+    coloured = (images != images[:, :1]).any((1, 2, 3))
+    assert coloured.sum() == 1
+    assert images[coloured][0, :, 0, 0].tolist() == [200, 100, 50]
+
+
+@pytest.mark.parametrize(
+    "name, image, expected",
+    [
+        ("1.png", plain(1, mode="1"), 255),
+        ("1.png", plain(77), 77),
+        ("1.png", plain((77, 255), mode="LA"), 77),
+        ("1.pgm", plain(77), 77),
+        ("1.bmp", plain(77), 77),
+        ("1.tif", plain(77), 77),
+        ("1.JPG", plain(77), 77),
+        ("1.png", plain((200, 100, 50), mode="RGB"), [200, 100, 50]),
+        ("1.png", plain((200, 100, 50, 255), mode="RGBA"), [200, 100, 50]),
+        ("1.png", plain((200, 100, 50), mode="RGB").quantize(4), [200, 100, 50]),
+        ("1.gif", plain((200, 100, 50), mode="RGB").quantize(4), [200, 100, 50]),
+        ("1.webp", plain((200, 100, 50), mode="RGB"), [200, 100, 50]),
+        ("1.jpeg", plain((200, 100, 50), mode="RGB"), [200, 100, 50]),
+        ("1.jpeg", plain((55, 155, 205, 0), mode="CMYK"), [200, 100, 50]),
+        ("1.tiff", plain((55, 155, 205, 0), mode="CMYK"), [200, 100, 50]),
+    ],
+    ids=lambda value: value if isinstance(value, str) else getattr(value, "mode", None),
+)
+@pytest.mark.parametrize("size", [4, 8, 11])
+def test_every_kind_of_image_gives_its_colour_in_8_bits(tmp_path, name, image, expected, size):
+    image.save(tmp_path / name)
+    found = read_image(tmp_path / name, size)
+    assert found.shape == ((size, size) if isinstance(expected, int) else (size, size, 3))
+    assert found.dtype == numpy.uint8
+    lossy = name.lower().endswith(("jpg", "jpeg", "webp"))
+    assert numpy.abs(found.astype(int) - expected).max() <= (4 if lossy else 0)
+
+
+def thirds(width: int, height: int) -> Image.Image:
+    """Return an image that is 10, 20 and 30 in the thirds of its longer side."""
+    levels = numpy.repeat([10, 20, 30], max(width, height) // 3).astype(numpy.uint8)
+    return Image.fromarray(numpy.broadcast_to(levels if width > height else levels[:, None], (height, width)).copy())
+
+
+@pytest.mark.parametrize("width, height", [(24, 8), (8, 24), (48, 16), (12, 4)])
+def test_an_image_that_is_not_square_is_scaled_to_cover_and_cropped_at_its_centre(tmp_path, width, height):
+    thirds(width, height).save(tmp_path / "1.png")
+    found = read_image(tmp_path / "1.png", 8)
+    assert found.shape == (8, 8)
+    assert (found[2:6, 2:6] == 20).all()  # the middle third; its neighbours may blend in where it is scaled
+    if (width, height) in [(24, 8), (8, 24)]:
+        assert (found == 20).all()
+
+
+@pytest.mark.parametrize(
+    "orientation, upright",  # https://www.cipa.jp/std/documents/e/DC-008-2012_E.pdf, tag 274
+    [
+        (1, lambda image: image),
+        (2, numpy.fliplr),
+        (3, lambda image: numpy.rot90(image, 2)),
+        (4, numpy.flipud),
+        (5, lambda image: image.T),
+        (6, lambda image: numpy.rot90(image, -1)),
+        (7, lambda image: numpy.rot90(image, 2).T),
+        (8, numpy.rot90),
+    ],
+)
+def test_an_image_is_turned_as_its_exif_orientation_says(tmp_path, orientation, upright):
+    stored = numpy.arange(64, dtype=numpy.uint8).reshape(8, 8)
+    exif = Image.Exif()
+    exif[274] = orientation
+    Image.fromarray(stored).save(tmp_path / "1.png", exif=exif)
+    assert numpy.array_equal(read_image(tmp_path / "1.png", 8), upright(stored))
+
+
+def test_images_of_many_sizes_become_one_size(tmp_path):
+    sizes = [(1, 1), (8, 8), (3, 40), (40, 3), (100, 75), (9, 8)]
+    images = {
+        f"{split}/{name}/{number}.png": plain(60, size)
+        for split in ("train", "test")
+        for name in ("a", "b")
+        for number, size in enumerate(sizes)
+    }
+    dataset, splits = prepared("image_folder", write_folder(tmp_path / "images", images), tmp_path / "out", 8)
+    assert_consistent(tmp_path / "out", dataset, splits)
+    assert (splits["test"].images == 60).all()
+
+
+def png_of_16_bits(channels: int) -> bytes:
+    """Return a PNG of 8x8 pixels with 16 bits a channel, which Pillow reads but cannot write in colour."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", 8, 8, 16, {1: 0, 2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
+    rows = (b"\0" + bytes(range(16 * channels))) * 8
+    content = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + content
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4], ids=["grey", "grey and alpha", "colour", "colour and alpha"])
+def test_a_png_of_16_bits_is_refused_by_name(tmp_path, channels):
+    path = two_classes(tmp_path / "images")
+    (path / "train/cat/deep.png").write_bytes(png_of_16_bits(channels))
+    refused("image_folder", path, tmp_path / "out", "train/cat/deep.png", "8 bits", image_size=8)
+
+
+@pytest.mark.parametrize("dtype", [numpy.uint16, numpy.int32, numpy.float32])
+def test_a_tiff_of_more_than_8_bits_is_refused_by_name(tmp_path, dtype):
+    path = two_classes(tmp_path / "images")
+    Image.fromarray(numpy.arange(64, dtype=dtype).reshape(8, 8)).save(path / "test/dog/deep.tif")
+    refused("image_folder", path, tmp_path / "out", "test/dog/deep.tif", "8 bits", image_size=8)
+
+
+def noise(mode: str = "RGB") -> Image.Image:
+    values = numpy.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=numpy.uint8)
+    return Image.fromarray(values).convert(mode)
+
+
+@pytest.mark.parametrize("share", [0, 0.02, 0.5, 0.9])
+@pytest.mark.parametrize("ending", ["png", "jpg", "bmp", "tif", "webp", "ppm"])
+def test_a_truncated_image_is_refused_by_name(tmp_path, ending, share):
+    path = write_folder(two_classes(tmp_path / "images", 4, 2), {f"train/dog/cut.{ending}": noise()})
+    file = path / f"train/dog/cut.{ending}"
+    content = file.read_bytes()
+    file.write_bytes(content[: int(share * len(content))])
+    refused("image_folder", path, tmp_path / "out", f"train/dog/cut.{ending}", "not a readable image", image_size=8)
+
+
+@pytest.mark.filterwarnings("ignore")  # Pillow's, of headers that make no sense
+@pytest.mark.parametrize("ending", ["png", "jpg", "tif", "webp"])
+def test_an_image_with_any_damaged_byte_is_read_or_refused(tmp_path, ending):
+    file = tmp_path / f"damaged.{ending}"
+    noise().save(file)
+    content = file.read_bytes()
+    # The headers, at either end of the file, are where a byte decides most.
+    for place in {*range(min(100, len(content))), *range(max(0, len(content) - 150), len(content))}:
+        file.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        try:
+            assert read_image(file, 8).shape[:2] == (8, 8)
+        except UserError as error:
+            assert str(file) in str(error)
+
+
+@pytest.mark.parametrize("content", [b"", b"no image", b"<html></html>"])
+def test_a_file_that_is_no_image_is_refused_by_name(tmp_path, content):
+    path = two_classes(tmp_path / "images")
+    (path / "test/cat/other.jpg").write_bytes(content)
+    refused("image_folder", path, tmp_path / "out", "test/cat/other.jpg", "not a readable image", image_size=8)
+
+
+def test_a_link_to_nowhere_is_refused_by_name(tmp_path):
+    path = two_classes(tmp_path / "images")
+    (path / "test/cat/moved.png").symlink_to(tmp_path / "nowhere.png")
+    refused("image_folder", path, tmp_path / "out", "test/cat/moved.png", image_size=8)
+
+
+def test_a_linked_class_folder_and_linked_images_are_read(tmp_path):
+    path = two_classes(tmp_path / "images")
+    shutil.move(path / "train/cat", tmp_path / "elsewhere")
+    (path / "train/cat").symlink_to(tmp_path / "elsewhere")
+    (path / "train/dog/link.png").symlink_to(path / "train/dog/0.png")
+    dataset, _ = prepared("image_folder", path, tmp_path / "out", 8)
+    assert dataset.images["train"] + dataset.images["validation"] == 17
+
+
+@pytest.mark.parametrize("other", ["notes.txt", ".DS_Store", "Thumbs.db", "._0.png", ".hidden.jpg", "README"])
+def test_hidden_files_and_files_that_are_no_images_are_ignored(tmp_path, other):
+    path = two_classes(tmp_path / "images")
+    expected, _ = prepared("image_folder", path, tmp_path / "before", 8)
+    for folder in (path, path / "train", path / "train/cat", path / "test/dog"):
+        (folder / other).write_bytes(b"\0\5\x16\7 no pixels")
+    assert prepared("image_folder", path, tmp_path / "after", 8)[0] == expected
+
+
+def test_hidden_folders_are_no_classes(tmp_path):
+    path = two_classes(tmp_path / "images")
+    (path / "train/.ipynb_checkpoints").mkdir()
+    dataset, _ = prepared("image_folder", path, tmp_path / "out", 8)
+    assert dataset.classes == ["cat", "dog"]
+
+
+@pytest.mark.parametrize("split, other", [("train", "test"), ("test", "train")])
+def test_a_class_that_is_in_one_split_only_is_refused_by_name(tmp_path, split, other):
+    path = write_folder(two_classes(tmp_path / "images"), {f"{split}/owl/1.png": plain(5)})
+    words = "'owl'", f"{path}/{split} only", f"{path}/{other}"
+    refused("image_folder", path, tmp_path / "out", "dataset.path", *words, image_size=8)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize("content", [[], ["notes.txt"]], ids=["nothing", "no image"])
+def test_a_class_without_images_is_refused_by_name(tmp_path, split, content):
+    path = two_classes(tmp_path / "images")
+    for part in ("train", "test"):
+        write_folder(path, {f"{part}/owl/1.png": plain(5)})
+    (path / split / "owl/1.png").unlink()
+    for name in content:
+        (path / split / "owl" / name).write_text("text")
+    refused("image_folder", path, tmp_path / "out", "dataset.path", f"{split}/owl", "no image", image_size=8)
+
+
+@pytest.mark.parametrize("missing", ["train", "test", ""])
+def test_a_folder_without_a_split_is_refused_with_the_layout_it_needs(tmp_path, missing):
+    path = two_classes(tmp_path / "images")
+    shutil.rmtree(path / missing)
+    words = "dataset.path", f"{path / (missing or 'train')}", "<path>/train/<class>/*"
+    refused("image_folder", path, tmp_path / "out", *words, image_size=8)
+
+
+def test_a_single_class_is_refused(tmp_path):
+    images = {f"{split}/cat/{number}.png": plain(5) for split in ("train", "test") for number in range(4)}
+    path = write_folder(tmp_path / "images", images)
+    refused("image_folder", path, tmp_path / "out", "dataset.path", "2 are needed", image_size=8)
+
+
+def test_too_few_images_to_validate_every_class_are_refused(tmp_path):
+    path = two_classes(tmp_path / "images", train=2)
+    refused("image_folder", path, tmp_path / "out", "dataset.validation_fraction", image_size=8, fraction=0.25)
+
+
+def labelled(*counts: int) -> tuple[numpy.ndarray, numpy.ndarray]:
+    """Return so many images of each class, each with a number of its own as pixels."""
+    labels = numpy.repeat(numpy.arange(len(counts)), counts)
+    return numpy.arange(len(labels), dtype=numpy.uint16)[:, None, None], labels
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.25, 0.5, 0.9])
+def test_a_split_is_disjoint_complete_and_of_equal_shares(fraction):
+    whole = labelled(40, 80, 20)
+    kept, validation = split_validation(whole, fraction)
+    numbers = [images[:, 0, 0].tolist() for images, _ in (kept, validation)]
+    assert sorted(numbers[0] + numbers[1]) == list(range(140))
+    for images, labels in (kept, validation):
+        assert numpy.array_equal(whole[1][images[:, 0, 0]], labels)
+    assert numpy.bincount(validation[1]).tolist() == pytest.approx([40 * fraction, 80 * fraction, 20 * fraction])
+
+
+@pytest.mark.parametrize(
+    "counts, fraction",
+    [((90, 10), 0.1), ((3, 3), 0.5), ((99, 1), 0.1), ((98, 2), 0.1), ((98, 2), 0.97), ((90, 5, 5), 0.1)],
+)
+def test_both_parts_of_a_split_have_every_class_or_it_is_refused(counts, fraction):
+    try:
+        parts = split_validation(labelled(*counts), fraction)
+    except UserError as error:
+        assert f"dataset.validation_fraction: {fraction}" in str(error)
+    else:
+        assert [set(labels) for _, labels in parts] == [set(range(len(counts)))] * 2
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_moments_of_the_channels_are_those_of_numpy(channels):
+    images = numpy.random.default_rng(0).integers(0, 256, (50, channels, 9, 9)) ** 2 // 255
+    mean, std = channel_moments(images.astype(numpy.uint8))
+    assert mean == pytest.approx((images / 255).mean((0, 2, 3)).tolist(), abs=1e-12)
+    assert std == pytest.approx((images / 255).std((0, 2, 3)).tolist(), abs=1e-12)
+
+
+def test_a_channel_that_never_changes_can_still_be_divided_by_its_deviation():
+    images = numpy.full((4, 2, 3, 3), 51, numpy.uint8)
+    images[:2, 1] = 0
+    mean, std = channel_moments(images)
+    assert mean == pytest.approx([0.2, 0.1])
+    assert std == pytest.approx([1 / 255, 0.1])
+
+
+@pytest.fixture
+def listed(tmp_path):
+    """Return an image folder and its listing."""
+    path = two_classes(tmp_path / "images", 2, 2)
+    return path, image_listing(str(path))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda path: (path / "train/cat/0.png").unlink(),
+        lambda path: plain(1).save(path / "test/dog/new.png"),
+        lambda path: noise().save(path / "train/cat/0.png"),
+        lambda path: (path / "train/cat/0.png").rename(path / "train/cat/renamed.png"),
+        lambda path: (path / "train/cat/0.png").rename(path / "train/dog/moved.png"),
+    ],
+    ids=["removed", "added", "replaced", "renamed", "moved"],
+)
+def test_the_listing_changes_with_an_image(listed, change):
+    path, before = listed
+    change(path)
+    assert image_listing(str(path)) != before
+
+
+def test_the_listing_of_a_copy_is_the_same(listed, tmp_path):
+    path, before = listed
+    assert image_listing(str(shutil.copytree(path, tmp_path / "copy"))) == before
+
+
+@pytest.mark.parametrize("other", [".DS_Store", "._0.png", "notes.txt"])
+def test_the_listing_ignores_what_is_no_image(listed, other):
+    path, before = listed
+    (path / "train/cat" / other).write_bytes(b"\0\5\x16\7")
+    assert image_listing(str(path)) == before
+
+
+def test_the_listing_of_a_link_to_nowhere_is_refused_by_name(listed):
+    path, _ = listed
+    (path / "test/cat/moved.png").symlink_to(path / "nowhere.png")
+    with pytest.raises(UserError, match=r"test/cat/moved\.png"):
+        image_listing(str(path))
