@@ -5,7 +5,7 @@ RUN = .venv/bin
 .PHONY: study test format clean
 
 study: .venv/installed
-	$(RUN)/snakemake all
+	$(RUN)/snakemake all --quiet reason
 
 test: .venv/installed
 	$(RUN)/ruff check .

@@ -8,14 +8,13 @@ import urllib.error
 
 import numpy
 
-from elagage.data import SPLITS, Dataset
+from elagage.data import IMAGES, SPLITS, Dataset
 from elagage.errors import UserError
 from elagage.files import sha256, whole_file, write_json
 from elagage.image_folder import image_files, image_folder_classes, read_image
 from elagage.job import job
 from elagage.progress import progress
 
-DIGITS_TEST_IMAGES = 1000  # of 1,797, so that "the first 1,000 test images" exist
 SPLIT_SEED = 0  # one fixed split: results of different studies compare
 Labelled = tuple[numpy.ndarray, numpy.ndarray]  # uint8 [n, height, width(, 3)], int64 [n]
 
@@ -28,7 +27,7 @@ def digits(path: str, size: int | None) -> tuple[Labelled, Labelled, list[str]]:
     loaded = load_digits()
     images = numpy.round(loaded.images * (255 / 16)).astype(numpy.uint8)
     train_images, test_images, train_labels, test_labels = train_test_split(
-        images, loaded.target, test_size=DIGITS_TEST_IMAGES, stratify=loaded.target, random_state=SPLIT_SEED
+        images, loaded.target, test_size=IMAGES["digits"][1], stratify=loaded.target, random_state=SPLIT_SEED
     )
     names = [str(name) for name in loaded.target_names]
     return (_resized(train_images, size), train_labels), (_resized(test_images, size), test_labels), names

@@ -62,7 +62,10 @@ def test_the_configurations_on_offer_are_valid(file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for split in ("train", "test"):
         for name in ("cat", "dog"):
-            (tmp_path / "data/my_images" / split / name).mkdir(parents=True)
+            folder = tmp_path / "data/my_images" / split / name
+            folder.mkdir(parents=True)
+            for index in range(600):
+                (folder / f"{index}.jpg").touch()
     assert configuration([yaml.safe_load(file.read_text())], SCHEMA)["models"]
 
 

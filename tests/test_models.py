@@ -66,6 +66,16 @@ def test_the_depth_of_a_cifar_resnet_counts_its_layers_on_the_longest_path(name)
     assert sum(isinstance(m, nn.Linear) or m.kernel_size == (3, 3) for m in layers) == int(name.removeprefix("resnet"))
 
 
+@pytest.mark.parametrize("size, left", [(32, 8), (28, 7), (8, 2)])
+def test_a_cifar_resnet_halves_the_image_twice(size, left):
+    network = build_network("resnet8", 10, 3).eval()
+    seen = []
+    network.stage3.register_forward_hook(lambda module, inputs, output: seen.append(tuple(output.shape)))
+    with torch.inference_mode():
+        network(torch.zeros(1, 3, size, size))
+    assert seen == [(1, 64, left, left)]
+
+
 @torchvision_once
 @pytest.mark.parametrize(
     "name, count",

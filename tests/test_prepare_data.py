@@ -463,6 +463,7 @@ def noise(mode: str = "RGB") -> Image.Image:
     return Image.fromarray(values).convert(mode)
 
 
+@pytest.mark.filterwarnings("ignore")  # Pillow's, of headers that make no sense
 @pytest.mark.parametrize("share", [0, 0.02, 0.5, 0.9])
 @pytest.mark.parametrize("ending", ["png", "jpg", "bmp", "tif", "webp", "ppm"])
 def test_a_truncated_image_is_refused_by_name(tmp_path, ending, share):
@@ -473,7 +474,7 @@ def test_a_truncated_image_is_refused_by_name(tmp_path, ending, share):
     refused("image_folder", path, tmp_path / "out", f"train/dog/cut.{ending}", "not a readable image", image_size=8)
 
 
-@pytest.mark.filterwarnings("ignore")  # Pillow's, of headers that make no sense
+@pytest.mark.filterwarnings("ignore")  # as above
 @pytest.mark.parametrize("ending", ["png", "jpg", "tif", "webp"])
 def test_an_image_with_any_damaged_byte_is_read_or_refused(tmp_path, ending):
     file = tmp_path / f"damaged.{ending}"
@@ -517,6 +518,12 @@ def test_hidden_files_and_files_that_are_no_images_are_ignored(tmp_path, other):
     for folder in (path, path / "train", path / "train/cat", path / "test/dog"):
         (folder / other).write_bytes(b"\0\5\x16\7 no pixels")
     assert prepared("image_folder", path, tmp_path / "after", 8)[0] == expected
+
+
+def test_an_ending_in_capitals_is_an_image_too(tmp_path):
+    path = two_classes(tmp_path / "images")
+    (path / "test/cat/0.png").rename(path / "test/cat/0.PNG")
+    assert prepared("image_folder", path, tmp_path / "out", 8)[0].images["test"] == 40
 
 
 def test_hidden_folders_are_no_classes(tmp_path):

@@ -123,6 +123,14 @@ def test_all_but_pruned_weights_stays_as_it_was_under_the_same_names(scope):
 
 
 @pytest.mark.parametrize("scope", SCOPES)
+def test_pruned_weights_are_zero_in_every_bit_because_signs_of_zeros_would_not_compress(scope):
+    network = Toy()
+    magnitude_prune(network, scope, 0.75)
+    pruned = torch.cat([layer.weight.flatten() for layer in (network.conv, network.linear)])
+    assert not torch.signbit(pruned[pruned == 0]).any()
+
+
+@pytest.mark.parametrize("scope", SCOPES)
 def test_a_rate_of_0_changes_nothing(scope):
     dense, network = build_network("resnet8", 10, 3), build_network("resnet8", 10, 3)
     assert magnitude_prune(network, scope, 0.0)[0] == 0

@@ -5,6 +5,7 @@ import json
 import pathlib
 import pickle
 
+import numpy
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -56,15 +57,29 @@ def files(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def test_training_writes_a_checkpoint_that_says_where_it_comes_from(tmp_path, dataset):
-    checkpoint, history = trained(dataset, tmp_path / "out", seed=7)
+    # It starts with what the validation labels, each one class too high, call right, and learns what they call wrong.
+    numpy.save(dataset / "validation_labels.npy", (split(dataset, "validation").labels + 1) % 3)
+    (tmp_path / "backwards.py").write_text(
+        "import torch\n"
+        "from torch import nn\n"
+        "def build(num_classes, in_channels):\n"
+        "    linear = nn.Linear(64, 3)\n"
+        "    with torch.no_grad():\n"
+        "        for label in range(3):\n"
+        "            linear.weight[(label + 1) % 3, 24 * label : 24 * label + 16] = 0.5\n"
+        "    return nn.Sequential(nn.Flatten(), linear)\n"
+    )
+    architecture = f"{tmp_path}/backwards.py:build"
+    checkpoint, history = trained(dataset, tmp_path / "out", 7, architecture, learning_rate=0.01, epochs=12)
     best = next(row for row in rows(history) if row["best"] == "True")
+    assert best["epoch"] != "12"
     assert load_checkpoint(checkpoint)[1] == {
         "model": "mine",
-        "architecture": "resnet8",
+        "architecture": architecture,
         "dataset": "toy",
         "seed": 7,
         "epoch": int(best["epoch"]),
-        "validation_accuracy": float(best["validation_accuracy"]),
+        "validation_accuracy": 1.0,
         "torch": torch.__version__,
     }
     assert sorted(files(tmp_path / "out")) == [checkpoint, history]
@@ -78,7 +93,7 @@ def test_the_checkpoint_is_the_best_epoch_of_the_history(tmp_path, dataset):
     loss, accuracy = evaluate(network, normalize, split(dataset, "validation"), torch.device("cpu"))
     best = [row for row in rows(history) if row["best"] == "True"]
     assert [float(row["validation_accuracy"]) for row in best] == [accuracy]
-    assert [float(row["validation_loss"]) for row in best] == pytest.approx([loss], rel=1e-4)
+    assert [float(row["validation_loss"]) for row in best] == pytest.approx([loss], rel=1e-2)  # a GPU may have trained
 
 
 def test_the_history_is_a_table_with_one_row_an_epoch(tmp_path, dataset):
@@ -101,6 +116,12 @@ def test_a_seed_gives_the_same_files_again_and_another_seed_other_files(tmp_path
     assert first == second
     assert first[0] != other[0]
     assert first[1] != other[1]
+
+
+def test_the_seed_decides_the_weights_that_training_starts_from(tmp_path, dataset):
+    checkpoint, _ = trained(dataset, tmp_path / "out", seed=7, learning_rate=1e-12, epochs=1)
+    start = build_network("resnet8", 3, 1, seed=7).conv1.weight
+    torch.testing.assert_close(load_checkpoint(checkpoint)[0]["conv1.weight"], start)
 
 
 def test_training_leaves_the_data_set_as_it_is(tmp_path, dataset):

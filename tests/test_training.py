@@ -199,6 +199,12 @@ def test_evaluation_leaves_weights_and_running_statistics_alone():
     assert state_bytes(network.state_dict()) == before
 
 
+def test_training_moves_the_running_statistics_once_a_step():
+    state, _ = trained(seed=1)  # best of 6 epochs of 3 steps
+    assert state["bn1.num_batches_tracked"].item() in range(3, 19, 3)
+    assert state["bn1.running_mean"].any()
+
+
 def test_evaluation_uses_running_statistics_so_that_companions_do_not_matter():
     network, split = build_network("resnet8", 2, 1).train(), random_split(6)
     together, _ = evaluate(network, Normalize(GREY), split, CPU)

@@ -9,8 +9,9 @@ from collections.abc import Iterable, Mapping
 import jsonschema
 import yaml
 
+from elagage.data import IMAGES
 from elagage.errors import UserError
-from elagage.image_folder import image_folder_classes
+from elagage.image_folder import image_files, image_folder_classes
 
 
 def _is_finite_number(checker, value) -> bool:
@@ -55,6 +56,7 @@ def configuration(parts: Iterable[Mapping], schema_path: str | os.PathLike) -> d
     if mistakes:
         raise UserError("\n".join(f"configuration: {_message(mistake)}" for mistake in mistakes))
     _check_files(config)
+    _check_counts(config)
     return config
 
 
@@ -101,3 +103,19 @@ def _check_files(config: Mapping) -> None:
             raise UserError(
                 f"configuration: models.{name}.weights: there is no file {model['weights']!r} in {os.getcwd()}"
             )
+
+
+def _check_counts(config: Mapping) -> None:
+    """Raise UserError if more calibration or timing images are asked for than there will be."""
+    dataset = config["dataset"]
+    train, test = IMAGES.get(dataset["name"]) or [
+        len(image_files(dataset["path"], split)) for split in ("train", "test")
+    ]
+    train -= math.ceil(train * dataset["validation_fraction"])
+    calibration = config["quantization"]["calibration_images"] if "static" in config["quantization"]["modes"] else 0
+    for key, asked, there, what in (
+        ("quantization.calibration_images", calibration, train, "training images without those for validation"),
+        ("evaluation.latency_images", config["evaluation"]["latency_images"], test, "test images"),
+    ):
+        if asked > there:
+            raise UserError(f"configuration: {key}: {asked} images asked for, but there are only {there} {what}")

@@ -9,6 +9,14 @@ from elagage.errors import UserError
 from elagage.files import read_json
 
 SPLITS = ("train", "validation", "test")
+# Training (before some are kept for validation) and test images of the data sets whose size is known beforehand. Of the
+# 1,797 digits 1,000 are for testing, so that "the first 1,000 test images" exist.
+IMAGES = {
+    "digits": (797, 1000),
+    "cifar10": (50_000, 10_000),
+    "cifar100": (50_000, 10_000),
+    "fashion_mnist": (60_000, 10_000),
+}
 
 
 @dataclasses.dataclass(frozen=True)

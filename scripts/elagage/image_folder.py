@@ -47,7 +47,9 @@ def image_files(path: str, split: str) -> list[tuple[pathlib.Path, int]]:
     files = []
     for index, name in enumerate(image_folder_classes(path)):
         folder = pathlib.Path(path, split, name)
-        found = sorted(file for file in folder.iterdir() if file.suffix.lower() in IMAGE_ENDINGS)
+        # Names with a dot in front are other programs' notes, such as macOS's ._cat.jpg.
+        visible = (file for file in folder.iterdir() if not file.name.startswith("."))
+        found = sorted(file for file in visible if file.suffix.lower() in IMAGE_ENDINGS)
         if not found:
             raise UserError(f"dataset.path: {folder} has no image ({', '.join(IMAGE_ENDINGS)})")
         files += [(file, index) for file in found]
