@@ -4,7 +4,6 @@ import concurrent.futures
 import dataclasses
 import itertools
 import pathlib
-import urllib.error
 
 import numpy
 
@@ -42,8 +41,8 @@ def _torchvision(name: str):
         for train in (True, False):
             try:
                 part = dataset(path, train=train, download=True)
-            except (RuntimeError, urllib.error.URLError, OSError, EOFError) as error:
-                # torchvision checks the archive's MD5 before it opens it.
+            # torchvision checks the MD5 of archives, not of what a killed job left half unpacked.
+            except (RuntimeError, OSError, EOFError, ValueError, AssertionError) as error:
                 raise UserError(
                     f"dataset.name: {name} could not be downloaded to dataset.path {path!r} ({error}); check the "
                     f"network, delete a damaged file there, or put torchvision's {name} files there by hand"
@@ -118,6 +117,12 @@ def split_validation(train: Labelled, fraction: float) -> tuple[Labelled, Labell
         raise UserError(
             f"dataset.validation_fraction: {fraction} of {len(labels)} training images cannot hold every class: {error}"
         ) from error
+    for part in (kept, validation):
+        if absent := set(labels.tolist()) - set(labels[part].tolist()):
+            raise UserError(
+                f"dataset.validation_fraction: {fraction} of {len(labels)} training images leaves one part without "
+                f"class number {min(absent)}; change it, or add images of that class"
+            )
     return (images[kept], labels[kept]), (images[validation], labels[validation])
 
 

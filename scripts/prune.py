@@ -1,5 +1,7 @@
 """Prune a dense checkpoint by magnitude, without any training after it."""
 
+import torch
+
 from elagage.checkpoints import load_checkpoint, load_into, save_checkpoint
 from elagage.data import Dataset
 from elagage.job import job
@@ -9,6 +11,7 @@ from elagage.pruning import magnitude_prune
 
 def prune(dataset_path: str, dense: str, architecture: str, scope: str, rate: float, checkpoint: str) -> None:
     """Write the pruned checkpoint; its provenance holds scope, rate and the counted zeros and weights."""
+    torch.set_num_threads(1)
     dataset = Dataset.read(dataset_path)
     state, provenance = load_checkpoint(dense)
     network = build_network(architecture, len(dataset.classes), dataset.channels)

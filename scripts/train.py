@@ -4,14 +4,15 @@ import csv
 import os
 
 import torch
+from torch import nn
 
 from elagage.checkpoints import save_checkpoint
 from elagage.data import Dataset, Split
 from elagage.files import whole_file
 from elagage.job import job
-from elagage.models import build_network
+from elagage.models import build_network, checked_logits
 from elagage.progress import progress
-from elagage.training import TrainingSettings, default_device, fit
+from elagage.training import Normalize, TrainingSettings, default_device, fit
 
 
 def train(
@@ -30,6 +31,9 @@ def train(
     torch.set_num_threads(threads)
     dataset = Dataset.read(dataset_path)
     network = build_network(architecture, len(dataset.classes), dataset.channels, seed)
+    # Hours of training should not end in the error that exporting such a network would give.
+    deployed = nn.Sequential(Normalize(dataset), network).eval()
+    checked_logits(deployed, torch.from_numpy(validation_split.images[:2]), len(dataset.classes))
     with progress(settings.epochs * len(train_split), " images", f"train {name} seed {seed}") as advance:
         state, history = fit(network, dataset, train_split, validation_split, settings, seed, default_device(), advance)
     best = next(row for row in history if row["best"])

@@ -11,6 +11,7 @@ from elagage.models import build_network
 
 def train_import(dataset_path: str, weights: str, name: str, architecture: str, seed: int, checkpoint: str) -> None:
     """Write the weights, checked against the network, as a dense checkpoint."""
+    torch.set_num_threads(1)
     dataset = Dataset.read(dataset_path)
     network = build_network(architecture, len(dataset.classes), dataset.channels, seed)
     load_into(network, read_weights(weights), f"models.{name}.weights: {weights!r}")

@@ -40,8 +40,9 @@ def read_weights(path: str | os.PathLike) -> dict[str, torch.Tensor]:
     """
     try:
         if pathlib.Path(path).suffix == ".safetensors":
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+            content = load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
@@ -50,7 +51,9 @@ def read_weights(path: str | os.PathLike) -> dict[str, torch.Tensor]:
         ) from error
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
-    if not isinstance(content, Mapping) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+    if not isinstance(content, Mapping) or not all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in content.items()
+    ):
         raise UserError(
             f"weights {str(path)!r}: holds a {type(content).__name__}, not a state dict; "
             f"save it with torch.save(model.state_dict(), ...)"
@@ -74,6 +77,6 @@ def load_into(network: nn.Module, state: Mapping[str, torch.Tensor], source: str
         if name in state and state[name].shape != tensor.shape
     ]
     if mistakes:
-        shown = mistakes[:10] + ([f"and {len(mistakes) - 10} more"] if len(mistakes) > 10 else [])
-        raise UserError(f"{source}: the weights do not fit the network: it {'; it '.join(shown)}")
+        more = f"; and {len(mistakes) - 10} more" if len(mistakes) > 10 else ""
+        raise UserError(f"{source}: the weights do not fit the network: it {'; it '.join(mistakes[:10])}{more}")
     network.load_state_dict(state)

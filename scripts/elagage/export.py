@@ -11,6 +11,7 @@ from torch import nn
 
 from elagage.data import Dataset
 from elagage.errors import UserError
+from elagage.models import checked_logits
 from elagage.onnx_graph import PREPROCESS
 from elagage.training import Normalize
 
@@ -34,7 +35,7 @@ def export_graph(network: nn.Module, dataset: Dataset) -> onnx_ir.Model:
     """
     deployed = _Deployed(network, dataset).eval()
     images = torch.zeros(2, dataset.channels, dataset.image_size, dataset.image_size, dtype=torch.uint8)
-    _logits(deployed, images, len(dataset.classes))
+    checked_logits(deployed, images, len(dataset.classes))
     try:
         program = torch.onnx.export(
             deployed,
@@ -58,31 +59,13 @@ def export_graph(network: nn.Module, dataset: Dataset) -> onnx_ir.Model:
     return graph
 
 
-def _logits(deployed: nn.Module, images: torch.Tensor, classes: int) -> numpy.ndarray:
-    """Return what the network makes of the images; UserError if that raises or is no logits of the classes."""
-    try:
-        with torch.inference_mode():
-            logits = deployed(images)
-    except Exception as error:
-        traceback.print_exc()
-        raise UserError(
-            f"the network's forward pass raised {type(error).__name__} for {len(images)} image(s) of shape "
-            f"{tuple(images.shape[1:])}: {error}"
-        ) from error
-    expected = (len(images), classes)
-    if not isinstance(logits, torch.Tensor) or tuple(logits.shape) != expected:
-        shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-        raise UserError(f"the network returned {shape} for {len(images)} image(s), not logits of shape {expected}")
-    return logits.numpy()
-
-
 def _check_agreement(graph: onnx_ir.Model, deployed: nn.Module, images: torch.Tensor, classes: int) -> None:
     """Raise UserError if the graph differs from the network, for more or fewer images than it was traced with."""
     session = onnxruntime.InferenceSession(onnx_ir.to_proto(graph).SerializeToString())
     generator = torch.Generator().manual_seed(0)
     for count in (1, 3):
         pixels = torch.randint(0, 256, (count, *images.shape[1:]), dtype=torch.uint8, generator=generator)
-        expected = _logits(deployed, pixels, classes)
+        expected = checked_logits(deployed, pixels, classes).numpy()
         try:
             logits = session.run(None, {"image": pixels.numpy()})[0]
         except (Fail, InvalidArgument, RuntimeException) as error:

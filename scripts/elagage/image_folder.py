@@ -39,6 +39,11 @@ def image_folder_classes(path: str) -> list[str]:
     return sorted(classes["train"])
 
 
+def _is_image_name(name: str) -> bool:
+    # Names with a dot in front are other programs' notes, such as macOS's ._cat.jpg.
+    return not name.startswith(".") and name.lower().endswith(IMAGE_ENDINGS)
+
+
 def image_files(path: str, split: str) -> list[tuple[pathlib.Path, int]]:
     """Return the image files of a split with the index of their class, sorted by class and name.
 
@@ -47,9 +52,7 @@ def image_files(path: str, split: str) -> list[tuple[pathlib.Path, int]]:
     files = []
     for index, name in enumerate(image_folder_classes(path)):
         folder = pathlib.Path(path, split, name)
-        # Names with a dot in front are other programs' notes, such as macOS's ._cat.jpg.
-        visible = (file for file in folder.iterdir() if not file.name.startswith("."))
-        found = sorted(file for file in visible if file.suffix.lower() in IMAGE_ENDINGS)
+        found = sorted(file for file in folder.iterdir() if _is_image_name(file.name))
         if not found:
             raise UserError(f"dataset.path: {folder} has no image ({', '.join(IMAGE_ENDINGS)})")
         files += [(file, index) for file in found]
@@ -66,8 +69,16 @@ def image_listing(path: str) -> str:
         for name in image_folder_classes(path):
             with os.scandir(pathlib.Path(path, split, name)) as entries:
                 for entry in sorted(entries, key=lambda entry: entry.name):
-                    digest.update(f"{split}/{name}/{entry.name} {entry.stat().st_size}\n".encode())
+                    if _is_image_name(entry.name):
+                        digest.update(f"{split}/{name}/{entry.name} {_size(entry)}\n".encode())
     return digest.hexdigest()
+
+
+def _size(entry: os.DirEntry) -> int:
+    try:
+        return entry.stat().st_size
+    except OSError as error:
+        raise UserError(f"configuration: dataset.path: {entry.path}: {error.strerror}; remove or replace it") from error
 
 
 def read_image(file: pathlib.Path, size: int) -> numpy.ndarray:
@@ -81,12 +92,15 @@ def read_image(file: pathlib.Path, size: int) -> numpy.ndarray:
 
     try:
         with Image.open(file) as image:
-            if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+            # Pillow opens PNGs of 16 bits a channel as RGB or RGBA, but its decoder's arguments say "RGB;16B".
+            if image.mode in ("I", "F") or image.mode.startswith("I;16") or ";16" in str(getattr(image, "tile", "")):
                 raise UserError(f"{file}: {image.mode} pixels have more than 8 bits; save the image with 8 bits")
             grey = image.mode in ("1", "L", "LA")
             image = ImageOps.exif_transpose(image).convert("L" if grey else "RGB")
             if image.size != (size, size):
                 image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
             return numpy.asarray(image)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # damaged files raise of every kind, TypeError and struct.error too
         raise UserError(f"{file}: not a readable image ({error}); remove or replace it") from error

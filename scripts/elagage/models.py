@@ -93,22 +93,27 @@ def _user_build(architecture: str):
         raise UserError(f"architecture {architecture!r}: there is no file {path!r} in {pathlib.Path.cwd()}")
     spec = importlib.util.spec_from_file_location(f"user_model_{file.stem}", file)
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look for the module of a class
     sys.path.append(str(file.parent.resolve()))  # so that the file can import its neighbours
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         traceback.print_exc()
-        raise UserError(f"architecture {architecture!r}: {path} cannot be imported: {_described(error)}") from error
+        raise UserError(
+            f"architecture {architecture!r}: {path} cannot be imported: {_described(error, file.parent)}"
+        ) from error
     build = getattr(module, function, None)
     if not callable(build):
         raise UserError(f"architecture {architecture!r}: {path} defines no function {function!r}")
     return build
 
 
-def _described(error: Exception) -> str:
-    """Return the error with the place in the user's file where it was raised."""
-    place = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}: {error} ({pathlib.Path(place.filename).name}, line {place.lineno})"
+def _described(error: BaseException, folder: pathlib.Path) -> str:
+    """Return the error with the last place it came through in `folder`, the user's; syntax errors say it themselves."""
+    text = f"{type(error).__name__}: {error}"
+    frames = [(pathlib.Path(frame.filename), frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+    places = [f" ({file.name}, line {line})" for file, line in frames if file.resolve().parent == folder.resolve()]
+    return text + (places[-1] if places and not isinstance(error, SyntaxError) else "")
 
 
 def build_network(architecture: str, num_classes: int, in_channels: int, seed: int = 0) -> nn.Module:
@@ -124,14 +129,32 @@ def build_network(architecture: str, num_classes: int, in_channels: int, seed: i
     build = _user_build(architecture)
     try:
         network = build(num_classes=num_classes, in_channels=in_channels)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         traceback.print_exc()
         raise UserError(
             f"architecture {architecture!r}: the call with num_classes={num_classes}, in_channels={in_channels} "
-            f"raised {_described(error)}"
+            f"raised {_described(error, pathlib.Path(architecture.rpartition(':')[0]).parent)}"
         ) from error
     if not isinstance(network, nn.Module):
         raise UserError(
             f"architecture {architecture!r}: the call returned a {type(network).__name__}, not a torch.nn.Module"
         )
     return network.float()
+
+
+def checked_logits(network: nn.Module, images: torch.Tensor, classes: int) -> torch.Tensor:
+    """Return what the network makes of the images; UserError if that raises or is no logits of the classes."""
+    try:
+        with torch.inference_mode():
+            logits = network(images)
+    except Exception as error:
+        traceback.print_exc()
+        raise UserError(
+            f"the network's forward pass raised {type(error).__name__} for {len(images)} image(s) of shape "
+            f"{tuple(images.shape[1:])}: {error}"
+        ) from error
+    expected = (len(images), classes)
+    if not isinstance(logits, torch.Tensor) or tuple(logits.shape) != expected:
+        shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        raise UserError(f"the network returned {shape} for {len(images)} image(s), not logits of shape {expected}")
+    return logits

@@ -38,6 +38,11 @@ def with_weights(graph: onnx_ir.Model, state: Mapping[str, numpy.ndarray]) -> on
     rewriter.rewrite(graph, pattern_rewrite_rules=FUSE_BATCHNORM)
     onnx_ir.passes.common.DeduplicateInitializersPass(size_limit=2**31)(graph)
     onnx_ir.passes.common.RemoveUnusedNodesPass()(graph)
+    for value in graph.graph.initializers.values():
+        array = value.const_value.numpy()
+        if array.dtype == numpy.float32:
+            # Folding a negative scale made -0.0 of pruned weights, whose signs would not compress.
+            value.const_value = onnx_ir.tensor(array + numpy.float32(0), name=value.name)
     return onnx_ir.to_proto(graph)
 
 

@@ -6,15 +6,24 @@ import torch
 from torch import nn
 from torch.nn.utils import prune
 
+from elagage.errors import UserError
+
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
 
 
 def prunable(network: nn.Module) -> list[tuple[nn.Module, str]]:
     """Return each prunable weight once, as (module, parameter name), however many modules or calls share it."""
     owners = {}
-    for module in network.modules():
+    for name, module in network.named_modules():
         if isinstance(module, LAYERS):
+            if "weight" not in dict(module.named_parameters(recurse=False)):
+                raise UserError(
+                    f"the weight of layer {name!r} is computed from other tensors (weight_norm, spectral_norm, ...), "
+                    f"so its zeros would not last; remove the parametrization before pruning"
+                )
             owners.setdefault(id(module.weight), (module, "weight"))
+    if not owners:
+        raise UserError("the network has no convolution or linear layer, so there is no weight to prune")
     return list(owners.values())
 
 
@@ -40,5 +49,6 @@ def magnitude_prune(network: nn.Module, scope: str, rate: float) -> tuple[int, i
     SCOPES[scope](weights, rate)
     for module, name in weights:
         prune.remove(module, name)  # keeps the Parameter object, so whoever shares it sees the zeros
+        getattr(module, name).data += 0.0  # -0.0 becomes 0.0: the mask leaves signs, which do not compress
     tensors = [getattr(module, name) for module, name in weights]
     return sum(int(torch.count_nonzero(t == 0)) for t in tensors), sum(t.numel() for t in tensors)

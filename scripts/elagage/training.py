@@ -91,6 +91,15 @@ def make_deterministic() -> None:
     torch.backends.cudnn.benchmark = False
 
 
+def require_finite(loss: float, scheduler) -> None:
+    """Raise UserError if the loss is not a finite number."""
+    if not math.isfinite(loss):
+        raise UserError(
+            f"training.learning_rate: the loss became {loss} at a learning rate of "
+            f"{scheduler.get_last_lr()[0]:.3g}; lower training.learning_rate or lengthen training.warmup_epochs"
+        )
+
+
 def train_one_epoch(network, normalize, batches, optimizer, scheduler, advance) -> tuple[float, float]:
     """Take one step a batch; return the mean loss and the accuracy on the images as they were trained on.
 
@@ -102,11 +111,7 @@ def train_one_epoch(network, normalize, batches, optimizer, scheduler, advance) 
         with torch.autocast(images.device.type, torch.bfloat16, enabled=images.device.type == "cuda"):
             logits = network(normalize(images).contiguous(memory_format=torch.channels_last))
         loss = functional.cross_entropy(logits.float(), labels)
-        if not torch.isfinite(loss):
-            raise UserError(
-                f"training.learning_rate: the loss became {loss.item()} at a learning rate of "
-                f"{scheduler.get_last_lr()[0]:.3g}; lower training.learning_rate or lengthen training.warmup_epochs"
-            )
+        require_finite(loss.item(), scheduler)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -185,9 +190,10 @@ def fit(
             network, normalize, images.batches(generator), optimizer, scheduler, advance
         )
         row["validation_loss"], row["validation_accuracy"] = evaluate(network, normalize, validation, device)
+        require_finite(row["validation_loss"], scheduler)
         print(" ".join(f"{key}={value:.6g}" for key, value in row.items()))
         history.append(row)
-        if best is None or row["validation_accuracy"] >= max(r["validation_accuracy"] for r in history):
+        if row["validation_accuracy"] == max(r["validation_accuracy"] for r in history):
             best = epoch, copy.deepcopy(network.state_dict())
     for row in history:
         row["best"] = row["epoch"] == best[0]
