@@ -1,5 +1,6 @@
 """Join all measurements to one row a variant."""
 
+import numpy
 import pandas
 
 from elagage.files import read_json, whole_file
@@ -35,6 +36,7 @@ def measurements(accuracy_path: str, size_path: str, latency_path: str) -> dict:
         "test_images": accuracy["images"],
         "model_size_bytes": size["bytes"],
         **_interval("inference_time{}_ms", time),
+        "dense_time_ms": float(numpy.median(latency["dense_ns"])) / 1e6,
         **_interval("speedup{}", pandas.Series(latency["dense_ns"]) / latency["ns"]),
         "latency_images": len(time),
     }

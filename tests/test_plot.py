@@ -19,7 +19,7 @@ from plot import plot, read_study
 REPOSITORY = pathlib.Path(__file__).parents[1]
 SCOPES = ("local", "global")
 MODES = ("none", "dynamic", "dynamic_conv", "static")
-UNIT = re.compile(r"\((%|ms|kB|MB|nats)\)$")
+UNIT = re.compile(r"\((%|ms|kB|MB|nats|dense fp32 = 1)\)$")
 
 
 def summary(models=("resnet20",), seeds=(0,), scopes=SCOPES, rates=(0.0, 0.5, 0.9), modes=MODES, recoveries=("none",)):
@@ -34,6 +34,7 @@ def summary(models=("resnet20",), seeds=(0,), scopes=SCOPES, rates=(0.0, 0.5, 0.
             | {"accuracy": accuracy, "accuracy_low": accuracy - 0.02, "accuracy_high": accuracy + 0.02}
             | {"model_size_bytes": 1_156_000 if mode == "none" else 368_000}
             | {"inference_time_ms": time, "inference_time_low_ms": 0.9 * time, "inference_time_high_ms": 1.1 * time}
+            | {"dense_time_ms": 1.0, "speedup": 1 / time, "speedup_low": 0.9 / time, "speedup_high": 1.1 / time}
             | {"eager_time_ms": 4.6, "eager_time_low_ms": 4.5, "eager_time_high_ms": 4.8}
         )
     return pandas.DataFrame(rows)
@@ -86,8 +87,7 @@ def test_every_figure_of_every_study_is_drawn_and_says_its_units(name, of):
     for axis in figure.axes:
         texts = {axis.get_xlabel(), axis.get_ylabel()} - {"", "epoch", "learning rate"}
         assert all(UNIT.search(text) for text in texts), texts
-    if name != "training_history":
-        assert all(UNIT.search(axis.get_xlabel()) for axis in figure.axes)
+    assert any(axis.get_xlabel() for axis in figure.axes)  # of stacked panels the lowest alone has one
 
 
 @pytest.mark.parametrize("name", FIGURES)

@@ -9,7 +9,7 @@ from summarize import summarize
 
 PROMISED = {
     *("model", "seed", "scope", "rate", "recovery", "mode", "sparsity", "accuracy", "accuracy_low", "accuracy_high"),
-    *("model_size_bytes", "inference_time_ms", "inference_time_low_ms", "inference_time_high_ms"),
+    *("model_size_bytes", "inference_time_ms", "inference_time_low_ms", "inference_time_high_ms", "dense_time_ms"),
     *("speedup", "speedup_low", "speedup_high", "onnxruntime", "torch", "cpu", "instruction_set"),
 }
 

@@ -208,6 +208,26 @@ def test_an_edited_module_reruns_the_rules_that_use_it(study, module, rerun):
     assert jobs.get("prune", 4) == 4
 
 
+def test_an_edited_model_file_reruns_what_builds_that_model(study):
+    with edited(study / "my_model.py"):
+        jobs = planned(study, "all")
+    assert jobs["train_import"] == jobs["quantize_export"] == jobs["evaluate_latency_eager"] == 1
+    assert jobs["prune"] == 2
+    assert "train" not in jobs
+
+
+def test_other_weights_rerun_that_model(study):
+    weights = study / "my_weights.pt"
+    before, times = weights.read_bytes(), weights.stat()
+    weights.write_bytes(before + b" ")
+    jobs = planned(study, "all")
+    weights.write_bytes(before)
+    os.utime(weights, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert jobs["train_import"] == 1
+    assert jobs["prune"] == 2
+    assert "train" not in jobs
+
+
 def test_one_more_rate_runs_that_rate_alone(study):
     with edited(study / "config/config.yaml", "[0.0, 0.5]", "[0.0, 0.5, 0.7]"):
         jobs = planned(study, "all")

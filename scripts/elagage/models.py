@@ -139,6 +139,8 @@ def build_network(architecture: str, num_classes: int, in_channels: int, seed: i
         raise UserError(
             f"architecture {architecture!r}: the call returned a {type(network).__name__}, not a torch.nn.Module"
         )
+    if not any(True for _ in network.parameters()):
+        raise UserError(f"architecture {architecture!r}: the network has no parameters")
     return network.float()
 
 

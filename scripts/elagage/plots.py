@@ -51,6 +51,8 @@ METRICS = {
     # To 103 %, for markers at 100 % to stay whole.
     "accuracy": Metric("test accuracy (%)", 100, ("accuracy", "accuracy_low", "accuracy_high"), (0, 103)),
     "model_size": Metric("model size (kB)", 1e-3, ("model_size_bytes",)),
+    "speedup": Metric("speed-up\n(dense fp32 = 1)", 1, ("speedup", "speedup_low", "speedup_high")),
+    "relative_time": Metric("time per image (dense fp32 = 1)", 1, ("relative_time",)),
     **{
         name: Metric("inference time per image (ms)", 1, (f"{name}_ms", f"{name}_low_ms", f"{name}_high_ms"))
         for name in ("inference_time", "eager_time")
@@ -152,42 +154,59 @@ def reach(rows: pandas.DataFrame) -> numpy.ndarray | None:
     return lengths if lengths.any() else None
 
 
-def against_rate(study: Study, table: pandas.DataFrame, measured: Metric, column: str, x: str) -> Figure:
-    """Return a panel per model: the metric against the rate, a line for each recovery and value of `column`."""
-    styles, models = line_styles(table, column), table["model"].unique()
-    rates = 100 * numpy.unique(table["rate"])
+def against_rate(study: Study, measures: tuple[Metric, ...], column: str, x: str) -> Figure:
+    """Return a stack of panels per model: metrics against the rate, a line for each recovery and value of `column`."""
+    styles, models = line_styles(study.summary, column), study.summary["model"].unique()
+    rates = 100 * numpy.unique(study.summary["rate"])
     gap = numpy.diff(rates).min() if len(rates) > 1 else 10
     margin = 0.04 * (rates[-1] - rates[0]) + 0.2 * gap
-    figure, axes = panels(len(models))
-    for axis, model in zip(axes[:, 0], models, strict=True):
-        rows = table[table["model"] == model].sort_values("rate", kind="stable")
-        for (key, looks), shift in zip(styles.items(), side_by_side(len(styles), 0.24 * gap), strict=True):
-            line = rows[(rows["recovery"] == key[0]) & (rows[column] == key[1])]
-            axis.errorbar(100 * line["rate"] + shift, line["value"], reach(line), capsize=2, **looks)
-        dense = rows.loc[(rows["rate"] == 0) & (rows["mode"] == "none"), "value"]
-        if measured.columns[0] == "accuracy" and len(dense):
-            axis.axhline(dense.iloc[0], color="0.5", linewidth=0.9, zorder=1.8, label="dense fp32")
-        label(axis, x, measured.label, model)
-        axis.set(xlim=(rates[0] - margin, rates[-1] + margin), ylim=measured.limits)
-    legend(figure, whiskers(study, measured))
+    figure, stacks = panels(len(models), heights=(3.2, 1.5)[: len(measures)])
+    for place, measured in enumerate(measures):
+        table = estimates(study, measured).sort_values("rate", kind="stable")
+        for axis, model in zip(stacks[:, place], models, strict=True):
+            rows = table[table["model"] == model]
+            for (key, looks), shift in zip(styles.items(), side_by_side(len(styles), 0.24 * gap), strict=True):
+                line = rows[(rows["recovery"] == key[0]) & (rows[column] == key[1])]
+                axis.errorbar(100 * line["rate"] + shift, line["value"], reach(line), capsize=2, **looks)
+            dense_reference(axis, study, measured, model)
+            last = place == len(measures) - 1
+            label(axis, x if last else "", measured.label, "" if place else model)
+            axis.set(xlim=(rates[0] - margin, rates[-1] + margin), ylim=measured.limits)
+    legend(figure, whiskers(study, measures[0]))
     return figure
+
+
+def dense_reference(axis: Axes, study: Study, measured: Metric, model: str) -> None:
+    """Draw the dense float32 model in grey: its accuracy, or its time as measured beside the variants of each rate.
+
+    That time changes with the machine, not with the rate: what the variants share with it is no effect of pruning.
+    """
+    rows = study.summary[study.summary["model"] == model]
+    looks = {"color": "0.5", "linewidth": 0.9, "zorder": 1.8}
+    if measured.columns[0] == "accuracy":
+        dense = rows.loc[(rows["rate"] == 0) & (rows["mode"] == "none"), "accuracy"]
+        if len(dense):
+            axis.axhline(measured.scale * dense.mean(), label="dense fp32", **looks)
+    elif measured.columns[0] == "inference_time_ms":
+        times = rows.groupby("rate")["dense_time_ms"].mean()
+        axis.plot(100 * times.index, times, label="dense fp32, timed beside", **looks)
 
 
 def pruning(study: Study, scope: str, name: str) -> Figure:
     """A metric against the rate of one scope, a line for each recovery and mode."""
-    measured = metric(name, study.summary)
-    table = estimates(study, measured)
-    if scope not in set(table["scope"]):
+    rows = study.summary[study.summary["scope"] == scope]
+    if rows.empty:
         raise UserError(f"pruning.scopes: {scope} is not among them, so there is no {scope} pruning to draw; add it")
-    return against_rate(study, table[table["scope"] == scope], measured, "mode", f"{scope} pruning rate (%)")
+    measures = (metric(name, study.summary), *([METRICS["speedup"]] if name == "inference_time" else []))
+    return against_rate(study._replace(summary=rows), measures, "mode", f"{scope} pruning rate (%)")
 
 
 def local_global_accuracy(study: Study) -> Figure:
     """Accuracy of both scopes against the rate, in fp32 if the study has that, else in its first mode."""
     mode = "none" if "none" in set(study.summary["mode"]) else study.summary["mode"].iloc[0]
     measured = METRICS["accuracy"]._replace(label=f"{mode_name(mode)} test accuracy (%)")
-    table = estimates(study, measured)
-    return against_rate(study, table[table["mode"] == mode], measured, "scope", "pruning rate (%)")
+    rows = study.summary[study.summary["mode"] == mode]
+    return against_rate(study._replace(summary=rows), (measured,), "scope", "pruning rate (%)")
 
 
 def digits(value: float) -> str:
@@ -271,11 +290,13 @@ def not_dominated(cost: numpy.ndarray, gain: numpy.ndarray) -> list[bool]:
 
 def pareto(study: Study) -> Figure:
     """Accuracy against size and against time, two panels per model, a line for each recovery, mode and scope."""
+    # Not in ms: absolute times of variants measured at different moments differ by more than most variants do.
+    study = study._replace(summary=study.summary.assign(relative_time=1 / study.summary["speedup"]))
     table = estimates(study, METRICS["accuracy"])
     styles, scopes, models = line_styles(table, "mode"), sorted(table["scope"].unique()), table["model"].unique()
     figure, axes = panels(2 * len(models), columns=2)
     for index, axis in enumerate(axes[:, 0]):
-        cost = metric(("model_size", "inference_time")[index % 2], study.summary)
+        cost = metric(("model_size", "relative_time")[index % 2], study.summary)
         rows = table.assign(cost=estimates(study, cost)["value"])
         rows = rows[rows["model"] == models[index // 2]].sort_values("rate", kind="stable")
         for (recovery, mode, scope), line in rows.groupby(["recovery", "mode", "scope"], sort=False):

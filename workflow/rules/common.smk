@@ -57,6 +57,12 @@ def seeds(model: str) -> list[int]:
     return config["seeds"] if MODELS[model]["weights"] is None else config["seeds"][:1]
 
 
+def user_model(wildcards) -> list[str]:
+    """Return the user's file that defines a model, as an input of every rule that builds the network."""
+    file = MODELS[wildcards.model]["architecture"].rpartition(":")[0]
+    return [file] if file else []
+
+
 def variants() -> list[dict]:
     """Return one row a variant, as in the summary, with the paths of its measurements.
 

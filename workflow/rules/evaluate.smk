@@ -82,6 +82,7 @@ rule evaluate_latency_eager:
         dataset=DATASET,
         dense="results/models/{model}/seed{seed}/dense.safetensors",
         dense_onnx="results/models/{model}/seed{seed}/dense-none.onnx",
+        user_model=user_model,
         code=code("evaluate_latency_eager"),
     output:
         eager="results/models/{model}/seed{seed}/dense.eager.json",

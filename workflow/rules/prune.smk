@@ -5,6 +5,7 @@ rule prune:
     input:
         dataset=DATASET,
         dense="results/models/{model}/seed{seed}/dense.safetensors",
+        user_model=user_model,
         code=code("prune"),
     output:
         checkpoint="results/models/{model}/seed{seed}/{scope}/{rate}/none.safetensors",

@@ -4,6 +4,7 @@
 rule quantize_export:
     input:
         dataset=DATASET,
+        user_model=user_model,
         code=code("quantize_export"),
     output:
         graph="results/models/{model}/graph.onnx",

@@ -6,6 +6,7 @@ rule train:
         **split_arrays("train"),
         **split_arrays("validation"),
         dataset=DATASET,
+        user_model=user_model,
         code=code("train"),
     output:
         checkpoint="results/models/{model}/seed{seed}/dense.safetensors",
@@ -35,6 +36,7 @@ rule train_import:
     input:
         dataset=DATASET,
         weights=lambda wildcards: MODELS[wildcards.model]["weights"],
+        user_model=user_model,
         code=code("train_import"),
     output:
         checkpoint="results/models/{model}/seed{seed}/dense.safetensors",

@@ -1,0 +1,603 @@
+"""Bad input as users produce it: one clear error, before any job if possible, and nothing left behind."""
+
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import numpy
+import pytest
+import torch
+import yaml
+from PIL import Image
+from torch import nn
+
+from elagage.checkpoints import load_into, read_weights
+from elagage.configuration import configuration
+from elagage.errors import UserError
+from elagage.image_folder import image_listing
+from elagage.models import build_network
+from train import train
+from train_import import train_import
+
+REPOSITORY = pathlib.Path(__file__).parent.parent
+SCHEMA = REPOSITORY / "workflow/schemas/config.schema.yaml"
+STUDY = """
+dataset: {name: digits}
+models: {m: {architecture: resnet8}}
+training: {epochs: 1}
+pruning: {scopes: [local], rates: [0.5]}
+quantization: {modes: [none]}
+evaluation: {latency_images: 20}
+"""
+DATASET = "results/data/dataset.json"
+DENSE = "results/models/m/seed0/dense.safetensors"
+
+
+def configured(text: str, *more: str) -> dict:
+    """Return the configuration of one or more YAML texts, as files and --config give it."""
+    return configuration(map(yaml.safe_load, (text, *more)), SCHEMA)
+
+
+def refused(text: str, *words: str) -> str:
+    """Assert that the configuration is refused in lines that hold each of the words; return the message."""
+    with pytest.raises(UserError) as error:
+        configured(text)
+    for word in words:
+        assert word in str(error.value), f"{word!r} is not in: {error.value}"
+    return str(error.value)
+
+
+@pytest.fixture(autouse=True)
+def study(tmp_path, monkeypatch) -> pathlib.Path:
+    """An empty folder for a study, where every test runs."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+# --- the configuration: YAML -> words that the message has to hold
+
+
+MISTAKES = {
+    "unknown table": ("trainings: {epochs: 3}", "trainings", "unknown", "did you mean training?"),
+    "setting at top level": ("epochs: 3", "epochs", "unknown", "training"),
+    "number as table": ("1: 3", "1: unknown"),
+    "unknown nested": ("training: {epoch: 3}", "training.epoch", "unknown", "did you mean epochs?"),
+    "unknown in a model": ("models: {m: {architecture: resnet8, weight: a.pt}}", "models.m.weight", "weights"),
+    "yaml anchor table": ("x: &x {epochs: 3}\ntraining: *x", "x: unknown key"),
+    "no architecture": ("models: {m: {}}", "models.m", "architecture"),
+    "null architecture": ("models: {m: {architecture: }}", "models.m.architecture", "resnet20"),
+    "architecture": ("models: {m: {architecture: vgg16}}", "models.m.architecture", "'vgg16'", "resnet20"),
+    "file alone": ("models: {m: {architecture: my.py}}", "models.m.architecture", "'my.py'", "file.py:function"),
+    "called": ('models: {m: {architecture: "my.py:build()"}}', "models.m.architecture", "my.py:build()"),
+    "no such file": ('models: {m: {architecture: "my.py:build"}}', "models.m.architecture", "'my.py'"),
+    "weights of another kind": ("models: {m: {architecture: resnet8, weights: w.bin}}", "models.m.weights", ".pt"),
+    "no such weights": ("models: {m: {architecture: resnet8, weights: w.pt}}", "models.m.weights", "'w.pt'"),
+    "list of weights": ("models: {m: {architecture: resnet8, weights: [w.pt]}}", "models.m.weights", ".pt"),
+    "no model": ("models: {}", "models"),
+    "no such data set": ("dataset: {name: mnist}", "dataset.name", "'mnist'", "fashion_mnist"),
+    "no image size": ("dataset: {name: image_folder}", "dataset.image_size"),
+    "small images": ("dataset: {image_size: 7}", "dataset.image_size", "7", "8 to 1024"),
+    "large images": ("dataset: {image_size: 2000}", "dataset.image_size", "2000", "8 to 1024"),
+    "oblong images": ("dataset: {image_size: [32, 32]}", "dataset.image_size", "[32, 32]"),
+    "number as path": ("dataset: {path: 5}", "dataset.path", "5"),
+    "empty path": ("dataset: {path: ''}", "dataset.path", "''"),
+    "no validation": ("dataset: {validation_fraction: 0}", "dataset.validation_fraction", "0", "above 0"),
+    "only validation": ("dataset: {validation_fraction: 1}", "dataset.validation_fraction", "1", "below 1"),
+    "no seed": ("seeds: []", "seeds", "one or more"),
+    "null seeds": ("seeds:", "seeds"),
+    "one seed": ("seeds: 3", "seeds", "3"),
+    "negative seed": ("seeds: [-1]", "seeds[0]", "-1", "0 to 4294967295"),
+    "large seed": ("seeds: [4294967296]", "seeds[0]", "4294967296"),
+    "bool seed": ("seeds: [true]", "seeds[0]", "True"),
+    "float seed": ("seeds: [0.5]", "seeds[0]", "0.5"),
+    "same seed": ("seeds: [1, 1]", "seeds", "[1, 1]", "different"),
+    "same octal seed": ("seeds: [010, 8]", "seeds", "[8, 8]"),
+    "no scope": ("pruning: {scopes: []}", "pruning.scopes", "local"),
+    "scope": ("pruning: {scopes: [layer]}", "pruning.scopes[0]", "'layer'", "local or global"),
+    "scope alone": ("pruning: {scopes: local}", "pruning.scopes", "'local'"),
+    "no rate": ("pruning: {rates: []}", "pruning.rates", "one or more"),
+    "rate alone": ("pruning: {rates: 0.5}", "pruning.rates", "0.5"),
+    "negative rate": ("pruning: {rates: [-0.1]}", "pruning.rates[0]", "-0.1", "0 to below 1"),
+    "rate 1": ("pruning: {rates: [0, 1]}", "pruning.rates[1]", "1", "0 to below 1"),
+    "rate that rounds to 1": ("pruning: {rates: [0.99999999999999999]}", "pruning.rates[0]", "0 to below 1"),
+    "percents": ("pruning: {rates: [50]}", "pruning.rates[0]", "50", "0 to below 1"),
+    "percent sign": ("pruning: {rates: [50%]}", "pruning.rates[0]", "'50%'", "0 to below 1"),
+    "decimal comma": ("pruning: {rates: [0,5]}", "pruning.rates[1]", "5", "0 to below 1"),
+    "nan": ("pruning: {rates: [.nan]}", "pruning.rates[0]", "nan", "0 to below 1"),
+    "inf": ("pruning: {rates: [.inf]}", "pruning.rates[0]", "inf", "0 to below 1"),
+    "quoted inf": ("pruning: {rates: ['.inf']}", "pruning.rates[0]", "'.inf'", "0 to below 1"),
+    "bool rate": ("pruning: {rates: [false]}", "pruning.rates[0]", "False"),
+    "1e-3": ("pruning: {rates: [1e-3]}", "pruning.rates[0]", "'1e-3'", "write 0.001"),
+    "same rate": ("pruning: {rates: [0.5, 0.5]}", "pruning.rates", "[0.5, 0.5]", "different"),
+    "0.1 and 0.10": ("pruning: {rates: [0.1, 0.10]}", "pruning.rates", "different"),
+    "0 and 0.0": ("pruning: {rates: [0, 0.0]}", "pruning.rates", "different"),
+    "0.0 and -0.0": ("pruning: {rates: [0.0, -0.0]}", "pruning.rates", "different"),
+    "recovery": ("pruning: {recovery: [finetune]}", "pruning.recovery[0]", "'finetune'"),
+    "no mode": ("quantization: {modes: []}", "quantization.modes", "static"),
+    "mode": ("quantization: {modes: [int8]}", "quantization.modes[0]", "'int8'", "dynamic_conv"),
+    "mode in capitals": ("quantization: {modes: [None]}", "quantization.modes[0]", "'None'", "none"),
+    "null mode": ("quantization: {modes: [~]}", "quantization.modes[0]", "none"),
+    "same mode": ("quantization: {modes: [none, none]}", "quantization.modes", "['none', 'none']"),
+    "no calibration": ("quantization: {calibration_images: 0}", "quantization.calibration_images", "0", "1 or more"),
+    "much calibration": ("quantization: {calibration_images: 718}", "quantization.calibration_images", "718", "717"),
+    "few timings": ("evaluation: {latency_images: 19}", "evaluation.latency_images", "19", "20 or more"),
+    "many timings": ("evaluation: {latency_images: 1001}", "evaluation.latency_images", "1001", "1000"),
+    "no thread": ("evaluation: {threads: 0}", "evaluation.threads", "0", "1 or more"),
+    "threads in words": ("evaluation: {threads: auto}", "evaluation.threads", "'auto'", "1 or more"),
+    "no epoch": ("training: {epochs: 0}", "training.epochs", "0", "1 or more"),
+    "part of an epoch": ("training: {epochs: 1.5}", "training.epochs", "1.5"),
+    "batch of 1": ("training: {batch_size: 1}", "training.batch_size", "1", "2 or more"),
+    "learning rate 0": ("training: {learning_rate: 0}", "training.learning_rate", "0", "above 0"),
+    "learning rate 1e-1": ("training: {learning_rate: 1e-1}", "training.learning_rate", "'1e-1'", "write 0.1"),
+    "infinite learning rate": ("training: {learning_rate: .inf}", "training.learning_rate", "inf"),
+    "momentum 1": ("training: {momentum: 1}", "training.momentum", "1", "below 1"),
+    "negative warm-up": ("training: {warmup_epochs: -1}", "training.warmup_epochs", "-1", "0 or above"),
+    "flip": ("training: {flip: maybe}", "training.flip", "'maybe'", "true or false"),
+}
+
+
+@pytest.mark.parametrize("text, words", [(text, words) for text, *words in MISTAKES.values()], ids=MISTAKES)
+def test_a_mistake_names_key_and_value_and_what_is_allowed(text, words):
+    refused(text, *words)
+
+
+@pytest.mark.parametrize("table", ["dataset", "training", "pruning", "quantization", "evaluation"])
+@pytest.mark.parametrize("value", ["digits", "[1]", "3", "null"])
+def test_a_table_of_another_type_is_told_the_keys_it_may_have(table, value):
+    keys = yaml.safe_load(SCHEMA.read_text())["properties"][table]["properties"]
+    refused(f"{table}: {value}", table, *keys)
+
+
+@pytest.mark.parametrize(
+    "text", ["models: [resnet8]", "models: resnet8", "models: ", "models: {m: resnet8}", "models: {m: }"]
+)
+def test_models_of_another_type_are_told_what_a_model_needs(text):
+    refused(text, "models", "architecture")
+
+
+@pytest.mark.parametrize("part", [["seeds"], "seeds", 3, None])
+def test_a_configuration_that_is_no_table_is_refused(part):
+    with pytest.raises(UserError, match="configuration"):
+        configuration([part], SCHEMA)
+
+
+BAD_NAMES = ["a/b", "..", ".hidden", "my net", "-x", "", "a:b", "é", "{a}", "a ", "a\n", "a\\b", "*"]
+
+
+@pytest.mark.parametrize("name", BAD_NAMES, ids=map(ascii, BAD_NAMES))
+def test_a_model_name_that_is_no_folder_name_is_told_what_it_may_be(name):
+    refused(yaml.safe_dump({"models": {name: {"architecture": "resnet8"}}}), repr(name), "letters, digits")
+
+
+@pytest.mark.parametrize("name", ["1", "1.5", "true", "~", "2024-01-01"])
+def test_a_model_name_that_yaml_reads_as_no_string_is_refused(name):
+    refused(f"models: {{{name}: {{architecture: resnet8}}}}", "models")
+
+
+@pytest.mark.parametrize("text", ["architecture: resnet8", "architecture: resnet8, weights: w.pt"])
+def test_a_line_break_after_a_name_is_refused(study, text):
+    (study / "w.pt\n").touch()
+    key, _, value = text.rpartition(": ")
+    refused(f'models: {{m: {{{key}: "{value}\\n"}}}}', "models.m")
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "dataset.image_size",
+        "training.epochs",
+        "training.batch_size",
+        "quantization.calibration_images",
+        "evaluation.latency_images",
+        "evaluation.threads",
+    ],
+)
+def test_a_whole_number_with_a_point_is_refused(key):
+    """In a job, range(1, 2.0) fails; the JSON schema's own integers include 2.0."""
+    table, _, name = key.partition(".")
+    refused(f"{table}: {{{name}: 32.0}}", key, "32.0")
+
+
+@pytest.mark.parametrize("seeds", ["[1.0]", "[1, 2.0]", "[1.0e+3]"])
+def test_a_seed_with_a_point_is_refused(seeds):
+    refused(f"seeds: {seeds}", "seeds[")
+
+
+def test_the_number_to_write_instead_of_a_string_is_one_that_is_taken():
+    message = refused("seeds: ['7']", "seeds[0]", "'7'")
+    assert "7.0" not in message
+    assert configured("seeds: [7]")["seeds"] == [7]
+
+
+def test_several_mistakes_are_told_at_once():
+    message = refused("seed: [0]\ntraining: {epochs: 0}\npruning: {rates: [2]}", "seed", "training.epochs", "rates[0]")
+    assert len(message.splitlines()) == 3
+
+
+def test_a_rate_is_its_number_however_it_is_written():
+    assert configured("pruning: {rates: [0, 0.10, 1.0e-3]}")["pruning"]["rates"] == [0, 0.1, 0.001]
+
+
+def test_the_last_part_that_states_a_table_replaces_it():
+    config = configured(
+        "models: {a: {architecture: resnet8}}\ntraining: {epochs: 3}\nseeds: [5]",
+        "models: {b: {architecture: resnet20}}\ntraining: {batch_size: 64}",
+    )
+    assert list(config["models"]) == ["b"]
+    assert config["training"]["epochs"] == 30
+    assert config["training"]["batch_size"] == 64
+    assert config["seeds"] == [5]
+
+
+def test_a_mistake_that_a_later_part_replaces_does_not_matter():
+    assert configured("models: 3", "models: {b: {architecture: resnet8}}")["models"].keys() == {"b"}
+
+
+# --- image folders
+
+
+def image_folder(path: pathlib.Path, train: dict[str, int], test: dict[str, int], size: int = 8) -> None:
+    """Write an image folder with so many images a class."""
+    random = numpy.random.default_rng(0)
+    for split, classes in (("train", train), ("test", test)):
+        for name, count in classes.items():
+            (path / split / name).mkdir(parents=True)
+            for index in range(count):
+                pixels = random.integers(0, 255, (size, size, 3), dtype=numpy.uint8)
+                Image.fromarray(pixels).save(path / split / name / f"{index}.png")
+
+
+FOLDER = """
+dataset: {name: image_folder, path: pictures, image_size: 16}
+quantization: {modes: [none]}
+evaluation: {latency_images: 20}
+"""
+
+
+@pytest.mark.parametrize(
+    "train, test, words",
+    [
+        ({}, {}, ["pictures/train", "<path>/train/<class>"]),
+        ({"cat": 2, "dog": 2}, {}, ["pictures/test", "<path>/test/<class>"]),
+        ({"cat": 2, "dog": 2, "emu": 2}, {"cat": 20, "dog": 20}, ["'emu'", "pictures/train only"]),
+        ({"cat": 2, "dog": 2}, {"cat": 20, "dog": 20, "emu": 2}, ["'emu'", "pictures/test only"]),
+        ({"cat": 2, "dog": 0}, {"cat": 20, "dog": 20}, ["pictures/train/dog", "no image"]),
+        ({"cat": 2, "dog": 2}, {"cat": 20, "dog": 0}, ["pictures/test/dog", "no image"]),
+        ({"cat": 2}, {"cat": 20}, ["pictures/train", "1 class", "2 are needed"]),
+        ({"cat": 20, "dog": 20}, {"cat": 2, "dog": 2}, ["evaluation.latency_images", "20", "4 test images"]),
+    ],
+    ids=["missing", "no test", "train only", "test only", "empty train", "empty test", "one class", "few to time"],
+)
+def test_an_image_folder_with_a_fault_is_refused_before_any_job(study, train, test, words):
+    image_folder(study / "pictures", train, test)
+    refused(FOLDER, "dataset.path" if "evaluation" not in words[0] else "evaluation", *words)
+
+
+def test_default_counts_above_those_of_a_small_image_folder_say_what_to_do(study):
+    image_folder(study / "pictures", {"cat": 20, "dog": 20}, {"cat": 12, "dog": 12})
+    with pytest.raises(UserError, match=r"quantization\.calibration_images: 512 .* 36 .*(lower|at most|set|remove)"):
+        configured("dataset: {name: image_folder, path: pictures, image_size: 16}\nevaluation: {latency_images: 24}")
+
+
+def test_names_that_are_not_utf8_are_refused_or_read(study):
+    image_folder(study / "pictures", {"cat": 1, "dog": 1}, {"cat": 1, "dog": 1})
+    try:
+        (study / "pictures/train/cat/0.png").rename(str(study / "pictures/train/cat/\udcff.png"))
+    except OSError:
+        pytest.skip("this file system has UTF-8 names only")
+    try:
+        image_listing("pictures")
+    except UserError as error:
+        assert "pictures/train/cat" in str(error)
+
+
+# --- weights
+
+
+def save_weights(change, path: str = "w.pt") -> None:
+    torch.save({name: change(tensor) for name, tensor in build_network("resnet8", 3, 1).state_dict().items()}, path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tensor: tensor * float("nan") if tensor.is_floating_point() else tensor,
+        lambda tensor: tensor * float("inf") if tensor.is_floating_point() else tensor,
+        lambda tensor: tensor.to(torch.int64),
+        lambda tensor: tensor.to(torch.complex64),
+        lambda tensor: tensor.to_sparse() if tensor.dim() else tensor,
+        lambda tensor: tensor.to("meta"),
+    ],
+    ids=["nan", "infinite", "integers", "complex", "sparse", "without data"],
+)
+def test_weights_that_no_network_could_use_are_refused_by_tensor(dataset, study, change):
+    save_weights(change)
+    with pytest.raises(UserError, match=r"w\.pt.*conv1\.weight"):
+        train_import(dataset / "dataset.json", "w.pt", "m", "resnet8", 0, study / "out/dense.safetensors")
+    assert not list(study.glob("out/**/*"))
+
+
+def test_weights_of_half_precision_are_taken(dataset, study):
+    save_weights(lambda tensor: tensor.half() if tensor.is_floating_point() else tensor)
+    train_import(dataset / "dataset.json", "w.pt", "m", "resnet8", 0, study / "out/dense.safetensors")
+
+
+def test_tensors_that_the_network_lacks_are_named_beside_those_that_the_file_lacks():
+    """A prefix, as torch.compile and Lightning leave it, is seen at once."""
+    network = build_network("resnet8", 3, 1)
+    with pytest.raises(UserError, match=r"(?s)lacks conv1\.weight.*has _orig_mod\.conv1\.weight"):
+        load_into(network, {f"_orig_mod.{name}": tensor for name, tensor in network.state_dict().items()}, "w.pt")
+
+
+@pytest.mark.parametrize(
+    "content", [nn.Linear(2, 2), {"model": {}, "epoch": numpy.float64(3)}], ids=["network", "numpy number"]
+)
+def test_code_in_weights_is_refused_without_advice_to_run_it(content):
+    torch.save(content, "w.pt")
+    with pytest.raises(UserError, match=r"w\.pt.*state_dict\(\)") as error:
+        read_weights("w.pt")
+    for advice in ("weights_only", "trust", "\x1b"):
+        assert advice not in str(error.value)
+
+
+# --- a user's own network
+
+
+OWN = """
+import torch
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self, classes, channels):
+        super().__init__()
+        self.linear = nn.Linear(64 * channels, classes)
+
+    def forward(self, x):
+        return {forward}
+
+
+def build(num_classes, in_channels):
+    return {network}
+"""
+NETWORKS = {
+    "raises": ("self.no_such_layer(x)", "Net(num_classes, in_channels)", "no_such_layer"),
+    "other shape": ("self.linear(x)", "Net(num_classes, in_channels)", "shape"),
+    "fewer classes": ("self.linear(x.flatten(1))", "Net(num_classes - 1, in_channels)", r"\(2, 2\).*\(2, 3\)"),
+    "more classes": ("self.linear(x.flatten(1))", "Net(num_classes + 5, in_channels)", r"\(2, 8\).*\(2, 3\)"),
+    "two results": ("self.linear(x.flatten(1)), x", "Net(num_classes, in_channels)", "tuple"),
+    "a dictionary": ('{"logits": self.linear(x.flatten(1))}', "Net(num_classes, in_channels)", "dict"),
+    "classes": ("self.linear(x.flatten(1)).argmax(1)", "Net(num_classes, in_channels)", r"\(2,\)"),
+    "whole numbers": ("self.linear(x.flatten(1)).long()", "Net(num_classes, in_channels)", "int64"),
+    "nothing to train": ("x", "nn.Flatten()", "parameter"),
+    "all frozen": ("self.linear(x.flatten(1))", "Net(num_classes, in_channels).requires_grad_(False)", "requires_grad"),
+}
+
+
+@pytest.mark.parametrize("forward, network, words", NETWORKS.values(), ids=NETWORKS)
+def test_a_network_that_cannot_learn_is_refused_before_training(dataset, study, forward, network, words):
+    from elagage.data import Split
+    from elagage.training import TrainingSettings
+
+    (study / "own.py").write_text(OWN.replace("{forward}", forward).replace("{network}", network))
+    splits = [Split.read(dataset / f"{s}_images.npy", dataset / f"{s}_labels.npy") for s in ("train", "validation")]
+    settings = TrainingSettings(1, 8, 0.1, 0.9, 0, 0, False)
+    out = study / "out/dense.safetensors", study / "out/history.csv"
+    with pytest.raises(UserError, match=words) as error:
+        train(dataset / "dataset.json", *splits, "m", "own.py:build", 0, settings, 1, *out)
+    assert "own.py:build" in str(error.value)
+    assert not list(study.glob("out/**/*"))
+
+
+# --- the workflow as users run it
+
+
+def snakemake(folder: pathlib.Path, *arguments: str) -> tuple[int, str]:
+    """Run Snakemake in the folder; return its exit status and what it printed."""
+    command = [sys.executable, "-m", "snakemake", "--snakefile", REPOSITORY / "workflow/Snakefile", "--cores", "1"]
+    run = subprocess.run([*command, *arguments], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    return run.returncode, run.stdout.decode(errors="replace")
+
+
+def left(folder: pathlib.Path) -> list[str]:
+    """Return the files in results/ that are no logs."""
+    files = [path.relative_to(folder / "results") for path in folder.glob("results/**/*") if path.is_file()]
+    return sorted(str(file) for file in files if file.parts[0] not in ("logs", "benchmarks"))
+
+
+def fails(folder: pathlib.Path, *arguments: str) -> str:
+    """Assert that Snakemake fails without a traceback and leaves no file but logs; return what it printed."""
+    status, output = snakemake(folder, *arguments)
+    assert status == 1, output
+    assert "Traceback" not in output
+    assert left(folder) == []
+    return output
+
+
+def write_config(folder: pathlib.Path, text: str | bytes) -> None:
+    (folder / "config").mkdir()
+    (folder / "config/config.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
+
+
+def test_a_mistake_is_told_before_any_job_without_a_line_of_code(study):
+    write_config(study, "training: {epoch: 3}")
+    output = fails(study)
+    assert "configuration: training.epoch: unknown key" in output
+    assert "Select jobs" not in output
+    assert 'File "' not in output
+    assert "common.smk" not in output
+
+
+def test_a_study_without_a_configuration_is_told_how_to_name_one(study):
+    output = fails(study)
+    assert f"there is no config/config.yaml in {study}" in output
+    assert "--configfile" in output
+
+
+FILES = {
+    "empty": ("", []),
+    "list": ("- seeds\n", []),
+    "syntax error": ("dataset: {name: digits}\nmodels: [\n", ["line 3"]),
+    "tab": ("dataset:\n\tname: digits\n", ["line 2"]),
+    "key twice": ("seeds: [0]\ntraining: {epochs: 1}\nseeds: [1]\n", ["seeds", "line 3"]),
+    "model twice": ("models:\n  a: {architecture: resnet8}\n  a: {architecture: resnet20}\n", ["a", "line 3"]),
+    "latin-1": ('dataset: {path: "café"}\n'.encode("latin-1"), ["UTF-8"]),
+}
+
+
+@pytest.mark.parametrize("text, words", FILES.values(), ids=FILES)
+def test_a_file_that_is_no_configuration_is_named(study, text, words):
+    write_config(study, text)
+    output = fails(study)
+    assert 'File "' not in output
+    for word in ["config/config.yaml", *words]:
+        assert word in output
+
+
+def test_a_key_that_a_named_file_has_twice_is_refused(study):
+    (study / "study.yaml").write_text("seeds: [0]\nseeds: [1]\n")
+    output = fails(study, "--configfile", "study.yaml")
+    assert "study.yaml" in output
+    assert "seeds" in output
+
+
+def test_a_file_that_does_not_exist_fails(study):
+    """Snakemake reads named files before it reads the workflow, which cannot shorten the traceback."""
+    status, output = snakemake(study, "--configfile", "absent.yaml")
+    assert status == 1
+    assert "absent.yaml" in output
+    assert left(study) == []
+
+
+@pytest.mark.parametrize(
+    "stated, word",
+    [
+        ("seeds=[0,1,2]", "m/seed2/"),
+        ("pruning={rates: [0.25]}", "/0.25/"),
+        ("models={b: {architecture: resnet8}}", "b/"),
+    ],
+)
+def test_numbers_in_lists_and_tables_of_the_command_line_are_numbers(study, stated, word):
+    """The README promises seeds=[0,1,2]; Snakemake hands over ['0', '1', '2']."""
+    write_config(study, STUDY)
+    status, output = snakemake(study, "--dry-run", "all", "--config", stated)
+    assert status == 0, output
+    assert f"results/models/{word}" in output or word in output
+    assert ("models/m/" in output) == (not stated.startswith("models"))
+
+
+def test_a_mistake_on_the_command_line_is_told_like_one_in_a_file(study):
+    write_config(study, STUDY)
+    output = fails(study, "all", "--config", "seeds=[-1]", "trainings=3")
+    assert "seeds[0]: -1 is less than the minimum of 0" in output
+    assert "trainings: unknown key" in output
+
+
+@pytest.mark.parametrize("rate", ["1.5", "e", "0.50", "0.25"])
+def test_a_rate_that_the_study_does_not_have_is_no_target(study, rate):
+    write_config(study, STUDY)
+    output = fails(study, "--dry-run", f"results/models/m/seed0/local/{rate}/none.safetensors")
+    assert "No rule to produce" in output or "MissingInput" in output
+
+
+def test_braces_in_paths_are_no_wildcards(study):
+    (study / "w{x}.pt").touch()
+    image_folder(study / "my {x} pictures", {"cat": 4, "dog": 4}, {"cat": 10, "dog": 10})
+    config = FOLDER.replace("path: pictures", 'path: "my {x} pictures"')
+    write_config(study, config + 'models: {m: {architecture: resnet8, weights: "w{x}.pt"}}\n')
+    status, output = snakemake(study, "--dry-run", DENSE)
+    if status:  # refused is as good, if the key is named
+        assert "models.m.weights" in output or "dataset.path" in output, output
+
+
+def test_a_download_that_fails_says_what_to_do_and_leaves_nothing(study, monkeypatch):
+    for name in ("http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    write_config(study, STUDY.replace("digits", "cifar10"))
+    output = fails(study, DATASET)
+    assert "error: dataset.name: CIFAR10 could not be downloaded to dataset.path 'data'" in output
+    assert "by hand" in output
+
+
+def test_an_unreadable_image_is_named_and_leaves_nothing(study):
+    image_folder(study / "pictures", {"cat": 40, "dog": 40}, {"cat": 10, "dog": 10})
+    (study / "pictures/train/cat/holiday.png").write_text("no image")
+    write_config(study, FOLDER)
+    output = fails(study, DATASET)
+    assert "error: pictures/train/cat/holiday.png: not a readable image" in output
+    assert "remove or replace it" in output
+
+
+def test_a_link_to_no_image_is_named_before_any_job(study):
+    image_folder(study / "pictures", {"cat": 4, "dog": 4}, {"cat": 10, "dog": 10})
+    (study / "pictures/train/cat/holiday.png").symlink_to("nowhere")
+    write_config(study, FOLDER)
+    output = fails(study, "--dry-run")
+    assert "pictures/train/cat/holiday.png" in output
+    assert 'File "' not in output
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory) -> pathlib.Path:
+    """A study whose data set is prepared: copies of it start with the job that meets the bad input."""
+    folder = tmp_path_factory.mktemp("prepared")
+    write_config(folder, STUDY)
+    status, output = snakemake(folder, DATASET)
+    assert status == 0, output
+    return folder
+
+
+class Trap:
+    """An object that creates a file when it is unpickled."""
+
+    def __reduce__(self):
+        return open, ("executed", "w")
+
+
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        (Trap(), ["nothing in it was executed"]),
+        (
+            build_network("resnet8", 7, 1).state_dict(),
+            ["models.m.weights", "linear.weight of shape (7, 64)", "(10, 64)"],
+        ),
+    ],
+    ids=["code", "other classes"],
+)
+def test_bad_weights_are_refused_by_the_job_and_nothing_is_left(study, prepared, content, words):
+    shutil.copytree(prepared, study, dirs_exist_ok=True)
+    torch.save(content, study / "w.pt")
+    config = STUDY.replace("architecture: resnet8", "architecture: resnet8, weights: w.pt")
+    (study / "config/config.yaml").write_text(config)
+    status, output = snakemake(study, DENSE)
+    assert status == 1
+    assert "Traceback" not in output
+    assert not (study / "executed").exists()
+    assert {pathlib.Path(file).parts[0] for file in left(study)} == {"data"}
+    for word in ["error: ", "'w.pt'", *words]:
+        assert word in output
+
+
+def test_a_network_that_raises_is_refused_by_the_job_and_nothing_is_left(study, prepared):
+    shutil.copytree(prepared, study, dirs_exist_ok=True)
+    (study / "own.py").write_text("def build(num_classes, in_channels):\n    raise ValueError('the reason')\n")
+    (study / "config/config.yaml").write_text(STUDY.replace("architecture: resnet8", 'architecture: "own.py:build"'))
+    status, output = snakemake(study, DENSE)
+    assert status == 1
+    assert "Traceback" not in output
+    assert "error: architecture 'own.py:build'" in output
+    assert "the reason (own.py, line 2)" in output
+    assert {pathlib.Path(file).parts[0] for file in left(study)} == {"data"}
+
+
+def test_a_learning_rate_that_diverges_is_named_and_nothing_is_left(study, prepared):
+    shutil.copytree(prepared, study, dirs_exist_ok=True)
+    (study / "config/config.yaml").write_text(STUDY.replace("epochs: 1", "epochs: 1, learning_rate: 1.0e+30"))
+    status, output = snakemake(study, DENSE)
+    assert status == 1
+    assert "Traceback" not in output
+    assert "error: training.learning_rate: the loss became" in output
+    assert "lower training.learning_rate" in output
+    assert {pathlib.Path(file).parts[0] for file in left(study)} == {"data"}
