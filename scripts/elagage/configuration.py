@@ -25,6 +25,39 @@ _Validator = jsonschema.validators.extend(
 )
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML in which a key that stands twice is a mistake: the parser would silently drop the first."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for index, key in enumerate(keys):
+            if key in keys[:index]:
+                raise yaml.constructor.ConstructorError(
+                    problem=f"key {key!r} stands twice", problem_mark=node.value[index][0].start_mark
+                )
+        return super().construct_mapping(node, deep)
+
+
+def read_file(path: str | os.PathLike) -> dict:
+    """Return the content of a configuration file (YAML, or JSON, which is YAML too).
+
+    Raises UserError with file and line if it is missing, is no YAML, states a key twice or is no table.
+    """
+    try:
+        content = yaml.load(pathlib.Path(path).read_text(encoding="utf-8"), _Loader)
+    except FileNotFoundError as error:
+        raise UserError(f"there is no {path} in {os.getcwd()}; name one with --configfile") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not encoded in UTF-8: {error}; save it as UTF-8") from error
+    except (yaml.YAMLError, OSError) as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"line {mark.line + 1}: " if mark else ""
+        raise UserError(f"{path}: {place}{getattr(error, 'problem', None) or error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: holds {content!r}, not a table of keys and values such as seeds: [0]")
+    return content
+
+
 def complete(value, schema: Mapping):
     """Return `value` with every key that it leaves out at the schema's default, tables inside it too."""
     if not isinstance(value, Mapping):

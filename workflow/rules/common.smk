@@ -3,12 +3,12 @@
 import ast
 import sys
 
-from snakemake.common.configfile import load_configfile
+from snakemake.logging import logger
 
 REPOSITORY = Path(workflow.basedir).parent
 sys.path.insert(0, str(REPOSITORY / "scripts"))
 
-from elagage.configuration import configuration
+from elagage.configuration import configuration, read_file
 from elagage.errors import UserError
 from elagage.image_folder import image_listing
 
@@ -18,12 +18,11 @@ def read_configuration() -> dict:
     files = workflow.config_settings.configfiles or [Path("config/config.yaml")]
     schema = f"{workflow.basedir}/schemas/config.schema.yaml"
     try:
-        for file in files:
-            if not Path(file).is_file():
-                raise UserError(f"there is no {file} in {Path.cwd()}; name one with --configfile")
-        return configuration([*map(load_configfile, files), workflow.config_settings.config], schema)
+        return configuration([*map(read_file, files), workflow.config_settings.config], schema)
     except UserError as error:
-        raise WorkflowError(str(error)) from None
+        # A WorkflowError would be shown with the lines of this file, which are no help to whom it is for.
+        logger.error(str(error))
+        sys.exit(1)
 
 
 def code(script: str) -> list[str]:
