@@ -7,7 +7,7 @@ from elagage.data import Dataset
 from elagage.export import export_graph
 from elagage.files import whole_file
 from elagage.job import job
-from elagage.models import build_network
+from elagage.models import build_network, naming
 
 
 def quantize_export(dataset_path: str, architecture: str, graph: str) -> None:
@@ -15,7 +15,8 @@ def quantize_export(dataset_path: str, architecture: str, graph: str) -> None:
     torch.set_num_threads(1)
     dataset = Dataset.read(dataset_path)
     network = build_network(architecture, len(dataset.classes), dataset.channels)
-    model = export_graph(network, dataset)
+    with naming(architecture):
+        model = export_graph(network, dataset)
     with whole_file(graph) as temporary:
         onnx_ir.save(model, temporary)
 

@@ -8,9 +8,10 @@ from torch import nn
 
 from elagage.checkpoints import save_checkpoint
 from elagage.data import Dataset, Split
+from elagage.errors import UserError
 from elagage.files import whole_file
 from elagage.job import job
-from elagage.models import build_network, checked_logits
+from elagage.models import build_network, checked_logits, naming
 from elagage.progress import progress
 from elagage.training import Normalize, TrainingSettings, default_device, fit
 
@@ -33,7 +34,10 @@ def train(
     network = build_network(architecture, len(dataset.classes), dataset.channels, seed)
     # Hours of training should not end in the error that exporting such a network would give.
     deployed = nn.Sequential(Normalize(dataset), network).eval()
-    checked_logits(deployed, torch.from_numpy(validation_split.images[:2]), len(dataset.classes))
+    with naming(architecture):
+        checked_logits(deployed, torch.from_numpy(validation_split.images[:2]), len(dataset.classes))
+        if not any(parameter.requires_grad for parameter in network.parameters()):
+            raise UserError("no parameter has requires_grad, so there is nothing to train; give its weights instead")
     with progress(settings.epochs * len(train_split), " images", f"train {name} seed {seed}") as advance:
         state, history = fit(network, dataset, train_split, validation_split, settings, seed, default_device(), advance)
     best = next(row for row in history if row["best"])

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import pickle
 from collections.abc import Mapping
 
 import safetensors
@@ -12,6 +13,8 @@ from torch import nn
 
 from elagage.errors import UserError
 from elagage.files import whole_file
+
+SHOWN = 5  # tensors of each kind of mistake in a message
 
 
 def save_checkpoint(path: str | os.PathLike, state: Mapping[str, torch.Tensor], provenance: Mapping) -> None:
@@ -44,7 +47,9 @@ def read_weights(path: str | os.PathLike) -> dict[str, torch.Tensor]:
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        # Of an UnpicklingError the text advises to load the file without protection.
+        text = "" if isinstance(error, pickle.UnpicklingError) else str(error).strip()
+        reason = text.splitlines()[0] if text else type(error).__name__
         raise UserError(
             f"weights {str(path)!r}: not a readable file of tensors alone ({reason}); nothing in it was executed; "
             f"save it again with safetensors or torch.save(model.state_dict(), ...)"
@@ -69,14 +74,27 @@ def load_into(network: nn.Module, state: Mapping[str, torch.Tensor], source: str
     Raises UserError that names every tensor that is missing, left over or of another shape.
     """
     expected = network.state_dict()
-    mistakes = [f"lacks {name} {tuple(tensor.shape)}" for name, tensor in expected.items() if name not in state]
-    mistakes += [f"has {name}, which the network lacks" for name in state if name not in expected]
-    mistakes += [
-        f"has {name} of shape {tuple(state[name].shape)}, the network {tuple(tensor.shape)}"
-        for name, tensor in expected.items()
-        if name in state and state[name].shape != tensor.shape
+    kinds = [
+        [f"lacks {name} {tuple(tensor.shape)}" for name, tensor in expected.items() if name not in state],
+        [f"has {name}, which the network lacks" for name in state if name not in expected],
+        [f"has {name} {why}" for name in expected if name in state if (why := _unfit(state[name], expected[name]))],
     ]
+    mistakes = [mistake for kind in kinds for mistake in kind[:SHOWN]]
     if mistakes:
-        more = f"; and {len(mistakes) - 10} more" if len(mistakes) > 10 else ""
-        raise UserError(f"{source}: the weights do not fit the network: it {'; it '.join(mistakes[:10])}{more}")
+        rest = sum(map(len, kinds)) - len(mistakes)
+        more = f"; and {rest} more" if rest else ""
+        raise UserError(f"{source}: the weights do not fit the network: it {'; it '.join(mistakes)}{more}")
     network.load_state_dict(state)
+
+
+def _unfit(given: torch.Tensor, expected: torch.Tensor) -> str | None:
+    """Return why a tensor cannot take the place of the expected one, or None."""
+    if given.shape != expected.shape:
+        return f"of shape {tuple(given.shape)}, the network {tuple(expected.shape)}"
+    if given.layout != torch.strided or given.is_meta:
+        return "that is sparse or without data; save it as a dense tensor"
+    if given.is_complex() or (expected.is_floating_point() and not given.is_floating_point()):
+        return f"of type {given.dtype}, the network {expected.dtype}"
+    if not torch.isfinite(given).all():
+        return "with values that are not finite"
+    return None

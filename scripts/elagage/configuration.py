@@ -18,10 +18,16 @@ def _is_finite_number(checker, value) -> bool:
     return jsonschema.Draft202012Validator.TYPE_CHECKER.is_type(value, "number") and math.isfinite(value)
 
 
-# Comparisons with .nan are all false, so minimum and maximum would let it pass.
+def _is_whole_number(checker, value) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+# Comparisons with .nan are all false, so minimum and maximum would let it pass; 1.0 is an integer to JSON Schema.
 _Validator = jsonschema.validators.extend(
     jsonschema.Draft202012Validator,
-    type_checker=jsonschema.Draft202012Validator.TYPE_CHECKER.redefine("number", _is_finite_number),
+    type_checker=jsonschema.Draft202012Validator.TYPE_CHECKER.redefine_many(
+        {"number": _is_finite_number, "integer": _is_whole_number}
+    ),
 )
 
 
@@ -56,6 +62,15 @@ def read_file(path: str | os.PathLike) -> dict:
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds {content!r}, not a table of keys and values such as seeds: [0]")
     return content
+
+
+def read_command_line(value):
+    """Return what `--config` gave with numbers in lists and tables as numbers: Snakemake hands them on as text."""
+    if isinstance(value, Mapping):
+        return {key: read_command_line(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [read_command_line(part) for part in value]
+    return yaml.safe_load(value) if isinstance(value, str) else value
 
 
 def complete(value, schema: Mapping):
@@ -110,8 +125,13 @@ def _message(mistake: jsonschema.ValidationError) -> str:
         return f"{place}: {mistake.message}"
     text = f"{place or 'the whole'}: {mistake.message}"
     if isinstance(mistake.instance, str) and mistake.validator == "type" and _reads_as_number(mistake.instance):
-        text += f" (YAML reads {mistake.instance} as a string: write {float(mistake.instance)!r})"
-    return f"{text}. Allowed: {mistake.schema.get('description', '')}"
+        number = float(mistake.instance)
+        written = int(number) if mistake.validator_value == "integer" and number.is_integer() else number
+        text += f" (YAML reads {mistake.instance!r} as text: write {written!r})"
+    allowed = mistake.schema.get("description", "")
+    if mistake.validator == "type" and "properties" in mistake.schema:
+        allowed = f"a table of {', '.join(mistake.schema['properties'])}"
+    return f"{text}. Allowed: {allowed}"
 
 
 def _reads_as_number(text: str) -> bool:
@@ -151,4 +171,6 @@ def _check_counts(config: Mapping) -> None:
         ("evaluation.latency_images", config["evaluation"]["latency_images"], test, "test images"),
     ):
         if asked > there:
-            raise UserError(f"configuration: {key}: {asked} images asked for, but there are only {there} {what}")
+            raise UserError(
+                f"configuration: {key}: {asked} images asked for, but there are only {there} {what}; lower it"
+            )

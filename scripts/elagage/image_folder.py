@@ -70,7 +70,7 @@ def image_listing(path: str) -> str:
             with os.scandir(pathlib.Path(path, split, name)) as entries:
                 for entry in sorted(entries, key=lambda entry: entry.name):
                     if _is_image_name(entry.name):
-                        digest.update(f"{split}/{name}/{entry.name} {_size(entry)}\n".encode())
+                        digest.update(f"{split}/{name}/{entry.name} {_size(entry)}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()
 
 

@@ -1,10 +1,12 @@
 """Networks by name: CIFAR ResNets, torchvision's ResNets with a small-image stem, and the user's own."""
 
+import contextlib
 import functools
 import importlib.util
 import pathlib
 import sys
 import traceback
+from collections.abc import Iterator
 
 import torch
 from torch import nn
@@ -144,6 +146,15 @@ def build_network(architecture: str, num_classes: int, in_channels: int, seed: i
     return network.float()
 
 
+@contextlib.contextmanager
+def naming(architecture: str) -> Iterator[None]:
+    """Let the errors of a network that a user can mend start with its architecture."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"architecture {architecture!r}: {error}") from error
+
+
 def checked_logits(network: nn.Module, images: torch.Tensor, classes: int) -> torch.Tensor:
     """Return what the network makes of the images; UserError if that raises or is no logits of the classes."""
     try:
@@ -156,7 +167,7 @@ def checked_logits(network: nn.Module, images: torch.Tensor, classes: int) -> to
             f"{tuple(images.shape[1:])}: {error}"
         ) from error
     expected = (len(images), classes)
-    if not isinstance(logits, torch.Tensor) or tuple(logits.shape) != expected:
-        shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-        raise UserError(f"the network returned {shape} for {len(images)} image(s), not logits of shape {expected}")
+    if not isinstance(logits, torch.Tensor) or tuple(logits.shape) != expected or logits.dtype != torch.float32:
+        what = f"{logits.dtype} {tuple(logits.shape)}" if isinstance(logits, torch.Tensor) else type(logits).__name__
+        raise UserError(f"the network returned {what} for {len(images)} image(s), not float32 logits {expected}")
     return logits

@@ -8,7 +8,7 @@ from snakemake.logging import logger
 REPOSITORY = Path(workflow.basedir).parent
 sys.path.insert(0, str(REPOSITORY / "scripts"))
 
-from elagage.configuration import configuration, read_file
+from elagage.configuration import configuration, read_command_line, read_file
 from elagage.errors import UserError
 from elagage.image_folder import image_listing
 
@@ -16,11 +16,18 @@ from elagage.image_folder import image_listing
 def read_configuration() -> dict:
     """Return the checked configuration: of the files given, else config/config.yaml, and of --config."""
     files = workflow.config_settings.configfiles or [Path("config/config.yaml")]
-    schema = f"{workflow.basedir}/schemas/config.schema.yaml"
+    stated = read_command_line(workflow.config_settings.config)
+    return configuration([*map(read_file, files), stated], f"{workflow.basedir}/schemas/config.schema.yaml")
+
+
+def or_exit(function, *arguments):
+    """Return what the function returns, or end with the message of its UserError alone.
+
+    A WorkflowError would be shown with the lines of this file, which are no help to whom the message is for.
+    """
     try:
-        return configuration([*map(read_file, files), workflow.config_settings.config], schema)
+        return function(*arguments)
     except UserError as error:
-        # A WorkflowError would be shown with the lines of this file, which are no help to whom it is for.
         logger.error(str(error))
         sys.exit(1)
 
@@ -93,7 +100,7 @@ def caption(figure: str) -> str:
     return f"../report/{re.sub('^(local|global)_pruning', 'pruning', figure)}.rst"
 
 
-config = read_configuration()
+config = or_exit(read_configuration)
 MODELS = config["models"]
 TRAINED = [model for model in MODELS if MODELS[model]["weights"] is None]
 SCOPES = config["pruning"]["scopes"]
@@ -102,13 +109,14 @@ MODES = config["quantization"]["modes"]
 VARIANTS = variants()
 MODEL_SEEDS = [f"{model}/seed{seed}" for model in MODELS for seed in seeds(model)]
 DATASET = "results/data/dataset.json"
+LISTING = or_exit(image_listing, config["dataset"]["path"]) if config["dataset"]["name"] == "image_folder" else None
 
 
 wildcard_constraints:
     model="|".join(map(re.escape, MODELS)),
     seed=r"\d+",
     scope="local|global",
-    rate=r"[\d.e-]+",
+    rate="|".join(re.escape(str(rate)) for rate in RATES),
     recovery="none",
-    checkpoint=r"dense|(local|global)/[\d.e-]+/none",
+    checkpoint=f"dense|(local|global)/({'|'.join(re.escape(str(rate)) for rate in RATES)})/none",
     mode="none|dynamic|dynamic_conv|static",

@@ -23,7 +23,7 @@ rule prepare_data:
     params:
         **config["dataset"],
         # Never read by the script: another image added, removed or of another size makes the job run again.
-        listing=image_listing(config["dataset"]["path"]) if config["dataset"]["name"] == "image_folder" else None,
+        listing=LISTING,
     message:
         "Decode the data set"
     script:
