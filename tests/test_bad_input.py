@@ -134,7 +134,6 @@ MISTAKES = {
     "no epoch": ("training: {epochs: 0}", "training.epochs", "0", "1 or more"),
     "part of an epoch": ("training: {epochs: 1.5}", "training.epochs", "1.5"),
     "batch of 1": ("training: {batch_size: 1}", "training.batch_size", "1", "2 or more"),
-    "batch above the images": ("training: {batch_size: 718}", "training.batch_size", "718", "717"),
     "learning rate 0": ("training: {learning_rate: 0}", "training.learning_rate", "0", "above 0"),
     "learning rate 1e-1": ("training: {learning_rate: 1e-1}", "training.learning_rate", "'1e-1'", "write 0.1"),
     "infinite learning rate": ("training: {learning_rate: .inf}", "training.learning_rate", "inf"),

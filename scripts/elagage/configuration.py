@@ -35,12 +35,15 @@ class _Loader(yaml.SafeLoader):
     """YAML in which a key that stands twice is a mistake: the parser would silently drop the first."""
 
     def construct_mapping(self, node, deep=False):
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for index, key in enumerate(keys):
-            if key in keys[:index]:
+        seen = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
+                continue
+            if key.value in seen:
                 raise yaml.constructor.ConstructorError(
-                    problem=f"key {key!r} stands twice", problem_mark=node.value[index][0].start_mark
+                    problem=f"key {key.value!r} stands twice", problem_mark=key.start_mark
                 )
+            seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 
@@ -70,7 +73,10 @@ def read_command_line(value):
         return {key: read_command_line(part) for key, part in value.items()}
     if isinstance(value, list):
         return [read_command_line(part) for part in value]
-    return yaml.safe_load(value) if isinstance(value, str) else value
+    try:
+        return yaml.safe_load(value) if isinstance(value, str) else value
+    except yaml.YAMLError:
+        return value
 
 
 def complete(value, schema: Mapping):
