@@ -171,6 +171,7 @@ def against_rate(study: Study, measures: tuple[Metric, ...], column: str, x: str
             dense_reference(axis, study, measured, model)
             last = place == len(measures) - 1
             label(axis, x if last else "", measured.label, "" if place else model)
+            axis.margins(y=0.1)  # room for the markers of the highest values
             axis.set(xlim=(rates[0] - margin, rates[-1] + margin), ylim=measured.limits)
     legend(figure, whiskers(study, measures[0]))
     return figure
