@@ -19,6 +19,7 @@ from elagage.errors import UserError
 from elagage.image_folder import image_listing
 from elagage.models import build_network
 from elagage.training import TrainingSettings
+from prune import prune
 from train import train
 from train_import import train_import
 
@@ -205,15 +206,22 @@ def test_a_whole_number_with_a_point_is_refused(key):
     refused(f"{table}: {{{name}: 32.0}}", key, "32.0")
 
 
+def test_weights_that_the_study_itself_makes_are_refused(study):
+    """The job that imports them would wait for itself."""
+    (study / DENSE).parent.mkdir(parents=True)
+    (study / DENSE).touch()
+    refused(f"models: {{m: {{architecture: resnet8, weights: {DENSE}}}}}", "models.m.weights", DENSE)
+
+
 @pytest.mark.parametrize("seeds", ["[1.0]", "[1, 2.0]", "[1.0e+3]"])
 def test_a_seed_with_a_point_is_refused(seeds):
     refused(f"seeds: {seeds}", "seeds[")
 
 
-def test_the_number_to_write_instead_of_a_string_is_one_that_is_taken():
-    message = refused("seeds: ['7']", "seeds[0]", "'7'")
-    assert "7.0" not in message
-    assert configured("seeds: [7]")["seeds"] == [7]
+@pytest.mark.parametrize("text", ["seeds: ['32']", "dataset: {image_size: '32'}", "training: {epochs: '32'}"])
+def test_the_number_to_write_instead_of_a_string_is_one_that_is_taken(text):
+    assert "write 32)" in refused(text, "'32'")
+    configured(text.replace("'", ""))
 
 
 def test_several_mistakes_are_told_at_once():
@@ -412,11 +420,18 @@ def test_tensors_that_the_network_lacks_are_named_beside_those_that_the_file_lac
         load_into(network, {f"_orig_mod.{name}": tensor for name, tensor in network.state_dict().items()}, "w.pt")
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
 @pytest.mark.parametrize(
-    "content", [nn.Linear(2, 2), {"model": {}, "epoch": numpy.float64(3)}], ids=["network", "numpy number"]
+    "save",
+    [
+        lambda: torch.save(nn.Linear(2, 2), "w.pt"),
+        lambda: torch.save({"model": {}, "epoch": numpy.float64(3)}, "w.pt"),
+        lambda: torch.jit.script(nn.Linear(2, 2)).save("w.pt"),
+    ],
+    ids=["network", "numpy number", "TorchScript"],
 )
-def test_code_in_weights_is_refused_without_advice_to_run_it(content):
-    torch.save(content, "w.pt")
+def test_code_in_weights_is_refused_without_advice_to_run_it(save):
+    save()
     with pytest.raises(UserError, match=r"w\.pt.*state_dict\(\)") as error:
         read_weights("w.pt")
     for advice in ("weights_only", "trust", "\x1b"):
@@ -466,6 +481,23 @@ def test_a_network_that_cannot_learn_is_refused_before_training(dataset, study, 
     with pytest.raises(UserError, match=words) as error:
         train(dataset / "dataset.json", *splits, "m", "own.py:build", 0, settings, 1, *out)
     assert "own.py:build" in str(error.value)
+    assert not list(study.glob("out/**/*"))
+
+
+def test_a_network_without_a_layer_to_prune_is_named(dataset, study):
+    text = OWN.replace("{forward}", "x").replace("{network}", "nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64))")
+    (study / "own.py").write_text(text)
+    torch.save({f"1.{name}": tensor for name, tensor in nn.BatchNorm1d(64).state_dict().items()}, "w.pt")
+    train_import(dataset / "dataset.json", "w.pt", "m", "own.py:build", 0, study / "dense.safetensors")
+    with pytest.raises(UserError, match=r"own\.py:build.*no convolution or linear layer"):
+        prune(
+            dataset / "dataset.json",
+            "dense.safetensors",
+            "own.py:build",
+            "local",
+            0.5,
+            study / "out/pruned.safetensors",
+        )
     assert not list(study.glob("out/**/*"))
 
 
