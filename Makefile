@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 RUN = .venv/bin
 
-.PHONY: study test format clean
+.PHONY: study test format clean help
 
 study: .venv/installed
 	$(RUN)/snakemake all --quiet reason
@@ -22,6 +22,12 @@ format: .venv/installed
 # Removes results and caches, not .venv.
 clean:
 	rm -rf results .snakemake .pytest_cache .ruff_cache
+
+help:
+	@echo "make         install what is needed and run the default study"
+	@echo "make test    run all checks"
+	@echo "make format  format code and workflow"
+	@echo "make clean   remove results and caches"
 
 .venv/installed: requirements.txt requirements-test.txt requirements-lock.txt
 	@command -v $(PYTHON) >/dev/null || { echo "make: there is no $(PYTHON); name a Python 3.11 with 'make PYTHON=...'" >&2; exit 1; }

@@ -158,7 +158,7 @@ def against_rate(study: Study, measures: tuple[Metric, ...], column: str, x: str
     """Return a stack of panels per model: metrics against the rate, a line for each recovery and value of `column`."""
     styles, models = line_styles(study.summary, column), study.summary["model"].unique()
     rates = 100 * numpy.unique(study.summary["rate"])
-    gap = numpy.diff(rates).min() if len(rates) > 1 else 10
+    gap = min([10, *numpy.diff(rates)])  # points shifted by more would read as other rates
     margin = 0.04 * (rates[-1] - rates[0]) + 0.2 * gap
     figure, stacks = panels(len(models), heights=(3.2, 1.5)[: len(measures)])
     for place, measured in enumerate(measures):
@@ -278,7 +278,7 @@ def training_history(study: Study) -> Figure:
         texts = (("", "loss (nats)", model), ("", "accuracy (%)"), ("epoch", "learning rate"))
         for axis, text, top in zip(axes, texts, (None, 103, None), strict=True):
             label(axis, *text)
-            axis.set_ylim(0, top)
+            axis.set(xlim=(0.5, study.history["epoch"].max() + 0.5), ylim=(0, top))
             axis.xaxis.get_major_locator().set_params(integer=True)
     legend(figure)
     return figure
@@ -309,6 +309,7 @@ def pareto(study: Study) -> Figure:
             axis.plot([], [], color="0.4", linestyle=LINES[3 * place], linewidth=0.8, label=scope)
         axis.plot(best["cost"], best["value"], "ok", fillstyle="none", markersize=11, label="not dominated")
         label(axis, cost.label, METRICS["accuracy"].label, models[index // 2])
+        axis.margins(x=0.1)  # room for the circles of the largest
         axis.set(xlim=cost.limits, ylim=METRICS["accuracy"].limits)
     legend(figure, f"mean of {study.seeds} seeds" if study.seeds > 1 else None)
     return figure
