@@ -5,7 +5,7 @@ import torch
 from elagage.checkpoints import load_checkpoint, load_into, save_checkpoint
 from elagage.data import Dataset
 from elagage.job import job
-from elagage.models import build_network
+from elagage.models import build_network, naming
 from elagage.pruning import magnitude_prune
 
 
@@ -16,7 +16,8 @@ def prune(dataset_path: str, dense: str, architecture: str, scope: str, rate: fl
     state, provenance = load_checkpoint(dense)
     network = build_network(architecture, len(dataset.classes), dataset.channels)
     load_into(network, state, dense)
-    zeros, weights = magnitude_prune(network, scope, rate)
+    with naming(architecture):
+        zeros, weights = magnitude_prune(network, scope, rate)
     print(f"{zeros} of {weights} weights are zero: {zeros / weights:.4%}")
     pruning = {"scope": scope, "rate": rate, "recovery": "none", "zeros": zeros, "weights": weights}
     save_checkpoint(checkpoint, network.state_dict(), provenance | pruning)

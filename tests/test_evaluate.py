@@ -91,7 +91,9 @@ def test_more_images_than_there_are_is_an_error():
 
 
 def test_a_session_uses_the_threads_it_is_given(brightest):
-    assert session(brightest, 3).get_session_options().intra_op_num_threads == 3
+    assert session(brightest, 1).get_session_options().intra_op_num_threads == 1
+    with pytest.raises(UserError, match=r"evaluation\.threads: 1000000 asked for"):
+        session(brightest, 1_000_000)
 
 
 def test_the_machine_is_read_from_the_kernel(tmp_path):

@@ -47,8 +47,9 @@ def read_weights(path: str | os.PathLike) -> dict[str, torch.Tensor]:
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        # Of an UnpicklingError the text advises to load the file without protection.
-        text = "" if isinstance(error, pickle.UnpicklingError) else str(error).strip()
+        # The texts of some errors advise to load the file without protection.
+        advises = isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error)
+        text = "" if advises else str(error).strip()
         reason = text.splitlines()[0] if text else type(error).__name__
         raise UserError(
             f"weights {str(path)!r}: not a readable file of tensors alone ({reason}); nothing in it was executed; "

@@ -132,7 +132,7 @@ def _message(mistake: jsonschema.ValidationError) -> str:
     text = f"{place or 'the whole'}: {mistake.message}"
     if isinstance(mistake.instance, str) and mistake.validator == "type" and _reads_as_number(mistake.instance):
         number = float(mistake.instance)
-        written = int(number) if mistake.validator_value == "integer" and number.is_integer() else number
+        written = int(number) if "integer" in mistake.validator_value and number.is_integer() else number
         text += f" (YAML reads {mistake.instance!r} as text: write {written!r})"
     allowed = mistake.schema.get("description", "")
     if mistake.validator == "type" and "properties" in mistake.schema:
@@ -158,7 +158,14 @@ def _check_files(config: Mapping) -> None:
         file, _, function = model["architecture"].rpartition(":")
         if function and file and not os.path.isfile(file):
             raise UserError(f"configuration: models.{name}.architecture: there is no file {file!r} in {os.getcwd()}")
-        if model["weights"] is not None and not os.path.isfile(model["weights"]):
+        if model["weights"] is None:
+            continue
+        if pathlib.Path(model["weights"]).resolve().is_relative_to(pathlib.Path("results/models", name).resolve()):
+            raise UserError(
+                f"configuration: models.{name}.weights: {model['weights']!r} is where the study writes this model; "
+                f"move the file out of results/"
+            )
+        if not os.path.isfile(model["weights"]):
             raise UserError(
                 f"configuration: models.{name}.weights: there is no file {model['weights']!r} in {os.getcwd()}"
             )

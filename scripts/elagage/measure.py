@@ -9,6 +9,7 @@ import numpy
 import onnxruntime
 
 from elagage.data import Split
+from elagage.errors import UserError
 
 EVALUATION_BATCH = 250  # images
 WARM_UP = 50  # images, not counted
@@ -32,7 +33,9 @@ INSTRUCTION_SETS = (
 
 
 def session(path: str | os.PathLike, threads: int) -> onnxruntime.InferenceSession:
-    """Return an ONNX Runtime session on the CPU with `threads` threads."""
+    """Return an ONNX Runtime session on the CPU with `threads` threads; UserError if there are fewer cores."""
+    if threads > (cores := os.cpu_count() or 1):
+        raise UserError(f"evaluation.threads: {threads} asked for, but this machine has {cores} core(s); lower it")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1

@@ -114,7 +114,7 @@ LISTING = or_exit(image_listing, config["dataset"]["path"]) if config["dataset"]
 
 wildcard_constraints:
     model="|".join(map(re.escape, MODELS)),
-    seed=r"\d+",
+    seed="|".join(map(str, config["seeds"])),
     scope="local|global",
     rate="|".join(re.escape(str(rate)) for rate in RATES),
     recovery="none",
