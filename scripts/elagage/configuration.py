@@ -35,6 +35,7 @@ class _Loader(yaml.SafeLoader):
     """YAML in which a key that stands twice is a mistake: the parser would silently drop the first."""
 
     def construct_mapping(self, node, deep=False):
+        """Refuse keys that stand twice, but for the merge key `<<`."""
         seen = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
