@@ -34,6 +34,7 @@ def digits(path: str, size: int | None) -> tuple[Labelled, Labelled, list[str]]:
 
 def _torchvision(name: str):
     def load(path: str, size: int | None) -> tuple[Labelled, Labelled, list[str]]:
+        """Download one of torchvision's data sets to `path`, unless it is there, and read it."""
         import torchvision
 
         dataset = getattr(torchvision.datasets, name)

@@ -84,7 +84,7 @@ def markdown(summary: pandas.DataFrame) -> str:
             f"on {cpu} ({instructions}), ONNX Runtime {first['onnxruntime']}; {len(part)} of {len(summary)} rows."
         )
     lines.append("- Speed-up: against the dense float32 model in ONNX Runtime, timed turn by turn with the variant.")
-    lines.append("- Zeros take as much space and time as other weights: pruning alone shrinks and speeds up nothing.")
+    lines.append("- Size and time: of ONNX files in which zeros are stored and multiplied like other weights.")
     lines.append("- Sparsity is counted in the file, where rounding to int8 adds zeros. Mode none is float32.")
     lines.append(f"- Accuracy: on {summary['test_images'].iloc[0]} test images.")
     return "\n".join([*lines, "", table.to_markdown(index=False, disable_numparse=True), ""])
