@@ -9,8 +9,7 @@ from elagage.data import Dataset, Split
 from elagage.files import write_json
 from elagage.job import job
 from elagage.measure import machine, session, time_in_turns
-from elagage.models import build_network
-from elagage.training import Normalize
+from elagage.models import Normalize, build_network
 
 
 def evaluate_latency_eager(

@@ -1,5 +1,6 @@
-"""Turn a checkpoint into the ONNX file that is measured and deployed: float32, or int8 in one of the modes."""
+"""Turn a checkpoint into the ONNX files that are measured and deployed: float32, and int8 in each of the modes."""
 
+import copy
 import json
 from collections.abc import Mapping
 
@@ -25,22 +26,26 @@ def read_numpy(checkpoint: str) -> tuple[dict[str, numpy.ndarray], dict]:
 
 
 def quantize_checkpoint(
-    dataset_path: str, graph: str, checkpoint: str, mode: str, calibration: Split | None, output: str
+    dataset_path: str, graph: str, checkpoint: str, calibration: Split | None, outputs: Mapping[str, str]
 ) -> None:
-    """Write the ONNX file; its metadata holds the class names, the preprocessing and where it comes from."""
+    """Write an ONNX file for each mode (mode -> path).
+
+    Its metadata holds the class names, the preprocessing and where it comes from.
+    """
     dataset = Dataset.read(dataset_path)
     state, provenance = read_numpy(checkpoint)
-    model = with_weights(onnx_ir.load(graph), state)
-    if mode != "none":
-        model = quantize(model, mode, None if calibration is None else calibration.images)
-    print(json.dumps(count_contents(model)))
-    describe(model, _description(dataset, provenance, mode, calibration))
-    onnx.checker.check_model(model)
-    with whole_file(output) as temporary:
-        onnx.save(model, temporary)
+    float32 = with_weights(onnx_ir.load(graph), state)
+    for mode, output in outputs.items():
+        images = calibration.images if mode == "static" else None
+        model = copy.deepcopy(float32) if mode == "none" else quantize(float32, mode, images)
+        print(mode, json.dumps(count_contents(model)))
+        describe(model, _description(dataset, provenance, mode, images))
+        onnx.checker.check_model(model)
+        with whole_file(output) as temporary:
+            onnx.save(model, temporary)
 
 
-def _description(dataset: Dataset, provenance: Mapping, mode: str, calibration: Split | None) -> dict:
+def _description(dataset: Dataset, provenance: Mapping, mode: str, calibration: numpy.ndarray | None) -> dict:
     return {
         "classes": dataset.classes,
         "preprocessing": {
@@ -57,14 +62,13 @@ def _description(dataset: Dataset, provenance: Mapping, mode: str, calibration: 
 if "snakemake" in globals():
     with job(snakemake.log[0]):
         calibration = None
-        if snakemake.wildcards.mode == "static":
+        if "static" in snakemake.params.modes:
             split = Split.read(snakemake.input.train_images, snakemake.input.train_labels)
             calibration = split.first(snakemake.params.calibration_images, "quantization.calibration_images")
         quantize_checkpoint(
             snakemake.input.dataset,
             snakemake.input.graph,
             snakemake.input.checkpoint,
-            snakemake.wildcards.mode,
             calibration,
-            snakemake.output.onnx,
+            dict(zip(snakemake.params.modes, snakemake.output, strict=True)),
         )

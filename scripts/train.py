@@ -2,6 +2,8 @@
 
 import csv
 import os
+import pathlib
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import nn
@@ -9,11 +11,12 @@ from torch import nn
 from elagage.checkpoints import save_checkpoint
 from elagage.data import Dataset, Split
 from elagage.errors import UserError
-from elagage.files import whole_file
+from elagage.files import sha256, whole_file
 from elagage.job import job
-from elagage.models import build_network, checked_logits, naming
+from elagage.models import Normalize, build_network, checked_logits, naming
 from elagage.progress import progress
-from elagage.training import Normalize, TrainingSettings, default_device, fit
+from elagage.training import TrainingSettings, default_device, fit
+from elagage.training_state import TrainingState
 
 
 def train(
@@ -25,11 +28,15 @@ def train(
     seed: int,
     settings: TrainingSettings,
     threads: int,
+    state: TrainingState,
     checkpoint: str,
     history_path: str,
 ) -> None:
-    """Write the checkpoint (safetensors) and the history (CSV, one row an epoch)."""
-    torch.set_num_threads(threads)
+    """Write the checkpoint (safetensors) and the history (CSV, one row an epoch).
+
+    A run that is killed goes on from `state`, the file of which is gone at the end.
+    """
+    torch.set_num_threads(min(threads, os.cpu_count() or 1))
     dataset = Dataset.read(dataset_path)
     network = build_network(architecture, len(dataset.classes), dataset.channels, seed)
     # Hours of training should not end in the error that exporting such a network would give.
@@ -39,7 +46,9 @@ def train(
         if not any(parameter.requires_grad for parameter in network.parameters()):
             raise UserError("no parameter has requires_grad, so there is nothing to train; give its weights instead")
     with progress(settings.epochs * len(train_split), " images", f"train {name} seed {seed}") as advance:
-        state, history = fit(network, dataset, train_split, validation_split, settings, seed, default_device(), advance)
+        best_state, history = fit(
+            network, dataset, train_split, validation_split, settings, seed, default_device(), state, advance
+        )
     best = next(row for row in history if row["best"])
     with whole_file(history_path) as temporary, open(temporary, "w", newline="") as file:
         writer = csv.DictWriter(file, history[0])
@@ -47,7 +56,7 @@ def train(
         writer.writerows(history)
     save_checkpoint(
         checkpoint,
-        state,
+        best_state,
         {
             "model": name,
             "architecture": architecture,
@@ -58,6 +67,18 @@ def train(
             "torch": torch.__version__,
         },
     )
+    state.remove()
+
+
+def identity(params: Mapping, seed: int, dataset_path: str, user_model: Iterable[str]) -> dict:
+    """Return all that a training depends on."""
+    return {
+        **params,
+        "seed": seed,
+        "dataset": sha256(dataset_path),
+        "user_model": [sha256(file) for file in user_model],
+        "torch": torch.__version__,
+    }
 
 
 if "snakemake" in globals():
@@ -73,6 +94,15 @@ if "snakemake" in globals():
             int(snakemake.wildcards.seed),
             TrainingSettings(**snakemake.params.settings),
             snakemake.threads,
+            TrainingState(
+                pathlib.Path(snakemake.params.state),
+                identity(
+                    dict(snakemake.params.items()),
+                    int(snakemake.wildcards.seed),
+                    snakemake.input.dataset,
+                    snakemake.input.user_model,
+                ),
+            ),
             snakemake.output.checkpoint,
             snakemake.output.history,
         )

@@ -14,12 +14,11 @@ from torch.nn import functional
 from elagage.data import Dataset, Split
 from elagage.errors import UserError
 from elagage.export import export_graph
-from elagage.models import build_network
+from elagage.models import Normalize, build_network
 from elagage.onnx_contents import count_contents, describe, description
 from elagage.onnx_graph import with_weights
 from elagage.pruning import magnitude_prune, prunable
 from elagage.quantization import quantize
-from elagage.training import Normalize
 from quantize import quantize_checkpoint
 
 SIZE = 16

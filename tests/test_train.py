@@ -15,8 +15,9 @@ from elagage.checkpoints import load_checkpoint, read_weights
 from elagage.data import Dataset, Split
 from elagage.errors import UserError
 from elagage.files import sha256
-from elagage.models import build_network
-from elagage.training import Normalize, TrainingSettings, evaluate
+from elagage.models import Normalize, build_network
+from elagage.training import TrainingSettings, evaluate
+from elagage.training_state import TrainingState
 from train import train
 from train_import import train_import
 
@@ -42,7 +43,8 @@ def trained(dataset: pathlib.Path, output: pathlib.Path, seed: int = 0, architec
     checkpoint, history = output / "dense.safetensors", output / "history.csv"
     settings = TrainingSettings(**SETTINGS | changes)
     parts = split(dataset, "train"), split(dataset, "validation")
-    train(dataset / "dataset.json", *parts, "mine", architecture, seed, settings, 1, checkpoint, history)
+    state = TrainingState(output / "state.pt", {})
+    train(dataset / "dataset.json", *parts, "mine", architecture, seed, settings, 1, state, checkpoint, history)
     return checkpoint, history
 
 

@@ -1,7 +1,10 @@
 """Training: what reaches the network, how the learning rate moves, which epoch is kept."""
 
 import dataclasses
+import itertools
 import math
+import pathlib
+import random
 
 import numpy
 import pytest
@@ -21,9 +24,11 @@ from elagage.training import (
     fit,
     warmup_and_cosine,
 )
+from elagage.training_state import TrainingState
 
 torch.set_num_threads(1)  # on a busy machine two threads wait for each other a hundred times longer than they compute
 
+NUMBERS = itertools.count()
 CPU = torch.device("cpu")
 GREY = Dataset("toy", ["dark", "bright"], 1, 8, [0.5], [0.25], False, {}, {})
 SETTINGS = TrainingSettings(
@@ -35,18 +40,28 @@ def settings(**changes) -> TrainingSettings:
     return TrainingSettings(**vars(SETTINGS) | changes)
 
 
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def fresh() -> TrainingState:
+    """Return the state of a training that nothing has interrupted."""
+    return TrainingState(pathlib.Path(f"{next(NUMBERS)}.pt"), {})
+
+
 def separable(count: int, seed: int = 0) -> Split:
     """Return images [count, 1, 4, 4] of which those of class 1 are brighter in every pixel."""
-    random = numpy.random.default_rng(seed)
-    labels = random.permutation(numpy.arange(count) % 2)
-    images = random.integers(0, 100, (count, 1, 4, 4)) + 150 * labels[:, None, None, None]
+    draws = numpy.random.default_rng(seed)
+    labels = draws.permutation(numpy.arange(count) % 2)
+    images = draws.integers(0, 100, (count, 1, 4, 4)) + 150 * labels[:, None, None, None]
     return Split(images.astype(numpy.uint8), labels)
 
 
 def random_split(count: int, seed: int = 0) -> Split:
     """Return images [count, 1, 8, 8] and labels that have nothing to do with each other."""
-    random = numpy.random.default_rng(seed)
-    return Split(random.integers(0, 256, (count, 1, 8, 8), dtype=numpy.uint8), random.integers(0, 2, count))
+    draws = numpy.random.default_rng(seed)
+    return Split(draws.integers(0, 256, (count, 1, 8, 8), dtype=numpy.uint8), draws.integers(0, 2, count))
 
 
 def linear(pixels: int = 16) -> nn.Module:
@@ -218,7 +233,8 @@ def test_evaluation_uses_running_statistics_so_that_companions_do_not_matter():
 def trained(seed: int, flip: bool | None = False, dataset: Dataset = GREY) -> tuple[dict, list[dict]]:
     """Return what `fit` does of a resnet8 and labels that cannot be learnt."""
     network = build_network("resnet8", 2, 1)
-    return fit(network, dataset, random_split(24), random_split(11, seed=1), settings(epochs=6, flip=flip), seed, CPU)
+    train, validation = random_split(24), random_split(11, seed=1)
+    return fit(network, dataset, train, validation, settings(epochs=6, flip=flip), seed, CPU, fresh())
 
 
 def test_a_seed_gives_the_same_bytes_again():
@@ -258,7 +274,7 @@ def test_an_early_epoch_is_kept_if_validation_gets_worse():
     network = linear()
     with torch.no_grad():
         network[1].weight[0] += 1  # takes bright for dark, as the validation labels do
-    state, history = fit(network, GREY, train, validation, settings(epochs=8, learning_rate=0.005), 0, CPU)
+    state, history = fit(network, GREY, train, validation, settings(epochs=8, learning_rate=0.005), 0, CPU, fresh())
     accuracies = [row["validation_accuracy"] for row in history]
     assert accuracies[0] == 1
     assert accuracies[-1] < 1
@@ -267,13 +283,13 @@ def test_an_early_epoch_is_kept_if_validation_gets_worse():
 
 
 def test_of_equally_good_epochs_the_last_is_kept():
-    _, history = fit(linear(), GREY, separable(32), separable(16, seed=1), settings(epochs=5), 0, CPU)
+    _, history = fit(linear(), GREY, separable(32), separable(16, seed=1), settings(epochs=5), 0, CPU, fresh())
     assert [row["validation_accuracy"] for row in history[-2:]] == [1, 1]
     assert [row["best"] for row in history] == [False] * 4 + [True]
 
 
 def test_a_linearly_separable_problem_is_learnt_and_generalizes():
-    state, history = fit(linear(), GREY, separable(32), separable(200, seed=1), settings(epochs=5), 0, CPU)
+    state, history = fit(linear(), GREY, separable(32), separable(200, seed=1), settings(epochs=5), 0, CPU, fresh())
     assert history[-1]["train_accuracy"] == history[-1]["validation_accuracy"] == 1
     assert history[-1]["train_loss"] < history[0]["train_loss"]
     assert state["1.weight"].any()
@@ -281,7 +297,7 @@ def test_a_linearly_separable_problem_is_learnt_and_generalizes():
 
 def test_the_history_has_one_row_an_epoch_with_the_learning_rate_at_its_start():
     split = separable(32)  # 4 steps an epoch
-    _, history = fit(linear(), GREY, split, split, settings(epochs=3, warmup_epochs=1), 0, CPU)
+    _, history = fit(linear(), GREY, split, split, settings(epochs=3, warmup_epochs=1), 0, CPU, fresh())
     columns = "epoch learning_rate train_loss train_accuracy validation_loss validation_accuracy best"
     assert [list(row) for row in history] == [columns.split()] * 3
     assert [row["epoch"] for row in history] == [1, 2, 3]
@@ -291,19 +307,21 @@ def test_the_history_has_one_row_an_epoch_with_the_learning_rate_at_its_start():
 @pytest.mark.parametrize("warmup, first", [(0, 0.05), (0.5, 0.05 / 3), (2.25, 0.05 / 10)])
 def test_warm_up_may_last_a_part_of_an_epoch(warmup, first):
     split = separable(32)  # 4 steps an epoch
-    _, history = fit(linear(), GREY, split, split, settings(epochs=1, warmup_epochs=warmup), 0, CPU)
+    _, history = fit(linear(), GREY, split, split, settings(epochs=1, warmup_epochs=warmup), 0, CPU, fresh())
     assert history[0]["learning_rate"] == pytest.approx(first)
 
 
 def test_progress_counts_every_training_image_of_every_epoch():
     seen = []
-    fit(linear(), GREY, separable(21), separable(4), settings(epochs=3), 0, CPU, seen.append)
+    fit(linear(), GREY, separable(21), separable(4), settings(epochs=3), 0, CPU, fresh(), seen.append)
     assert sum(seen) == 3 * 21
 
 
 def test_the_average_of_an_epoch_weighs_images_not_batches():
     network, split = linear(), separable(3)  # batches of 2 and 1
-    _, history = fit(network, GREY, split, split, settings(epochs=1, batch_size=2, learning_rate=1e-12), 0, CPU)
+    _, history = fit(
+        network, GREY, split, split, settings(epochs=1, batch_size=2, learning_rate=1e-12), 0, CPU, fresh()
+    )
     # Weights of 0 give both classes a half, and take the first.
     assert history[0]["train_loss"] == pytest.approx(math.log(2))
     assert history[0]["train_accuracy"] == pytest.approx((split.labels == 0).mean())
@@ -312,7 +330,7 @@ def test_the_average_of_an_epoch_weighs_images_not_batches():
 def test_training_leaves_the_images_as_they_are():
     split = separable(16)
     images, labels = split.images.copy(), split.labels.copy()
-    fit(linear(), GREY, split, split, settings(epochs=2, flip=True), 0, CPU)
+    fit(linear(), GREY, split, split, settings(epochs=2, flip=True), 0, CPU, fresh())
     assert numpy.array_equal(split.images, images)
     assert numpy.array_equal(split.labels, labels)
 
@@ -321,7 +339,7 @@ def test_training_leaves_the_images_as_they_are():
 def test_weight_decay_shrinks_weights(momentum):
     def norm(decay: float) -> float:
         changes = settings(weight_decay=decay, momentum=momentum)
-        return fit(linear(), GREY, separable(32), separable(8), changes, 0, CPU)[0]["1.weight"].norm().item()
+        return fit(linear(), GREY, separable(32), separable(8), changes, 0, CPU, fresh())[0]["1.weight"].norm().item()
 
     assert norm(1.0) < norm(0.0)
 
@@ -337,4 +355,100 @@ def test_a_loss_that_is_not_finite_names_the_learning_rate_to_lower(epochs):
     # One step an epoch: the first loss is finite, the weights after it are not usable.
     changes = settings(epochs=epochs, batch_size=32, learning_rate=1e30, warmup_epochs=0)
     with pytest.raises(UserError, match=r"^training\.learning_rate: .*(nan|inf).*lower training\.learning_rate"):
-        fit(two_layers(), GREY, separable(32), separable(8), changes, 0, CPU)
+        fit(two_layers(), GREY, separable(32), separable(8), changes, 0, CPU, fresh())
+
+
+class Drawing(nn.Module):
+    """A network that draws from every generator it could reach, in its forward pass."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = build_network("resnet8", 2, 1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            images = images * random.uniform(0.9, 1.1) * numpy.random.uniform(0.9, 1.1)
+            images = nn.functional.dropout(images, 0.1)
+        return self.inner(images)
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing catches it."""
+
+
+def interrupted(state: TrainingState, after: int | None = None) -> tuple[dict, list[dict]]:
+    """Train on 24 images an epoch for 6 epochs; raise Killed once `after` images were seen by this attempt."""
+    random.seed(0)
+    numpy.random.seed(0)
+    network, seen = Drawing(), itertools.count(1)
+
+    def advance(images: int) -> None:
+        if images == 8 and 8 * next(seen) == after:
+            raise Killed
+
+    train, validation = random_split(24), random_split(11, seed=1)
+    return fit(network, GREY, train, validation, settings(epochs=6, warmup_epochs=1.5), 0, CPU, state, advance)
+
+
+@pytest.mark.parametrize("after", range(8, 6 * 24 + 1, 8))
+def test_a_training_killed_at_any_step_ends_with_the_bytes_of_one_that_was_not(after):
+    undisturbed, state = interrupted(fresh()), fresh()
+    with pytest.raises(Killed):
+        interrupted(state, after)
+    random.random(), numpy.random.random(), torch.rand(1)  # another process has other random states
+    taken_up = interrupted(state)
+    assert state_bytes(taken_up[0]) == state_bytes(undisturbed[0])
+    assert taken_up[1] == undisturbed[1]
+
+
+def test_a_training_killed_in_every_epoch_still_ends_with_the_same_bytes(capsys):
+    undisturbed, state = interrupted(fresh()), fresh()
+    for _ in range(5):
+        with pytest.raises(Killed):
+            interrupted(state, 32)  # one epoch and a step of the next
+    taken_up = interrupted(state)
+    assert state_bytes(taken_up[0]) == state_bytes(undisturbed[0])
+    assert "taken up after epoch 5 of 6" in capsys.readouterr().out
+
+
+def test_a_training_killed_after_its_last_epoch_trains_no_more():
+    state = fresh()
+    finished = interrupted(state)
+    assert state_bytes(interrupted(state, 8)[0]) == state_bytes(finished[0])
+
+
+def test_the_state_of_another_training_is_not_taken_up(capsys):
+    state = fresh()
+    with pytest.raises(Killed):
+        interrupted(state, 80)
+    other = TrainingState(state.path, {"learning_rate": 0.5})
+    assert state_bytes(interrupted(other)[0]) == state_bytes(interrupted(fresh())[0])
+    assert f"{state.path} belongs to a training with other settings" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"hello" * 100], ids=["empty", "truncated", "foreign"])
+def test_a_damaged_state_is_named_and_training_starts_anew(content, capsys):
+    state = fresh()
+    state.path.write_bytes(content)
+    assert state_bytes(interrupted(state)[0]) == state_bytes(interrupted(fresh())[0])
+    assert f"{state.path} cannot be read" in capsys.readouterr().out
+
+
+def test_a_state_that_is_a_program_is_not_executed(capsys):
+    class Hostile:
+        def __reduce__(self):
+            return pathlib.Path.touch, (pathlib.Path("executed"),)
+
+    state = fresh()
+    torch.save({"identity": Hostile()}, state.path)
+    assert state.load() is None
+    assert not pathlib.Path("executed").exists()
+
+
+def test_a_state_can_be_removed_once_and_again():
+    state = fresh()
+    interrupted(state)
+    assert state.path.exists()
+    state.remove()
+    state.remove()
+    assert not state.path.exists()

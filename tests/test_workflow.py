@@ -1,5 +1,6 @@
 """The workflow as users run it: a tiny real study from images to figures, and what reruns after a change."""
 
+import itertools
 import os
 import pathlib
 import re
@@ -10,6 +11,7 @@ import sys
 import numpy
 import onnxruntime
 import pandas
+import PIL.Image
 import pytest
 import torch
 
@@ -166,10 +168,44 @@ def test_nothing_runs_when_nothing_changed(study):
     assert planned(study, "all") == {}
 
 
-def test_nothing_runs_after_a_new_clone_changed_all_times_of_the_code(study):
-    for path in [*(study / "scripts").rglob("*.py"), *(study / "workflow").rglob("*.smk")]:
+def test_nothing_runs_after_a_new_clone_changed_all_times(study):
+    mine = [study / "my_model.py", study / "my_weights.pt", study / "config/config.yaml"]
+    for path in [*(study / "scripts").rglob("*.py"), *(study / "workflow").rglob("*"), *mine]:
         os.utime(path)
     assert planned(study, "all") == {}
+
+
+def test_nothing_runs_after_the_folder_was_moved(study):
+    moved = study.rename(study.with_name("moved"))
+    try:
+        assert planned(moved, "all") == {}
+    finally:
+        moved.rename(study)
+
+
+def test_nothing_runs_on_another_number_of_cores(study):
+    assert planned(study, "all", "--cores", "1") == {}
+
+
+def contents(folder: pathlib.Path) -> dict[str, bytes]:
+    """Return the content of every result that holds no time: data, models, predictions and accuracies."""
+    timed = re.compile(r"(logs|benchmarks|plots)/|summary\.|.*\.(latency|eager)\.json$")
+    files = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {name: path.read_bytes() for name, path in files.items() if not timed.match(name)}
+
+
+def test_a_study_in_another_folder_gives_the_same_bytes_up_to_times(study, tmp_path):
+    for name in ("my_model.py", "my_weights.pt", "config/config.yaml"):
+        shutil.copy(study / name, tmp_path)
+    snakemake(tmp_path, "--snakefile", str(study / "workflow/Snakefile"), "all", "--configfile", "config.yaml")
+    first, second = contents(study / "results"), contents(tmp_path / "results")
+    assert len(first) > 60
+    assert first.keys() == second.keys()
+    assert [name for name in first if first[name] != second[name]] == []
+    times = "_ms|speedup|eager_to"
+    tables = [pandas.read_csv(folder / "results/summary.csv") for folder in (study, tmp_path)]
+    tables = [table.loc[:, ~table.columns.str.contains(times)] for table in tables]
+    pandas.testing.assert_frame_equal(*tables)
 
 
 def edited(path: pathlib.Path, old: str = "", new: str = "# edited\n"):
@@ -187,25 +223,91 @@ def edited(path: pathlib.Path, old: str = "", new: str = "# edited\n"):
     return Edit()
 
 
-AFTER_PRUNING = {"quantize", "evaluate_accuracy", "evaluate_size", "evaluate_latency", "summarize", "plot"}
+# What each rule's outputs lead to.
+NEXT = {
+    "prepare_data": "train train_import prune quantize_export quantize evaluate_accuracy evaluate_latency",
+    "train": "prune quantize evaluate_latency_eager plot",
+    "train_import": "prune quantize evaluate_latency_eager",
+    "prune": "quantize_pruned",
+    "quantize_pruned": "evaluate_accuracy evaluate_size evaluate_latency",
+    "quantize_export": "quantize",
+    "quantize": "evaluate_accuracy evaluate_size evaluate_latency evaluate_latency_eager",
+    "evaluate_accuracy": "summarize",
+    "evaluate_size": "summarize",
+    "evaluate_latency": "summarize",
+    "evaluate_latency_eager": "summarize",
+    "summarize": "plot",
+}
+BUILDS = "train train_import prune quantize_export evaluate_latency_eager"
+RULES = [*NEXT.keys() - {"quantize_pruned"}, "plot"]
+ALL = " ".join(RULES)
+# The rules whose scripts use each module.
+USED_BY = {
+    "__init__": "",
+    "checkpoints": "train train_import prune evaluate_latency_eager",
+    "configuration": "",
+    "data": f"prepare_data {BUILDS} quantize evaluate_accuracy evaluate_latency",
+    "errors": ALL,
+    "export": "quantize_export",
+    "files": ALL,
+    "image_folder": "prepare_data",
+    "job": ALL,
+    "measure": "evaluate_accuracy evaluate_latency evaluate_latency_eager",
+    "models": BUILDS,
+    "onnx_contents": "quantize evaluate_size",
+    "onnx_graph": "quantize quantize_export",
+    "plots": "plot",
+    "progress": "prepare_data train",
+    "pruning": "prune",
+    "quantization": "quantize",
+    "statistics": "summarize",
+    "training": "train",
+    "training_state": "train",
+}
+
+
+def with_what_follows(rules: str) -> set[str]:
+    """Return the rules and all that use their outputs, directly or not."""
+    found, waiting = set(), set(rules.split())
+    while waiting:
+        found |= waiting
+        waiting = {name for rule in waiting for name in NEXT.get(rule, "").split()} - found
+    return {rule.removesuffix("_pruned") for rule in found}
+
+
+def test_the_modules_are_all_in_the_table():
+    assert {path.stem for path in (REPOSITORY / "scripts/elagage").glob("*.py")} == set(USED_BY)
+
+
+@pytest.mark.parametrize("module", USED_BY)
+def test_an_edited_module_reruns_the_rules_that_use_it(study, module):
+    with edited(study / f"scripts/elagage/{module}.py"):
+        assert set(planned(study, "all")) == with_what_follows(USED_BY[module])
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_an_edited_script_reruns_its_rule(study, rule):
+    with edited(study / f"scripts/{rule}.py"):
+        assert set(planned(study, "all")) == with_what_follows(rule)
 
 
 @pytest.mark.parametrize(
-    ("module", "rerun"),
+    ("old", "new", "first"),
     [
-        ("plots", {"plot"}),
-        ("statistics", {"summarize", "plot"}),
-        (
-            "pruning",
-            {"prune", "quantize", "evaluate_accuracy", "evaluate_size", "evaluate_latency", "summarize", "plot"},
-        ),
+        ("{name: digits}", "{name: digits, validation_fraction: 0.2}", "prepare_data"),
+        ("{name: digits}", "{name: digits, image_size: 9}", "prepare_data"),
+        ("{epochs: 2}", "{epochs: 3}", "train"),
+        ("{epochs: 2}", "{epochs: 2, learning_rate: 0.2}", "train"),
+        ("calibration_images: 64", "calibration_images: 65", "quantize"),
+        ("modes: [none, dynamic, dynamic_conv, static]", "modes: [none, dynamic, static]", "quantize"),
+        ("latency_images: 40", "latency_images: 41", "evaluate_latency evaluate_latency_eager"),
+        ("latency_images: 40", "latency_images: 40, threads: 2", "evaluate_latency evaluate_latency_eager"),
+        ("rates: [0.0, 0.5]", "rates: [0.0]", "summarize"),
     ],
 )
-def test_an_edited_module_reruns_the_rules_that_use_it(study, module, rerun):
-    with edited(study / f"scripts/elagage/{module}.py"):
-        jobs = planned(study, "all")
-    assert set(jobs) == rerun
-    assert jobs.get("prune", 4) == 4
+def test_a_changed_parameter_reruns_its_stage(study, old, new, first):
+    with edited(study / "config/config.yaml", old, new):
+        assert set(planned(study, "all")) == with_what_follows(first)
 
 
 def test_an_edited_model_file_reruns_what_builds_that_model(study):
@@ -214,6 +316,36 @@ def test_an_edited_model_file_reruns_what_builds_that_model(study):
     assert jobs["train_import"] == jobs["quantize_export"] == jobs["evaluate_latency_eager"] == 1
     assert jobs["prune"] == 2
     assert "train" not in jobs
+
+
+def test_a_changed_image_of_the_same_size_reruns_the_data_set(study, tmp_path):
+    for split, name, shade in itertools.product(("train", "test"), ("dark", "bright"), range(20)):
+        image = PIL.Image.new("L", (8, 8), shade + 100 * (name == "bright"))
+        path = tmp_path / "images" / split / name / f"{shade}.bmp"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.save(path)
+    (tmp_path / "config.yaml").write_text(
+        "dataset: {name: image_folder, path: images, image_size: 8}\n"
+        "quantization: {modes: [none]}\n"
+        "evaluation: {latency_images: 20}\n"
+    )
+    place = "--snakefile", str(study / "workflow/Snakefile")
+    target = "results/data/dataset.json", "--configfile", "config.yaml"
+    snakemake(tmp_path, *place, *target)
+    assert planned(tmp_path, *place, *target) == {}
+    image = tmp_path / "images/test/dark/3.bmp"
+    before, times = image.read_bytes(), image.stat()
+    image.write_bytes(before[:-1] + b"\x07")
+    os.utime(image, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert planned(tmp_path, *place, *target) == {"prepare_data": 1}
+    image.write_bytes(before)
+    assert planned(tmp_path, *place, *target) == {}
+    shutil.copytree(tmp_path / "images", tmp_path / "copy")
+    shutil.rmtree(tmp_path / "images")
+    (tmp_path / "copy").rename(tmp_path / "images")
+    assert planned(tmp_path, *place, *target) == {}
+    image.rename(image.with_name("renamed.bmp"))
+    assert planned(tmp_path, *place, *target) == {"prepare_data": 1}
 
 
 def test_other_weights_rerun_that_model(study):
@@ -234,7 +366,7 @@ def test_one_more_rate_runs_that_rate_alone(study):
         output = snakemake(study, "--dry-run", "all")
     assert jobs == {
         "prune": 4,
-        "quantize": 16,
+        "quantize": 4,
         "evaluate_accuracy": 4,
         "evaluate_size": 4,
         "evaluate_latency": 4,
@@ -264,7 +396,7 @@ def test_every_profile_plans_the_default_study(profile, tmp_path):
     )
     assert jobs["train"] == 1
     assert jobs["prune"] == 18
-    assert jobs["quantize"] == 57  # 19 checkpoints, 3 modes
+    assert jobs["quantize"] == 19
     assert jobs["evaluate_latency"] == 19
 
 

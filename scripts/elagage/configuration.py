@@ -110,8 +110,6 @@ def configuration(parts: Iterable[Mapping], schema_path: str | os.PathLike) -> d
     mistakes = sorted(_Validator(schema).iter_errors(config), key=lambda error: list(map(str, error.absolute_path)))
     if mistakes:
         raise UserError("\n".join(f"configuration: {_message(mistake)}" for mistake in mistakes))
-    _check_files(config)
-    _check_counts(config)
     return config
 
 
@@ -148,8 +146,8 @@ def _reads_as_number(text: str) -> bool:
         return False
 
 
-def _check_files(config: Mapping) -> None:
-    """Raise UserError if a file or folder that the configuration names is missing."""
+def check_files(config: Mapping) -> None:
+    """Raise UserError if a file or folder that the configuration names is missing, or has too few images."""
     dataset = config["dataset"]
     if dataset["name"] == "image_folder":
         if dataset["image_size"] is None:
@@ -170,6 +168,7 @@ def _check_files(config: Mapping) -> None:
             raise UserError(
                 f"configuration: models.{name}.weights: there is no file {model['weights']!r} in {os.getcwd()}"
             )
+    _check_counts(config)
 
 
 def _check_counts(config: Mapping) -> None:

@@ -11,9 +11,8 @@ from torch import nn
 
 from elagage.data import Dataset
 from elagage.errors import UserError
-from elagage.models import checked_logits
+from elagage.models import Normalize, checked_logits
 from elagage.onnx_graph import PREPROCESS
-from elagage.training import Normalize
 
 
 class _Deployed(nn.Module):

@@ -1,5 +1,7 @@
 """An image folder, `<path>/train/<class>/*` and `<path>/test/<class>/*`: its classes, files and pixels."""
 
+import concurrent.futures
+import contextlib
 import hashlib
 import os
 import pathlib
@@ -7,6 +9,8 @@ import pathlib
 import numpy
 
 from elagage.errors import UserError
+from elagage.files import read_json, write_json
+from elagage.progress import progress
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 
@@ -59,26 +63,57 @@ def image_files(path: str, split: str) -> list[tuple[pathlib.Path, int]]:
     return files
 
 
-def image_listing(path: str) -> str:
-    """Return a checksum of the names and sizes, in bytes, of all image files.
+def image_fingerprint(path: str, known_path: str) -> str:
+    """Return a checksum of the names and contents of all image files.
 
-    Sizes instead of contents or times: 60,000 are read in half a second, and a copied folder keeps them.
+    The JSON file `known_path` keeps the checksum of each file with its size and times, so that only files that are new
+    or changed are read, as git does it; a copied folder is read once and has the fingerprint of the first.
     """
-    digest = hashlib.sha256()
+    known = _read_known(known_path)
+    found = {}
     for split in ("train", "test"):
         for name in image_folder_classes(path):
             with os.scandir(pathlib.Path(path, split, name)) as entries:
-                for entry in sorted(entries, key=lambda entry: entry.name):
+                for entry in entries:
                     if _is_image_name(entry.name):
-                        digest.update(f"{split}/{name}/{entry.name} {_size(entry)}\n".encode(errors="surrogateescape"))
+                        found[f"{split}/{name}/{entry.name}"] = _signature(entry)
+    unread = [name for name, signature in found.items() if known.get(name, [None])[:-1] != signature]
+    if unread:
+        with progress(len(unread), " images", "checksums") as advance, concurrent.futures.ThreadPoolExecutor() as pool:
+            checksums = pool.map(_checksum, (pathlib.Path(path, name) for name in unread))
+            for name, checksum in zip(unread, checksums, strict=True):
+                known[name] = [*found[name], checksum]
+                advance(1)
+        with contextlib.suppress(OSError):  # a folder that may only be read: the next run reads the images again
+            write_json(known_path, {name: known[name] for name in found})
+    digest = hashlib.sha256()
+    for name in sorted(found):
+        digest.update(f"{name} {known[name][-1]}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()
 
 
-def _size(entry: os.DirEntry) -> int:
+def _read_known(path: str) -> dict[str, list]:
     try:
-        return entry.stat().st_size
+        known = read_json(path)
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}
+
+
+def _signature(entry: os.DirEntry) -> list[int]:
+    try:
+        status = entry.stat()
     except OSError as error:
         raise UserError(f"configuration: dataset.path: {entry.path}: {error.strerror}; remove or replace it") from error
+    # The time of the last change of content or name cannot be set back, unlike that of the last change of content.
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+
+
+def _checksum(file: pathlib.Path) -> str:
+    try:
+        return hashlib.sha256(file.read_bytes()).hexdigest()[:32]
+    except OSError as error:
+        raise UserError(f"configuration: dataset.path: {file}: {error.strerror}; remove or replace it") from error
 
 
 def read_image(file: pathlib.Path, size: int) -> numpy.ndarray:

@@ -1,9 +1,11 @@
 """A script's run as a job of the workflow: its log, its progress, its errors."""
 
 import contextlib
+import ctypes
 import os
 import pathlib
 import resource
+import signal
 import sys
 import time
 import traceback
@@ -11,6 +13,8 @@ from collections.abc import Iterator
 from typing import TextIO
 
 from elagage.errors import UserError
+
+PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 _terminal = sys.stderr
 
@@ -24,6 +28,7 @@ def job(log: str | os.PathLike) -> Iterator[None]:
     process exits with 1.
     """
     global _terminal
+    _end_with_parent()
     pathlib.Path(log).parent.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
     with open(log, "w") as file:
@@ -40,6 +45,15 @@ def job(log: str | os.PathLike) -> Iterator[None]:
             _fail(f"unexpected {type(error).__name__}: {error}; the traceback is in {log}")
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
         print(f"took {time.perf_counter() - start:.1f} s and {peak:.0f} MiB of memory at its peak")
+
+
+def _end_with_parent() -> None:
+    """Have Linux kill this process when the Snakemake that started it is killed.
+
+    Otherwise it would go on beside its successor, which the next run of Snakemake starts.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _fail(message: str) -> None:

@@ -1,18 +1,33 @@
-"""Networks by name: CIFAR ResNets, torchvision's ResNets with a small-image stem, and the user's own."""
+"""Networks by name: CIFAR ResNets, torchvision's ResNets with a small-image stem, the user's own; normalization."""
 
 import contextlib
 import functools
 import importlib.util
 import pathlib
+import random
 import sys
 import traceback
 from collections.abc import Iterator
 
+import numpy
 import torch
 from torch import nn
 from torch.nn import functional
 
+from elagage.data import Dataset
 from elagage.errors import UserError
+
+
+class Normalize(nn.Module):
+    """uint8 images [n, channels, height, width] -> float32 with the data set's mean 0 and deviation 1."""
+
+    def __init__(self, dataset: Dataset):
+        super().__init__()
+        self.register_buffer("mean", 255 * torch.tensor(dataset.mean).view(1, -1, 1, 1))
+        self.register_buffer("std", 255 * torch.tensor(dataset.std).view(1, -1, 1, 1))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return (images.float() - self.mean) / self.std
 
 
 class BasicBlock(nn.Module):
@@ -119,12 +134,14 @@ def _described(error: BaseException, folder: pathlib.Path) -> str:
 
 
 def build_network(architecture: str, num_classes: int, in_channels: int, seed: int = 0) -> nn.Module:
-    """Return a new network, its weights drawn with `seed`.
+    """Return a new network, its weights drawn with `seed`, as is all that it draws later.
 
     `architecture` is a key of ARCHITECTURES or `file.py:function`, the one place where a user's code runs; the
     function is called as `function(num_classes=..., in_channels=...)`. Raises UserError if the file or function is
     missing, raises, or returns no torch.nn.Module.
     """
+    random.seed(seed)
+    numpy.random.seed(seed)
     torch.manual_seed(seed)
     if architecture in ARCHITECTURES:
         return ARCHITECTURES[architecture](num_classes=num_classes, in_channels=in_channels)

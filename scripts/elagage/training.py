@@ -3,7 +3,7 @@
 import copy
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import nn
@@ -11,6 +11,8 @@ from torch.nn import functional
 
 from elagage.data import Dataset, Split
 from elagage.errors import UserError
+from elagage.models import Normalize
+from elagage.training_state import TrainingState, random_state, set_random_state
 
 EVALUATION_BATCH = 500  # images; throughput is flat from 250 to 1,000
 
@@ -26,18 +28,6 @@ class TrainingSettings:
     weight_decay: float
     warmup_epochs: float
     flip: bool | None  # None: as the data set suits
-
-
-class Normalize(nn.Module):
-    """uint8 images [n, channels, height, width] -> float32 with the data set's mean 0 and deviation 1."""
-
-    def __init__(self, dataset: Dataset):
-        super().__init__()
-        self.register_buffer("mean", 255 * torch.tensor(dataset.mean).view(1, -1, 1, 1))
-        self.register_buffer("std", 255 * torch.tensor(dataset.std).view(1, -1, 1, 1))
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return (images.float() - self.mean) / self.std
 
 
 class TrainingImages:
@@ -160,12 +150,16 @@ def fit(
     settings: TrainingSettings,
     seed: int,
     device: torch.device,
+    state: TrainingState,
     advance: Callable[[int], None] = lambda images: None,
 ) -> tuple[dict[str, torch.Tensor], list[dict]]:
-    """Train the network; return the state of its best epoch by validation accuracy, and the history.
+    """Train the network; return the state dict of its best epoch by validation accuracy, and the history.
 
     Of equally good epochs the last wins: its learning rate was lower. The history has one row an epoch: epoch,
     learning_rate (at its start), train_loss, train_accuracy, validation_loss, validation_accuracy, best.
+
+    `state` is saved after each epoch. A training that finds it goes on from there and ends with the same bytes as one
+    that was never interrupted, if the network keeps all that it learns in its state dict.
     """
     make_deterministic()
     network.to(device, memory_format=torch.channels_last)
@@ -183,18 +177,34 @@ def fit(
     scheduler = warmup_and_cosine(
         optimizer, round(settings.warmup_epochs * images.steps), settings.epochs * images.steps
     )
+    resumable = {"network": network, "optimizer": optimizer, "scheduler": scheduler}
     best, history = None, []
-    for epoch in range(1, settings.epochs + 1):
+    if saved := state.load():
+        for name, part in resumable.items():
+            part.load_state_dict(saved[name])
+        generator.set_state(saved["order"])
+        set_random_state(saved["random"])
+        best, history = saved["best"], saved["history"]
+        print(*map(_line, history), f"taken up after epoch {len(history)} of {settings.epochs}", sep="\n")
+        advance(len(history) * len(train))
+    for epoch in range(len(history) + 1, settings.epochs + 1):
         row = {"epoch": epoch, "learning_rate": scheduler.get_last_lr()[0]}
         row["train_loss"], row["train_accuracy"] = train_one_epoch(
             network, normalize, images.batches(generator), optimizer, scheduler, advance
         )
         row["validation_loss"], row["validation_accuracy"] = evaluate(network, normalize, validation, device)
         require_finite(row["validation_loss"], scheduler)
-        print(" ".join(f"{key}={value:.6g}" for key, value in row.items()))
+        print(_line(row))
         history.append(row)
         if row["validation_accuracy"] == max(r["validation_accuracy"] for r in history):
             best = epoch, copy.deepcopy(network.state_dict())
+        states = {name: part.state_dict() for name, part in resumable.items()}
+        states |= {"order": generator.get_state(), "random": random_state(), "best": best, "history": history}
+        state.save(states)
     for row in history:
         row["best"] = row["epoch"] == best[0]
     return best[1], history
+
+
+def _line(row: Mapping[str, float]) -> str:
+    return " ".join(f"{key}={value:.6g}" for key, value in row.items())

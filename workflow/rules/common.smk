@@ -1,6 +1,8 @@
 """The configuration, the variants it asks for, and the paths that rules share."""
 
 import ast
+import functools
+import hashlib
 import sys
 
 from snakemake.logging import logger
@@ -8,9 +10,9 @@ from snakemake.logging import logger
 REPOSITORY = Path(workflow.basedir).parent
 sys.path.insert(0, str(REPOSITORY / "scripts"))
 
-from elagage.configuration import configuration, read_command_line, read_file
+from elagage.configuration import check_files, configuration, read_command_line, read_file
 from elagage.errors import UserError
-from elagage.image_folder import image_listing
+from elagage.image_folder import image_fingerprint
 
 
 def read_configuration() -> dict:
@@ -32,22 +34,40 @@ def or_exit(function, *arguments):
         sys.exit(1)
 
 
-def code(script: str) -> list[str]:
-    """Return scripts/<script>.py and the modules of scripts/elagage that it imports, directly or not.
-
-    As inputs of a rule they make an edit rerun the rules that use the edited module, and only those.
-    """
+@functools.cache
+def imported_modules(file: Path) -> frozenset[Path]:
+    """Return the modules of scripts/elagage that a file imports."""
+    imports = [node.module for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.ImportFrom)]
     scripts = REPOSITORY / "scripts"
-    found, waiting = set(), [scripts / f"{script}.py"]
+    return frozenset(scripts / f"{name.replace('.', '/')}.py" for name in imports if name.startswith("elagage"))
+
+
+@functools.cache
+def code(script: str) -> str:
+    """Return the names and checksums of scripts/<script>.py and of the modules that it imports, directly or not.
+
+    As a parameter of a rule it makes an edit rerun the rules that use the edited module, and only those. Not as input
+    files, because those have times, which a new clone changes, and paths, which change when a study moves.
+    """
+    found, waiting = set(), {REPOSITORY / f"scripts/{script}.py"}
     while waiting:
-        file = waiting.pop()
-        found.add(file)
-        imports = [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.ImportFrom)]
-        modules = {
-            scripts / f"{node.module.replace('.', '/')}.py" for node in imports if node.module.startswith("elagage")
-        }
-        waiting += modules - found
-    return sorted(os.path.relpath(file) for file in found)
+        found |= waiting
+        waiting = frozenset().union(*map(imported_modules, waiting)) - found
+    return " ".join(
+        f"{file.stem}:{hashlib.file_digest(open(file, 'rb'), 'sha256').hexdigest()[:16]}" for file in sorted(found)
+    )
+
+
+def growing(first: int):
+    """Return a resource that is `first` at the first attempt of a job and grows by as much with each retry."""
+    return lambda wildcards, attempt: first * attempt
+
+
+def images() -> str | None:
+    """Return a checksum of the user's images; jobs of a cluster, which would read all of them again, go without."""
+    if config["dataset"]["name"] != "image_folder" or not workflow.is_main_process:
+        return None
+    return or_exit(image_fingerprint, config["dataset"]["path"], ".snakemake/image_checksums.json")
 
 
 def split_arrays(split: str) -> dict[str, str]:
@@ -101,6 +121,8 @@ def caption(figure: str) -> str:
 
 
 config = or_exit(read_configuration)
+if workflow.is_main_process:
+    or_exit(check_files, config)
 MODELS = config["models"]
 TRAINED = [model for model in MODELS if MODELS[model]["weights"] is None]
 SCOPES = config["pruning"]["scopes"]
@@ -109,7 +131,6 @@ MODES = config["quantization"]["modes"]
 VARIANTS = variants()
 MODEL_SEEDS = [f"{model}/seed{seed}" for model in MODELS for seed in seeds(model)]
 DATASET = "results/data/dataset.json"
-LISTING = or_exit(image_listing, config["dataset"]["path"]) if config["dataset"]["name"] == "image_folder" else None
 
 
 wildcard_constraints:
@@ -119,4 +140,3 @@ wildcard_constraints:
     rate="|".join(re.escape(str(rate)) for rate in RATES),
     recovery="none",
     checkpoint=f"dense|(local|global)/({'|'.join(re.escape(str(rate)) for rate in RATES)})/none",
-    mode="none|dynamic|dynamic_conv|static",

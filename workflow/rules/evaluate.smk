@@ -12,7 +12,6 @@ rule evaluate_accuracy:
         **split_arrays("test"),
         dataset=DATASET,
         variants=[f"{stem}.onnx" for stem in MODE_STEMS],
-        code=code("evaluate_accuracy"),
     output:
         accuracy=[f"{stem}.accuracy.json" for stem in MODE_STEMS],
         predictions=[f"{stem}.predictions.npy" for stem in MODE_STEMS],
@@ -22,8 +21,10 @@ rule evaluate_accuracy:
         "../../envs/evaluate_accuracy.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=30,
+        mem_mb=growing(2000),
+        runtime=growing(30),
+    params:
+        code=code("evaluate_accuracy"),
     message:
         "Predict the test images with {wildcards.model}, seed {wildcards.seed}, {wildcards.checkpoint}"
     script:
@@ -33,7 +34,6 @@ rule evaluate_accuracy:
 rule evaluate_size:
     input:
         variants=[f"{stem}.onnx" for stem in MODE_STEMS],
-        code=code("evaluate_size"),
     output:
         size=[f"{stem}.size.json" for stem in MODE_STEMS],
     log:
@@ -42,8 +42,10 @@ rule evaluate_size:
         "../../envs/evaluate_size.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=10,
+        mem_mb=growing(2000),
+        runtime=growing(10),
+    params:
+        code=code("evaluate_size"),
     message:
         "Count the bytes of {wildcards.model}, seed {wildcards.seed}, {wildcards.checkpoint}"
     script:
@@ -56,7 +58,6 @@ rule evaluate_latency:
         dataset=DATASET,
         dense="results/models/{model}/seed{seed}/dense-none.onnx",
         variants=[f"{stem}.onnx" for stem in MODE_STEMS],
-        code=code("evaluate_latency"),
     output:
         latency=[f"{stem}.latency.json" for stem in MODE_STEMS],
     log:
@@ -66,10 +67,11 @@ rule evaluate_latency:
     # All cores of the run, so that no other job of the workflow disturbs a timing.
     threads: workflow.cores or 1
     resources:
-        mem_mb=2000,
-        runtime=30,
+        mem_mb=growing(2000),
+        runtime=growing(30),
     params:
         **config["evaluation"],
+        code=code("evaluate_latency"),
     message:
         "Time {wildcards.model}, seed {wildcards.seed}, {wildcards.checkpoint}, with nothing beside it"
     script:
@@ -83,7 +85,6 @@ rule evaluate_latency_eager:
         dense="results/models/{model}/seed{seed}/dense.safetensors",
         dense_onnx="results/models/{model}/seed{seed}/dense-none.onnx",
         user_model=user_model,
-        code=code("evaluate_latency_eager"),
     output:
         eager="results/models/{model}/seed{seed}/dense.eager.json",
     log:
@@ -92,11 +93,12 @@ rule evaluate_latency_eager:
         "../../envs/evaluate_latency_eager.yaml"
     threads: workflow.cores or 1
     resources:
-        mem_mb=4000,
-        runtime=30,
+        mem_mb=growing(4000),
+        runtime=growing(30),
     params:
         **config["evaluation"],
         architecture=lambda wildcards: MODELS[wildcards.model]["architecture"],
+        code=code("evaluate_latency_eager"),
     message:
         "Time {wildcards.model}, seed {wildcards.seed}, in eager PyTorch, with nothing beside it"
     script:

@@ -5,7 +5,6 @@ rule plot:
     input:
         summary="results/summary.csv",
         histories=[f"results/models/{name}/history.csv" for name in MODEL_SEEDS if name.rpartition("/")[0] in TRAINED],
-        code=code("plot"),
     output:
         [report(f"results/plots/{name}.png", caption=caption(name), category="Figures") for name in figures()],
     log:
@@ -14,8 +13,10 @@ rule plot:
         "../../envs/plot.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=30,
+        mem_mb=growing(2000),
+        runtime=growing(30),
+    params:
+        code=code("plot"),
     message:
         "Draw the figures"
     script:

@@ -2,8 +2,6 @@
 
 
 rule prepare_data:
-    input:
-        code=code("prepare_data"),
     output:
         dataset=DATASET,
         train_images="results/data/train_images.npy",
@@ -18,12 +16,13 @@ rule prepare_data:
         "../../envs/prepare_data.yaml"
     threads: 2
     resources:
-        mem_mb=4000,
-        runtime=30,
+        mem_mb=growing(4000),
+        runtime=growing(30),
     params:
         **config["dataset"],
-        # Never read by the script: another image added, removed or of another size makes the job run again.
-        listing=LISTING,
+        # Never read by the script: an image that is added, removed or changed makes the job run again.
+        images=images(),
+        code=code("prepare_data"),
     message:
         "Decode the data set"
     script:

@@ -6,7 +6,6 @@ rule prune:
         dataset=DATASET,
         dense="results/models/{model}/seed{seed}/dense.safetensors",
         user_model=user_model,
-        code=code("prune"),
     output:
         checkpoint="results/models/{model}/seed{seed}/{scope}/{rate}/none.safetensors",
     log:
@@ -15,10 +14,11 @@ rule prune:
         "../../envs/prune.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=10,
+        mem_mb=growing(2000),
+        runtime=growing(10),
     params:
         architecture=lambda wildcards: MODELS[wildcards.model]["architecture"],
+        code=code("prune"),
     message:
         "Prune {wildcards.model}, seed {wildcards.seed}, {wildcards.scope} {wildcards.rate}"
     script:

@@ -1,11 +1,16 @@
-"""{checkpoint}.safetensors -> {checkpoint}-{mode}.onnx, with the graph that all checkpoints of a model share."""
+"""{checkpoint}.safetensors -> {checkpoint}-{mode}.onnx, with the graph that all checkpoints of a model share.
+
+A job makes all modes of a checkpoint: starting a job takes longer than most of them.
+"""
+
+# Every variant is timed against the dense float32 model, whether or not the study asks for mode none.
+ONNX_MODES = list(dict.fromkeys(["none", *MODES]))
 
 
 rule quantize_export:
     input:
         dataset=DATASET,
         user_model=user_model,
-        code=code("quantize_export"),
     output:
         graph="results/models/{model}/graph.onnx",
     log:
@@ -14,10 +19,11 @@ rule quantize_export:
         "../../envs/quantize_export.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=10,
+        mem_mb=growing(4000),
+        runtime=growing(10),
     params:
         architecture=lambda wildcards: MODELS[wildcards.model]["architecture"],
+        code=code("quantize_export"),
     message:
         "Export the graph of {wildcards.model}"
     script:
@@ -26,26 +32,25 @@ rule quantize_export:
 
 rule quantize:
     input:
-        unpack(lambda wildcards: split_arrays("train") if wildcards.mode == "static" else {}),
+        **(split_arrays("train") if "static" in MODES else {}),
         dataset=DATASET,
         graph="results/models/{model}/graph.onnx",
         checkpoint="results/models/{model}/seed{seed}/{checkpoint}.safetensors",
-        code=code("quantize"),
     output:
-        onnx="results/models/{model}/seed{seed}/{checkpoint}-{mode}.onnx",
+        [f"results/models/{{model}}/seed{{seed}}/{{checkpoint}}-{mode}.onnx" for mode in ONNX_MODES],
     log:
-        "results/logs/quantize/{model}/seed{seed}/{checkpoint}-{mode}.log",
+        "results/logs/quantize/{model}/seed{seed}/{checkpoint}.log",
     conda:
         "../../envs/quantize.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=10,
+        mem_mb=growing(2000),
+        runtime=growing(10),
     params:
-        calibration_images=lambda wildcards: (
-            config["quantization"]["calibration_images"] if wildcards.mode == "static" else None
-        ),
+        modes=ONNX_MODES,
+        calibration_images=config["quantization"]["calibration_images"] if "static" in MODES else None,
+        code=code("quantize"),
     message:
-        "Quantize {wildcards.model}, seed {wildcards.seed}, {wildcards.checkpoint}: {wildcards.mode}"
+        "Quantize {wildcards.model}, seed {wildcards.seed}, {wildcards.checkpoint}"
     script:
         "../../scripts/quantize.py"

@@ -5,7 +5,6 @@ rule summarize:
     input:
         measurements=sorted({row[kind] for row in VARIANTS for kind in ("accuracy", "size", "latency")}),
         eager=[f"results/models/{name}/dense.eager.json" for name in MODEL_SEEDS],
-        code=code("summarize"),
     output:
         csv=report("results/summary.csv", caption="../report/summary.rst", category="Summary"),
         markdown="results/summary.md",
@@ -15,11 +14,12 @@ rule summarize:
         "../../envs/summarize.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=30,
+        mem_mb=growing(2000),
+        runtime=growing(30),
     params:
         variants=VARIANTS,
         eager={name: f"results/models/{name}/dense.eager.json" for name in MODEL_SEEDS},
+        code=code("summarize"),
     message:
         "Join the measurements in summary.csv and summary.md"
     script:

@@ -7,7 +7,6 @@ rule train:
         **split_arrays("validation"),
         dataset=DATASET,
         user_model=user_model,
-        code=code("train"),
     output:
         checkpoint="results/models/{model}/seed{seed}/dense.safetensors",
         history="results/models/{model}/seed{seed}/history.csv",
@@ -21,11 +20,14 @@ rule train:
         "../../envs/train.yaml"
     threads: 8
     resources:
-        mem_mb=8000,
-        runtime=720,
+        mem_mb=growing(8000),
+        runtime=growing(720),
     params:
         architecture=lambda wildcards: MODELS[wildcards.model]["architecture"],
         settings=config["training"],
+        # Not an output, because Snakemake deletes those of a killed job.
+        state="results/models/{model}/seed{seed}/dense.training_state.pt",
+        code=code("train"),
     message:
         "Train {wildcards.model}, seed {wildcards.seed}"
     script:
@@ -37,7 +39,6 @@ rule train_import:
         dataset=DATASET,
         weights=lambda wildcards: MODELS[wildcards.model]["weights"],
         user_model=user_model,
-        code=code("train_import"),
     output:
         checkpoint="results/models/{model}/seed{seed}/dense.safetensors",
     log:
@@ -48,10 +49,11 @@ rule train_import:
         "../../envs/train_import.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=10,
+        mem_mb=growing(2000),
+        runtime=growing(10),
     params:
         architecture=lambda wildcards: MODELS[wildcards.model]["architecture"],
+        code=code("train_import"),
     message:
         "Take the weights of {wildcards.model} from {input.weights}"
     script:

@@ -1,0 +1,70 @@
+"""The state of an unfinished training, so that a killed one goes on after its last finished epoch."""
+
+import dataclasses
+import json
+import pathlib
+import random
+from collections.abc import Mapping
+
+import numpy
+import torch
+
+from elagage.files import whole_file
+from elagage.job import terminal
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingState:
+    """A file beside the declared outputs, which Snakemake deletes when a job is killed.
+
+    identity: all that the training depends on, as JSON can hold it. A state of another identity is never taken up.
+    """
+
+    path: pathlib.Path
+    identity: Mapping
+
+    def save(self, content: Mapping) -> None:
+        """Write the state, tensors and numbers in tables and lists, whole or not at all."""
+        with whole_file(self.path) as temporary:
+            torch.save({"identity": self._identity(), **content}, temporary)
+
+    def load(self) -> dict | None:
+        """Return what was saved, on the CPU, or None if there is nothing to go on from. Nothing in it is executed."""
+        try:
+            saved = torch.load(self.path, map_location="cpu", weights_only=True)
+            if saved["identity"] == self._identity():
+                return saved
+            reason = "belongs to a training with other settings, images or code"
+        except FileNotFoundError:
+            return None
+        except Exception as error:  # torch.load raises of every kind for damaged files
+            reason = f"cannot be read ({type(error).__name__})"
+        for stream in (None, terminal()):
+            print(f"{self.path} {reason}; training starts anew", file=stream)
+        return None
+
+    def remove(self) -> None:
+        """Delete the file; to be called once the outputs are in place."""
+        self.path.unlink(missing_ok=True)
+
+    def _identity(self) -> str:
+        return json.dumps(self.identity, sort_keys=True)
+
+
+def random_state() -> dict:
+    """Return the state of the random generators that a network may draw from: Python's, NumPy's and PyTorch's."""
+    name, keys, *rest = numpy.random.get_state()
+    return {
+        "python": random.getstate(),
+        "numpy": (name, keys.tolist(), *rest),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all(),
+    }
+
+
+def set_random_state(state: Mapping) -> None:
+    """Put the generators into the state that random_state returned."""
+    random.setstate(state["python"])
+    numpy.random.set_state(state["numpy"])
+    torch.set_rng_state(state["torch"])
+    torch.cuda.set_rng_state_all(state["cuda"])
