@@ -1,0 +1,335 @@
+"""A real Slurm with accounting on this machine, started as root without systemd, and taken down again.
+
+It looks like a small piece of Finisterrae III: one node that claims 64 CPUs, 256000 MB of memory and two A100 GPUs,
+whatever the machine has, and a front end that refuses jobs which do not state time and memory.
+"""
+
+import argparse
+import contextlib
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+ACCOUNT = "elagage"
+NODE = f"a100-{os.getpid()}"
+
+# Limits in seconds; starting takes about 5 s on an idle machine, and a busy one must not fail for that.
+READY_LIMIT = 60
+STOP_LIMIT = 20
+
+PACKAGE_OF = {
+    "munged": "munge",
+    "mariadbd": "mariadb-server-core",
+    "mariadb-admin": "mariadb-client",
+    "slurmdbd": "slurmdbd",
+    "slurmctld": "slurmctld",
+    "slurmd": "slurmd",
+    "sbatch": "slurm-client",
+}
+
+# Memory is limited by cgroups, as on the real machine: a job over its --mem ends as OUT_OF_MEMORY, where the polling of
+# jobacct_gather (OverMemoryKill) ends it as FAILED. The name of the node is in those of its cgroups and must be unique.
+SLURM_CONF = """\
+ClusterName=elagage
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={slurmctld}
+SlurmdPort={slurmd}
+CommunicationParameters=NoCtldInAddrAny,NoInAddrAny
+SlurmUser=root
+AuthInfo=socket={folder}/munge.socket
+StateSaveLocation={folder}/slurmctld
+SlurmdSpoolDir={folder}/slurmd
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd.pid
+
+AccountingStorageType=accounting_storage/slurmdbd
+AccountingStorageHost=localhost
+AccountingStoragePort={slurmdbd}
+AccountingStoragePass={folder}/munge.socket
+AccountingStorageEnforce=associations
+AccountingStorageTRES=gres/gpu
+JobSubmitPlugins=lua
+EnforcePartLimits=ALL
+
+ProctrackType=proctrack/cgroup
+JobAcctGatherType=jobacct_gather/linux
+JobAcctGatherFrequency=task=1
+TaskPlugin=task/cgroup
+OverTimeLimit=0
+KillWait=2
+
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core_Memory
+SchedulerParameters=batch_sched_delay=0,sched_interval=1,bf_interval=1
+MinJobAge=3600
+
+GresTypes=gpu
+SlurmdParameters=config_overrides
+NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Sockets=2 CoresPerSocket=32 RealMemory=256000 Gres=gpu:a100:2
+PartitionName=short Nodes={node} Default=YES MaxTime=6:00:00
+PartitionName=medium Nodes={node} MaxTime=3-00:00:00
+"""
+
+SLURMDBD_CONF = """\
+DbdHost=localhost
+DbdPort={slurmdbd}
+SlurmUser=root
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge.socket
+PidFile={folder}/slurmdbd.pid
+StorageType=accounting_storage/mysql
+StorageHost=localhost
+StorageUser=root
+StorageLoc=slurm
+"""
+
+# slurmd counts GPUs by their device files and opens none, so that any two devices which all machines have will do.
+GRES_CONF = """\
+AutoDetect=off
+Name=gpu Type=a100 File=/dev/null
+Name=gpu Type=a100 File=/dev/zero
+"""
+
+CGROUP_CONF = "IgnoreSystemd=yes\nConstrainRAMSpace=yes\n"
+
+JOB_SUBMIT_LUA = """\
+function slurm_job_submit(job, partitions, user)
+    if job.time_limit == slurm.NO_VAL or job.pn_min_memory == slurm.NO_VAL64 then
+        slurm.log_user("a job must state its time and its memory: --time, and --mem or --mem-per-cpu")
+        return slurm.ERROR
+    end
+    return slurm.SUCCESS
+end
+
+function slurm_job_modify(job, record, partitions, user)
+    return slurm.SUCCESS
+end
+"""
+
+
+def absent() -> list[str]:
+    """The Debian packages whose programs are not on the PATH."""
+    return [package for program, package in PACKAGE_OF.items() if not shutil.which(program)]
+
+
+def missing() -> str | None:
+    """Why no cluster can be started on this machine, or None if one can."""
+    if os.geteuid() != 0:
+        return "a Slurm cluster starts jobs for users and therefore needs root"
+    if not any(os.access(path, os.W_OK) for path in ("/sys/fs/cgroup/memory", "/sys/fs/cgroup/cgroup.procs")):
+        return "no cgroup to write to, by which Slurm limits the memory of jobs"
+    if absent() and not shutil.which("apt-get"):
+        return f"no apt-get to install {', '.join(absent())} with"
+    return None
+
+
+def install(packages: list[str]) -> None:
+    """Install Debian packages without starting their services; raises CalledProcessError if apt-get fails."""
+    policy = Path("/usr/sbin/policy-rc.d")
+    added = not policy.exists()
+    if added:
+        policy.write_text("#!/bin/sh\nexit 101\n")
+        policy.chmod(0o755)
+    try:
+        for command in (["update"], ["install", "--yes", "--no-install-recommends", *packages]):
+            env = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+            subprocess.run(["apt-get", "--quiet", *command], env=env, stdout=sys.stderr, check=True)
+    finally:
+        if added:
+            policy.unlink()
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of localhost that nothing listens on."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [each.getsockname()[1] for each in sockets]
+
+
+def configure(folder: Path) -> None:
+    """Write the configuration files, the key and the folders of the daemons."""
+    slurmctld, slurmd, slurmdbd = free_ports(3)
+    values = {"folder": folder, "host": socket.gethostname().split(".")[0], "node": NODE}
+    values |= {"slurmctld": slurmctld, "slurmd": slurmd, "slurmdbd": slurmdbd}
+    for name in ("slurmctld", "slurmd", "bin"):
+        (folder / name).mkdir(parents=True)
+    (folder / "slurm.conf").write_text(SLURM_CONF.format(**values))
+    (folder / "slurmdbd.conf").write_text(SLURMDBD_CONF.format(**values))
+    (folder / "gres.conf").write_text(GRES_CONF)
+    (folder / "cgroup.conf").write_text(CGROUP_CONF)
+    (folder / "job_submit.lua").write_text(JOB_SUBMIT_LUA)
+    (folder / "munge.key").write_bytes(os.urandom(128))
+    # The jobs of Snakemake's plugin call srun without the variable SLURM_CONF.
+    srun = folder / "bin/srun"
+    srun.write_text(f'#!/bin/sh\nSLURM_CONF={folder}/slurm.conf exec {shutil.which("srun")} "$@"\n')
+    srun.chmod(0o755)
+    for secret in ("slurmdbd.conf", "munge.key"):
+        (folder / secret).chmod(0o600)
+
+
+def answers(command: list[str], env: dict[str, str], expected: str) -> bool:
+    """Whether a command ends well within 5 seconds and prints what is expected, a regular expression."""
+    try:
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=5)
+    except subprocess.TimeoutExpired:
+        return False
+    return done.returncode == 0 and re.search(expected, done.stdout) is not None
+
+
+@contextlib.contextmanager
+def daemon(folder: Path, env: dict[str, str], command: list[str], ask: list[str], answer: str) -> Iterator[None]:
+    """Run a daemon in the foreground, its output in a log below the folder, once `ask` prints `answer`.
+
+    Raises RuntimeError with the end of the log if it ends or does not answer within READY_LIMIT seconds.
+    """
+    log = folder / f"{command[0]}.log"
+    with log.open("w") as output:
+        # A session of its own: a Ctrl-C in the terminal is for the caller, which stops the daemons in order.
+        process = subprocess.Popen(
+            command, env=env, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+        )
+    try:
+        end = time.monotonic() + READY_LIMIT
+        while not answers(ask, env, answer):
+            if process.poll() is not None or time.monotonic() > end:
+                why = "is not ready" if process.poll() is None else f"ended with status {process.returncode}"
+                raise RuntimeError(f"{command[0]} {why}; the end of {log}:\n{log.read_text()[-2000:]}")
+            time.sleep(0.1)
+        yield
+    finally:
+        process.terminate()
+        try:
+            process.wait(STOP_LIMIT)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+@contextlib.contextmanager
+def jobs_cancelled(env: dict[str, str]) -> Iterator[None]:
+    """On leaving, cancel all jobs and wait for their end, for STOP_LIMIT seconds at most."""
+    try:
+        yield
+    finally:
+        subprocess.run(["scancel", "--user=root"], env=env, timeout=STOP_LIMIT)
+        end = time.monotonic() + STOP_LIMIT
+        while not answers(["squeue", "--noheader"], env, r"^$") and time.monotonic() < end:
+            time.sleep(0.1)
+
+
+def processes(env: dict[str, str]) -> list[int]:
+    """The other living processes that were started with the SLURM_CONF of this environment."""
+    mark = f"SLURM_CONF={env['SLURM_CONF']}".encode()
+    found = []
+    for environ in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            if mark in environ.read_bytes().split(b"\0"):
+                found.append(int(environ.parent.name))
+    return [each for each in found if each != os.getpid()]
+
+
+@contextlib.contextmanager
+def nothing_left(env: dict[str, str]) -> Iterator[None]:
+    """On leaving, kill whatever is left; raises RuntimeError if something outlives that for STOP_LIMIT seconds."""
+    try:
+        yield
+    finally:
+        end = time.monotonic() + STOP_LIMIT
+        while left := processes(env):
+            if time.monotonic() > end:
+                raise RuntimeError(f"processes of the Slurm cluster outlive it: {left}")
+            for each in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(each, signal.SIGKILL)
+            time.sleep(0.1)
+        for cgroup in sorted(Path("/sys/fs/cgroup").glob(f"*/slurm_{NODE}/**/"), reverse=True):
+            cgroup.rmdir()
+
+
+@contextlib.contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Within the block SIGTERM and SIGHUP raise SystemExit, as Ctrl-C does KeyboardInterrupt: it is left in order."""
+
+    def end(number, _):
+        sys.exit(128 + number)
+
+    before = {each: signal.signal(each, end) for each in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+@contextlib.contextmanager
+def cluster(folder: Path) -> Iterator[dict[str, str]]:
+    """Run a Slurm cluster whose files all lie below a folder, and yield the environment variables by which to use it.
+
+    On leaving, jobs are cancelled and no process is left. Raises CalledProcessError if packages cannot be installed or
+    the account cannot be added, RuntimeError if a daemon does not start.
+    """
+    if absent():
+        install(absent())
+    folder = folder.resolve()
+    configure(folder)
+    variables = {"SLURM_CONF": f"{folder}/slurm.conf", "PATH": f"{folder}/bin:{os.environ['PATH']}"}
+    # MariaDB's client library, and so slurmdbd, which has no setting for it, takes the socket from this variable.
+    env = os.environ | variables | {"MYSQL_UNIX_PORT": f"{folder}/mariadb.socket"}
+    data = f"--datadir={folder}/mariadb"
+    small = ["--innodb-log-file-size=8M", "--innodb-flush-log-at-trx-commit=0", "--innodb-lock-wait-timeout=900"]
+    munge = f"{folder}/munge"
+    munge_files = [f"--pid-file={munge}.pid", f"--seed-file={munge}.seed"]
+    mariadb_files = [f"--socket={folder}/mariadb.socket", f"--pid-file={folder}/mariadb.pid"]
+    with ended_by_signals(), nothing_left(env), contextlib.ExitStack() as stack:
+
+        def start(command: list[str], ask: list[str], answer: str) -> None:
+            stack.enter_context(daemon(folder, env, command, ask, answer))
+
+        start(
+            ["munged", "--foreground", "--force", f"--socket={munge}.socket", f"--key-file={munge}.key", *munge_files],
+            ["munge", "--no-input", f"--socket={munge}.socket"],
+            "MUNGE:",
+        )
+        create = ["mariadb-install-db", "--no-defaults", data, *small[:1], "--user=root", "--skip-test-db"]
+        subprocess.run(
+            [*create, "--auth-root-authentication-method=normal"], env=env, check=True, stdout=subprocess.DEVNULL
+        )
+        start(
+            ["mariadbd", "--no-defaults", data, *small, "--user=root", "--skip-networking", *mariadb_files],
+            ["mariadb-admin", "--no-defaults", "ping"],
+            "alive",
+        )
+        start(["slurmdbd", "-D"], ["sacctmgr", "show", "cluster"], "Cluster")
+        root = ["user", "root", f"account={ACCOUNT}", f"defaultaccount={ACCOUNT}"]
+        for entity in (["cluster", "elagage"], ["account", ACCOUNT], root):
+            subprocess.run(["sacctmgr", "--immediate", "add", *entity], env=env, check=True, stdout=subprocess.DEVNULL)
+        start(["slurmctld", "-D"], ["scontrol", "ping"], "is UP")
+        start(["slurmd", "-D"], ["sinfo", "--noheader", "--format=%T"], "^idle")
+        stack.enter_context(jobs_cancelled(env))
+        yield variables
+
+
+def main() -> int:
+    """Run a command inside a cluster of its own and return the command's exit status."""
+    parser = argparse.ArgumentParser(description="Run COMMAND with a Slurm cluster of its own, as root.")
+    parser.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND", help="such as: bash, or pytest tests")
+    command = parser.parse_args().command
+    if not command:
+        parser.error("COMMAND is missing")
+    if why := missing():
+        parser.error(why)
+    with tempfile.TemporaryDirectory(prefix="slurm-") as folder, cluster(Path(folder)) as variables:
+        status = subprocess.run(command, env=os.environ | variables).returncode
+    return status if status >= 0 else 128 - status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

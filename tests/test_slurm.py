@@ -1,0 +1,249 @@
+"""The cluster profile on a real Slurm: whole studies, and what happens to killed jobs and drivers."""
+
+import contextlib
+import hashlib
+import itertools
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import pandas
+import pytest
+import slurm_cluster
+
+REPOSITORY = pathlib.Path(__file__).parent.parent
+# 240 epochs take longer than the minute after which Slurm kills a training below.
+CONFIG = """
+dataset: {name: digits}
+models: {resnet8: {architecture: resnet8}}
+training: {epochs: 240}
+pruning: {rates: [0.0, 0.5]}
+quantization: {modes: [none, static], calibration_images: 64}
+evaluation: {latency_images: 40}
+"""
+# Seconds; the profile's are for clusters that thousands of people share.
+QUICKLY = ["--slurm-init-seconds-before-status-checks", "2", "--latency-wait", "10"]
+REASON = slurm_cluster.missing()
+
+
+def test_slurm_is_there():
+    """A plain word in the summary of the tests where the others are skipped."""
+    if REASON and not os.environ.get("ELAGAGE_REQUIRE_SLURM"):
+        pytest.skip(f"no Slurm on this machine, so the cluster profile is not tested: {REASON}")
+    assert REASON is None
+
+
+needs_slurm = pytest.mark.skipif(REASON is not None, reason=f"no Slurm: {REASON}")
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory) -> Iterator[dict[str, str]]:
+    """The environment of a process that uses a cluster of this module's own."""
+    with slurm_cluster.cluster(tmp_path_factory.mktemp("cluster")) as variables:
+        yield os.environ | variables | {"PATH": f"{pathlib.Path(sys.executable).parent}:{variables['PATH']}"}
+
+
+@pytest.fixture(scope="module")
+def disturbed(slurm, tmp_path_factory) -> pathlib.Path:
+    """A study of which Slurm killed a job for its time, one for its memory, and a user one with scancel."""
+    folder = new_study(tmp_path_factory.mktemp("disturbed"))
+    # Expressions that grow, as the rules' own resources do, but from less than the jobs need.
+    resources = ["--set-resources", "train:runtime=attempt", "quantize_export:mem_mb=300*attempt**2"]
+    with open(folder / "driver.log", "w") as log:
+        command = ["snakemake", "--profile", "slurm", "all", *QUICKLY, *resources]
+        driver = subprocess.Popen(command, cwd=folder, env=slurm, stdout=log, stderr=subprocess.STDOUT)
+        [sweep] = wait_for(lambda: jobs(slurm, folder, "RUNNING", "sweep"), driver)
+        subprocess.run(["scancel", sweep], env=slurm, check=True)
+        driver.wait(900)
+    assert driver.returncode == 0, (folder / "driver.log").read_text()[-5000:]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def abandoned(slurm, disturbed, tmp_path_factory) -> pathlib.Path:
+    """A study whose driver ran in an allocation, was killed while a model was in training, and was started again."""
+    folder = new_study(tmp_path_factory.mktemp("abandoned"))
+    command = ["sbatch", "--parsable", "slurm/driver.sh", "all", *QUICKLY]
+
+    def start() -> str:
+        return subprocess.run(
+            command, cwd=folder, env=slurm, stdout=subprocess.PIPE, text=True, check=True
+        ).stdout.strip()
+
+    first = start()
+    state = folder / "results/models/resnet8/seed0/dense.training_state.pt"
+    wait_for(state.exists)
+    subprocess.run(["scancel", "--full", "--signal=KILL", first], env=slurm, check=True)
+    wait_for(lambda: first in jobs(slurm, folder, "FAILED,CANCELLED"))
+    assert jobs(slurm, folder, "RUNNING", "train"), "the training should outlive its driver"
+    second = start()
+    wait_for(lambda: second in jobs(slurm, folder, "COMPLETED,FAILED,CANCELLED,TIMEOUT,OUT_OF_MEMORY"), limit=900)
+    assert second in jobs(slurm, folder, "COMPLETED"), (folder / "elagage-driver.log").read_text()[-5000:]
+    return folder
+
+
+def new_study(folder: pathlib.Path) -> pathlib.Path:
+    """Return the folder with a copy of the repository's code and CONFIG."""
+    for name in ("workflow", "scripts", "envs", "slurm"):
+        shutil.copytree(REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "config").mkdir()
+    (folder / "config/config.yaml").write_text(CONFIG)
+    return folder
+
+
+def wait_for(condition: Callable, driver: subprocess.Popen | None = None, limit: float = 300):
+    """Return the first true value of the condition; fail after `limit` seconds, or when the driver ends before."""
+    end = time.monotonic() + limit
+    while not (value := condition()):
+        assert time.monotonic() < end, f"waited {limit} s in vain"
+        assert driver is None or driver.poll() is None, "the driver ended"
+        time.sleep(0.5)
+    return value
+
+
+def accounting(slurm: dict[str, str], folder: pathlib.Path) -> pandas.DataFrame:
+    """Return what sacct says of the Slurm jobs of a study, one row for each start of a job."""
+    columns = [
+        "JobID",
+        "State",
+        "Start",
+        "End",
+        "ReqCPUS",
+        "ReqTRES",
+        "AllocTRES",
+        "TimelimitRaw",
+        "Comment",
+        "WorkDir",
+    ]
+    command = ["sacct", "--allocations", "--parsable2", "--duplicates", f"--format={','.join(columns)}"]
+    lines = subprocess.run(command, env=slurm, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()
+    table = pandas.DataFrame([line.split("|") for line in lines[1:]], columns=columns)
+    return table[table["WorkDir"] == str(folder)]
+
+
+def jobs(slurm: dict[str, str], folder: pathlib.Path, states: str, comment: str = "") -> list[str]:
+    """Return the ids of a study's Slurm jobs that are in one of the states, separated by commas."""
+    table = accounting(slurm, folder)
+    chosen = table["State"].str.split().str[0].isin(states.split(",")) & table["Comment"].str.contains(comment)
+    return list(table.loc[chosen, "JobID"])
+
+
+def states_of(table: pandas.DataFrame, comment: str) -> list[str]:
+    """Return the states, in order, in which the Slurm jobs with that word in their comment ended."""
+    return [state.split()[0] for state in table.loc[table["Comment"].str.contains(comment), "State"]]
+
+
+def checksums(folder: pathlib.Path) -> dict[str, str]:
+    """Return the SHA-256 of every model file and prediction of a study."""
+    files = [path for ending in ("onnx", "safetensors", "npy") for path in (folder / "results").rglob(f"*.{ending}")]
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@needs_slurm
+def test_a_training_killed_for_its_time_goes_on_in_a_longer_job(slurm, disturbed):
+    table = accounting(slurm, disturbed)
+    *failed, last = states_of(table, "rule_train")
+    assert failed and set(failed) == {"TIMEOUT"}
+    assert last == "COMPLETED"
+    limits = table.loc[table["Comment"].str.contains("rule_train"), "TimelimitRaw"].astype(int).to_list()
+    assert limits == list(range(1, len(limits) + 1))
+    assert "taken up after epoch" in (disturbed / "results/logs/train/resnet8/seed0.log").read_text()
+
+
+@needs_slurm
+def test_a_job_killed_for_its_memory_is_started_with_more(slurm, disturbed):
+    table = accounting(slurm, disturbed)
+    *failed, last = states_of(table, "rule_quantize_export")
+    assert failed and set(failed) == {"OUT_OF_MEMORY"}
+    assert last == "COMPLETED"
+    asked = table.loc[table["Comment"].str.contains("rule_quantize_export"), "ReqTRES"]
+    memory = [int(re.search(r"mem=(\d+)M", text)[1]) for text in asked]
+    assert memory == [300 * attempt**2 for attempt in range(1, len(memory) + 1)]
+
+
+@needs_slurm
+def test_a_job_cancelled_by_scancel_is_started_again(slurm, disturbed):
+    assert states_of(accounting(slurm, disturbed), "sweep") == ["CANCELLED", "COMPLETED"]
+
+
+@needs_slurm
+def test_a_disturbed_study_is_whole(slurm, disturbed):
+    summary = pandas.read_csv(disturbed / "results/summary.csv")
+    assert len(summary) == 8
+    assert not list((disturbed / "results").rglob(".*"))
+    assert not list((disturbed / "results").rglob("*training_state*"))
+
+
+@needs_slurm
+def test_nothing_runs_again_afterwards(slurm, disturbed):
+    command = ["snakemake", "--profile", "slurm", "all"]
+    run = subprocess.run(command, cwd=disturbed, env=slurm, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert "Nothing to be done" in run.stdout
+
+
+@needs_slurm
+def test_a_driver_in_an_allocation_goes_on_where_a_killed_one_ended(slurm, abandoned):
+    table = accounting(slurm, abandoned)
+    assert states_of(table, "rule_train") == ["CANCELLED", "COMPLETED"]
+    assert "cancelling jobs of an earlier driver" in (abandoned / "elagage-driver.log").read_text()
+    assert "taken up after epoch" in (abandoned / "results/logs/train/resnet8/seed0.log").read_text()
+
+
+@needs_slurm
+def test_both_studies_end_with_the_same_bytes(disturbed, abandoned):
+    first, second = checksums(disturbed), checksums(abandoned)
+    assert len(first) == 1 + 3 + 6 + 6 + 6  # graph, checkpoints, variants, predictions, arrays
+    assert first == second
+
+
+@needs_slurm
+def test_a_variant_needs_less_than_a_slurm_job(slurm, abandoned):
+    table = accounting(slurm, abandoned)
+    done = table[table["State"].str.startswith("COMPLETED") & table["Comment"].str.startswith("rule_")]
+    # prepare_data, quantize_export, train, the sweep of 3 checkpoints, their timing, summary and figures
+    assert len(done) == 6, table.to_string()
+
+
+@needs_slurm
+def test_training_asks_for_a_gpu_and_timings_for_a_whole_node(slurm, abandoned):
+    table = accounting(slurm, abandoned).set_index("Comment")
+    asked = {comment: row["AllocTRES"] for comment, row in table.iterrows()}
+    [train] = {text for comment, text in asked.items() if "rule_train" in comment}
+    assert "gres/gpu=1" in train and "cpu=32" in train
+    [timing] = {text for comment, text in asked.items() if "timing" in comment}
+    assert "cpu=64" in timing
+    assert all(
+        "gpu" not in text for comment, text in asked.items() if "timing" not in comment and "train" not in comment
+    )
+
+
+@needs_slurm
+def test_nothing_runs_beside_a_timing(disturbed, abandoned):
+    for study in (disturbed, abandoned):
+        ends = {}
+        for log in (study / "results/logs").rglob("evaluate_latency*/**/*.log"):
+            ends[log] = log.stat().st_mtime, float(re.search(r"took ([\d.]+) s", log.read_text())[1])
+        assert len(ends) == 4
+        ordered = sorted(ends.values())
+        for (end, _), (later, seconds) in itertools.pairwise(ordered):
+            assert later - seconds >= end - 0.2  # the log's time and the job's clock differ by some milliseconds
+
+
+@needs_slurm
+def test_a_second_driver_is_refused(slurm, abandoned):
+    with open(abandoned / ".snakemake/driver.lock", "w") as lock:
+        holder = subprocess.Popen(["flock", str(lock.fileno()), "sleep", "60"], pass_fds=[lock.fileno()])
+        with contextlib.ExitStack() as stack:
+            stack.callback(holder.send_signal, signal.SIGKILL)
+            time.sleep(1)
+            run = subprocess.run(
+                ["slurm/driver.sh", "all"], cwd=abandoned, env=slurm, stderr=subprocess.PIPE, text=True
+            )
+    assert run.returncode == 1
+    assert "another driver runs" in run.stderr
