@@ -2,8 +2,8 @@
 
 import numpy
 
-from elagage.data import Split
-from elagage.files import whole_file, write_json
+from elagage.data import Split, save_array
+from elagage.files import write_json
 from elagage.job import job
 from elagage.measure import predictions, session
 
@@ -11,8 +11,7 @@ from elagage.measure import predictions, session
 def evaluate_accuracy(split: Split, variant: str, threads: int, accuracy: str, predicted_path: str) -> None:
     """Write the number of images and of correct predictions (JSON), and each image's prediction, int32 [n] (.npy)."""
     predicted = predictions(session(variant, threads), split)
-    with whole_file(predicted_path) as temporary:
-        numpy.save(temporary, predicted.astype(numpy.int32))
+    save_array(predicted_path, predicted.astype(numpy.int32))
     correct = int((predicted == split.labels).sum())
     write_json(accuracy, {"images": len(split), "correct": correct})
     print(f"{variant}: {correct} of {len(split)} correct")

@@ -4,16 +4,18 @@ import os
 
 import onnx
 
-from elagage.files import write_json
+from elagage.files import reading, write_json
 from elagage.job import job
 from elagage.onnx_contents import count_contents, description
 
 
 def evaluate_size(variant: str, size: str) -> None:
     """Write bytes, counts of weights and operators, and the file's provenance (JSON)."""
-    model = onnx.load(variant)
-    content = {"bytes": os.path.getsize(variant), **count_contents(model)}
-    write_json(size, content | {"provenance": description(model)["provenance"]})
+    with reading(variant):
+        model = onnx.load(variant)
+        content = {"bytes": os.path.getsize(variant), **count_contents(model)}
+        provenance = description(model)["provenance"]
+    write_json(size, content | {"provenance": provenance})
     print(f"{variant}: {content}")
 
 

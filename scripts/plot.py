@@ -1,5 +1,6 @@
 """Draw the figures of a study from its summary and its training histories."""
 
+import io
 import os
 import pathlib
 from collections.abc import Iterable
@@ -8,7 +9,7 @@ import matplotlib.style
 import pandas
 
 from elagage.errors import UserError
-from elagage.files import whole_file
+from elagage.files import reading, whole_file
 from elagage.job import job
 from elagage.plots import FIGURES, Study
 
@@ -30,14 +31,14 @@ def read_study(summary: str | os.PathLike, histories: Iterable[str | os.PathLike
 
     Names are read as text, or pandas would take a model called `NA` or `007` for a missing value or a number.
     """
-    trainings = [
-        pandas.read_csv(path).assign(model=path.parent.parent.name, seed=int(path.parent.name.removeprefix("seed")))
-        for path in map(pathlib.Path, histories)
-    ]
-    return Study(
-        pandas.read_csv(summary, dtype=dict.fromkeys(TEXT, str), keep_default_na=False, na_values=[""]),
-        pandas.concat(trainings, ignore_index=True) if trainings else pandas.DataFrame(),
-    )
+    trainings = []
+    for path in map(pathlib.Path, histories):
+        with reading(path):
+            name, seed = path.parent.parent.name, int(path.parent.name.removeprefix("seed"))
+            trainings.append(pandas.read_csv(path).assign(model=name, seed=seed))
+    with reading(summary):
+        table = pandas.read_csv(summary, dtype=dict.fromkeys(TEXT, str), keep_default_na=False, na_values=[""])
+    return Study(table, pandas.concat(trainings, ignore_index=True) if trainings else pandas.DataFrame())
 
 
 def plot(study: Study, outputs: Iterable[str | os.PathLike]) -> None:
@@ -49,8 +50,11 @@ def plot(study: Study, outputs: Iterable[str | os.PathLike]) -> None:
     for output in map(pathlib.Path, outputs):
         if output.stem not in FIGURES:
             raise UserError(f"{output}: there is no figure {output.stem!r}. Figures: {', '.join(FIGURES)}")
-        with whole_file(output) as temporary, matplotlib.style.context(["default", LOOK]):
-            FIGURES[output.stem](study).savefig(temporary, metadata={"Software": None})
+        drawn = io.BytesIO()
+        with matplotlib.style.context(["default", LOOK]):
+            FIGURES[output.stem](study).savefig(drawn, format=output.suffix[1:], metadata={"Software": None})
+        with whole_file(output) as temporary:
+            temporary.write_bytes(drawn.getbuffer())
         print(f"drew {output}")
 
 

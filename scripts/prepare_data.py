@@ -7,9 +7,9 @@ import pathlib
 
 import numpy
 
-from elagage.data import IMAGES, SPLITS, Dataset
+from elagage.data import IMAGES, SPLITS, Dataset, save_array
 from elagage.errors import UserError
-from elagage.files import sha256, whole_file, write_json
+from elagage.files import sha256, write_json
 from elagage.image_folder import image_files, image_folder_classes, read_image
 from elagage.job import job
 from elagage.progress import progress
@@ -135,8 +135,7 @@ def prepare_data(name: str, path: str, image_size: int | None, validation_fracti
     parts = {split: (_channels_first(images), labels.astype(numpy.int64)) for split, (images, labels) in parts.items()}
     for split, arrays in parts.items():
         for kind, array in zip(("images", "labels"), arrays, strict=True):
-            with whole_file(outputs[f"{split}_{kind}"]) as temporary:
-                numpy.save(temporary, array)
+            save_array(outputs[f"{split}_{kind}"], array)
     images = parts["train"][0]
     mean, std = channel_moments(images)
     dataset = Dataset(

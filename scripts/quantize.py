@@ -11,7 +11,7 @@ import onnxruntime
 import safetensors
 
 from elagage.data import Dataset, Split
-from elagage.files import whole_file
+from elagage.files import reading, whole_file
 from elagage.job import job
 from elagage.onnx_contents import count_contents, describe
 from elagage.onnx_graph import with_weights
@@ -20,7 +20,7 @@ from elagage.quantization import quantize
 
 def read_numpy(checkpoint: str) -> tuple[dict[str, numpy.ndarray], dict]:
     """Return a checkpoint's tensors and provenance without PyTorch."""
-    with safetensors.safe_open(checkpoint, "numpy") as file:
+    with reading(checkpoint), safetensors.safe_open(checkpoint, "numpy") as file:
         names = file.keys()
         return {name: file.get_tensor(name) for name in names}, json.loads(file.metadata()["elagage"])
 
@@ -34,7 +34,8 @@ def quantize_checkpoint(
     """
     dataset = Dataset.read(dataset_path)
     state, provenance = read_numpy(checkpoint)
-    float32 = with_weights(onnx_ir.load(graph), state)
+    with reading(graph):
+        float32 = with_weights(onnx_ir.load(graph), state)
     for mode, output in outputs.items():
         images = calibration.images if mode == "static" else None
         model = copy.deepcopy(float32) if mode == "none" else quantize(float32, mode, images)

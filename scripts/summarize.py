@@ -3,7 +3,7 @@
 import numpy
 import pandas
 
-from elagage.files import read_json, whole_file
+from elagage.files import read_json, reading, whole_file
 from elagage.job import job
 from elagage.statistics import median_interval, wilson_interval
 
@@ -26,34 +26,35 @@ SHOWN = {  # column of summary.md -> how to write it
 
 def measurements(accuracy_path: str, size_path: str, latency_path: str) -> dict:
     """Return the columns of the summary that are measured, for one variant."""
-    accuracy, size, latency = read_json(accuracy_path), read_json(size_path), read_json(latency_path)
-    low, high = wilson_interval(accuracy["correct"], accuracy["images"])
-    time = pandas.Series(latency["ns"]) / 1e6
-    row = {
-        "sparsity": size["zeros"] / size["weights"] if size["weights"] else 0.0,
-        "accuracy": accuracy["correct"] / accuracy["images"],
-        "accuracy_low": low,
-        "accuracy_high": high,
-        "test_images": accuracy["images"],
-        "model_size_bytes": size["bytes"],
-        **_interval("inference_time{}_ms", time),
-        "dense_time_ms": float(numpy.median(latency["dense_ns"])) / 1e6,
-        **_interval("speedup{}", pandas.Series(latency["dense_ns"]) / latency["ns"]),
-        "latency_images": len(time),
-    }
-    row |= {key: size[key] for key in ("weights", "zeros", "int8_weights", "operators", "int8_operators")}
-    row |= {key: latency[key] for key in ("threads", "cpu", "instruction_set", "onnxruntime")}
-    return row | {"torch": size["provenance"]["torch"]}
+    with reading(accuracy_path):
+        accuracy = read_json(accuracy_path)
+        low, high = wilson_interval(accuracy["correct"], accuracy["images"])
+        row = {"accuracy": accuracy["correct"] / accuracy["images"], "accuracy_low": low, "accuracy_high": high}
+        row |= {"test_images": accuracy["images"]}
+    with reading(size_path):
+        size = read_json(size_path)
+        row |= {"sparsity": size["zeros"] / size["weights"] if size["weights"] else 0.0}
+        row |= {"model_size_bytes": size["bytes"], "torch": size["provenance"]["torch"]}
+        row |= {key: size[key] for key in ("weights", "zeros", "int8_weights", "operators", "int8_operators")}
+    with reading(latency_path):
+        latency = read_json(latency_path)
+        time = pandas.Series(latency["ns"]) / 1e6
+        row |= _interval("inference_time{}_ms", time)
+        row |= {"dense_time_ms": float(numpy.median(latency["dense_ns"])) / 1e6, "latency_images": len(time)}
+        row |= _interval("speedup{}", pandas.Series(latency["dense_ns"]) / latency["ns"])
+        row |= {key: latency[key] for key in ("threads", "cpu", "instruction_set", "onnxruntime")}
+    return row
 
 
 def eager_measurements(eager_path: str) -> dict:
     """Return the columns of the dense model's time in eager PyTorch, and how much faster ONNX Runtime runs it."""
-    eager = read_json(eager_path)
-    time = pandas.Series(eager["ns"]) / 1e6
-    return {
-        **_interval("eager_time{}_ms", time),
-        **_interval("eager_to_onnxruntime{}", pandas.Series(eager["ns"]) / eager["dense_ns"]),
-    }
+    with reading(eager_path):
+        eager = read_json(eager_path)
+        time = pandas.Series(eager["ns"]) / 1e6
+        return {
+            **_interval("eager_time{}_ms", time),
+            **_interval("eager_to_onnxruntime{}", pandas.Series(eager["ns"]) / eager["dense_ns"]),
+        }
 
 
 def _interval(column: str, values: pandas.Series) -> dict[str, float]:

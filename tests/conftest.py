@@ -1,7 +1,10 @@
 """What several test files share."""
 
 import dataclasses
+import os
 import pathlib
+import subprocess
+from collections.abc import Iterator
 
 import numpy
 import pytest
@@ -33,3 +36,15 @@ def dataset(tmp_path) -> pathlib.Path:
     description = Dataset("toy", ["top", "middle", "bottom"], 1, 8, [mean], [std], False, sizes, {})
     write_json(folder / "dataset.json", dataclasses.asdict(description))
     return folder
+
+
+@pytest.fixture
+def small_disk(tmp_path) -> Iterator[pathlib.Path]:
+    """Yield a folder that is a disk of 64 KiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(mount, stderr=subprocess.DEVNULL).returncode:
+        pytest.skip("mounting a small disk needs root")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)

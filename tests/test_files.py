@@ -4,13 +4,22 @@ import hashlib
 import json
 import os
 import pathlib
+import random
+import resource
 import stat
 import subprocess
 import sys
+import time
 
+import numpy
 import pytest
+import torch
 
+from elagage.checkpoints import save_checkpoint
+from elagage.data import save_array
+from elagage.errors import UserError
 from elagage.files import read_json, sha256, whole_file, write_json
+from elagage.training_state import TrainingState
 
 SCRIPTS = pathlib.Path(__file__).parents[1] / "scripts"
 
@@ -88,39 +97,103 @@ def test_a_path_given_as_text_works_like_a_path(tmp_path, monkeypatch):
 
 def test_a_target_that_is_a_folder_is_left_alone(tmp_path):
     (tmp_path / "a.txt").mkdir()
-    with pytest.raises(OSError, match=r"a\.txt"), whole_file(tmp_path / "a.txt") as temporary:
+    with (
+        pytest.raises(UserError, match=r"a\.txt: cannot be written \(Is a directory\)"),
+        whole_file(tmp_path / "a.txt") as temporary,
+    ):
         temporary.write_text("new")
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
 
 
-@pytest.mark.parametrize("before", [{}, {"a.txt": "old"}], ids=["no old file", "old file"])
-def test_a_full_disk_is_an_error_that_leaves_the_folder_as_it_was(tmp_path, before):
-    for name, text in before.items():
-        (tmp_path / name).write_text(text)
-    code = """
-import resource
-from elagage.files import whole_file
-resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
-with whole_file("a.txt") as temporary:
-    temporary.write_text("n" * 1001)
-"""
-    done = in_another_process(code, tmp_path)
-    assert done.returncode == 1
-    assert "OSError" in done.stderr
-    assert content(tmp_path) == before
+ZEROS = numpy.zeros(100_000, numpy.uint8)
+WRITERS = {
+    "array.npy": lambda path: save_array(path, ZEROS),
+    "weights.safetensors": lambda path: save_checkpoint(path, {"weight": torch.zeros(100_000)}, {}),
+    "state.pt": lambda path: TrainingState(path, {}).save({"weight": torch.zeros(100_000)}),
+    "table.json": lambda path: write_json(path, ["x" * 100_000]),
+}
 
 
-def test_a_killed_process_leaves_the_old_file_whole(tmp_path):
-    (tmp_path / "a.txt").write_text("old")
+@pytest.mark.parametrize("before", [None, b"old"], ids=["no old file", "old file"])
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_full_disk_is_an_error_that_names_the_file_and_leaves_the_old_one(small_disk, name, before):
+    path = small_disk / name
+    if before is not None:
+        path.write_bytes(before)
+    with pytest.raises(UserError, match=rf"{path}: cannot be written \(No space left on device\); make room"):
+        WRITERS[name](path)
+    assert [file.read_bytes() for file in small_disk.iterdir()] == ([] if before is None else [before])
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_limit_of_file_sizes_is_an_error_that_names_the_file_and_leaves_the_old_one(tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(b"old")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
+    try:
+        with pytest.raises(UserError, match=rf"{path}: cannot be written \(File too large\)"):
+            WRITERS[name](path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"old"]
+
+
+def test_an_error_that_is_not_one_of_writing_stays_what_it_is(tmp_path):
+    for error in (ZeroDivisionError, UserError):
+        with pytest.raises(error, match=r"^mine$"), whole_file(tmp_path / "a.txt"):
+            raise error("mine")
+
+
+WRITE_FOREVER = """
+import itertools, pathlib
+from elagage.files import whole_file
+for number in itertools.count():
+    with whole_file("a.txt") as temporary, open(temporary, "w") as file:
+        for _ in range(100):
+            file.write(f"{number} " * 10_000)
+    pathlib.Path("started").touch()
+"""
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_process_killed_at_any_moment_leaves_a_whole_file_and_nothing_after_the_next(tmp_path, seed):
+    environment = os.environ | {"PYTHONPATH": str(SCRIPTS)}
+    process = subprocess.Popen([sys.executable, "-c", WRITE_FOREVER], cwd=tmp_path, env=environment)
+    while not (tmp_path / "started").exists():
+        time.sleep(0.01)
+    time.sleep(random.Random(seed).uniform(0, 0.3))
+    process.kill()
+    process.wait()
+    words = (tmp_path / "a.txt").read_text().split()
+    assert len(words) == 1_000_000
+    assert len(set(words)) == 1
+    with whole_file(tmp_path / "a.txt") as temporary:
+        temporary.write_text("new")
+    assert {path.name for path in tmp_path.iterdir()} == {"a.txt", "started"}
+
+
+def test_what_another_process_is_writing_is_left_alone(tmp_path):
     code = """
-import os, signal
+import sys
 from elagage.files import whole_file
 with whole_file("a.txt") as temporary:
-    temporary.write_text("half of the n")
-    os.kill(os.getpid(), signal.SIGKILL)
+    temporary.write_text("theirs")
+    print("writing", flush=True)
+    sys.stdin.readline()
 """
-    assert in_another_process(code, tmp_path).returncode < 0
-    assert (tmp_path / "a.txt").read_text() == "old"
+    environment = os.environ | {"PYTHONPATH": str(SCRIPTS)}
+    command = [sys.executable, "-c", code]
+    other = subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert other.stdout.readline() == "writing\n"
+    with whole_file(tmp_path / "a.txt") as temporary:
+        temporary.write_text("ours")
+    assert (tmp_path / "a.txt").read_text() == "ours"
+    other.communicate("\n")
+    assert other.returncode == 0
+    assert content(tmp_path) == {"a.txt": "theirs"}
 
 
 @pytest.mark.parametrize("value", [{"a": [1, 2.5, None, "é"]}, [], "text", 0])

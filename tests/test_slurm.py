@@ -18,14 +18,40 @@ import pytest
 import slurm_cluster
 
 REPOSITORY = pathlib.Path(__file__).parent.parent
-# 240 epochs take longer than the minute after which Slurm kills a training below.
 CONFIG = """
 dataset: {name: digits}
-models: {resnet8: {architecture: resnet8}}
-training: {epochs: 240}
+models: {mine: {architecture: "my_model.py:build"}}
+training: {epochs: 4}
 pruning: {rates: [0.0, 0.5]}
 quantization: {modes: [none, static], calibration_images: 64}
 evaluation: {latency_images: 40}
+"""
+# Hangs once, in the third of its epochs of 6 steps.
+MODEL = """
+import pathlib
+import time
+
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self, num_classes, in_channels):
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(in_channels, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+        self.linear = nn.Linear(8, num_classes)
+        self.steps = 0
+
+    def forward(self, x):
+        if self.training:
+            self.steps += 1
+            if self.steps > 14 and not pathlib.Path("hung").exists():
+                pathlib.Path("hung").touch()
+                time.sleep(3600)
+        return self.linear(self.features(x).mean((2, 3)))
+
+
+def build(num_classes, in_channels):
+    return Net(num_classes, in_channels)
 """
 # Seconds; the profile's are for clusters that thousands of people share.
 QUICKLY = ["--slurm-init-seconds-before-status-checks", "2", "--latency-wait", "10"]
@@ -77,8 +103,7 @@ def abandoned(slurm, disturbed, tmp_path_factory) -> pathlib.Path:
         ).stdout.strip()
 
     first = start()
-    state = folder / "results/models/resnet8/seed0/dense.training_state.pt"
-    wait_for(state.exists)
+    wait_for((folder / "hung").exists)
     subprocess.run(["scancel", "--full", "--signal=KILL", first], env=slurm, check=True)
     wait_for(lambda: first in jobs(slurm, folder, "FAILED,CANCELLED"))
     assert jobs(slurm, folder, "RUNNING", "train"), "the training should outlive its driver"
@@ -89,15 +114,16 @@ def abandoned(slurm, disturbed, tmp_path_factory) -> pathlib.Path:
 
 
 def new_study(folder: pathlib.Path) -> pathlib.Path:
-    """Return the folder with a copy of the repository's code and CONFIG."""
+    """Return the folder with a copy of the repository's code, CONFIG and MODEL."""
     for name in ("workflow", "scripts", "envs", "slurm"):
         shutil.copytree(REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "config").mkdir()
     (folder / "config/config.yaml").write_text(CONFIG)
+    (folder / "my_model.py").write_text(MODEL)
     return folder
 
 
-def wait_for(condition: Callable, driver: subprocess.Popen | None = None, limit: float = 300):
+def wait_for(condition: Callable, driver: subprocess.Popen | None = None, limit: float = 600):
     """Return the first true value of the condition; fail after `limit` seconds, or when the driver ends before."""
     end = time.monotonic() + limit
     while not (value := condition()):
@@ -153,7 +179,7 @@ def test_a_training_killed_for_its_time_goes_on_in_a_longer_job(slurm, disturbed
     assert last == "COMPLETED"
     limits = table.loc[table["Comment"].str.contains("rule_train"), "TimelimitRaw"].astype(int).to_list()
     assert limits == list(range(1, len(limits) + 1))
-    assert "taken up after epoch" in (disturbed / "results/logs/train/resnet8/seed0.log").read_text()
+    assert "taken up after epoch" in (disturbed / "results/logs/train/mine/seed0.log").read_text()
 
 
 @needs_slurm
@@ -192,7 +218,7 @@ def test_a_driver_in_an_allocation_goes_on_where_a_killed_one_ended(slurm, aband
     table = accounting(slurm, abandoned)
     assert states_of(table, "rule_train") == ["CANCELLED", "COMPLETED"]
     assert "cancelling jobs of an earlier driver" in (abandoned / "elagage-driver.log").read_text()
-    assert "taken up after epoch" in (abandoned / "results/logs/train/resnet8/seed0.log").read_text()
+    assert "taken up after epoch" in (abandoned / "results/logs/train/mine/seed0.log").read_text()
 
 
 @needs_slurm

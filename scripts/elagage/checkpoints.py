@@ -8,11 +8,11 @@ from collections.abc import Mapping
 
 import safetensors
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 
 from elagage.errors import UserError
-from elagage.files import whole_file
+from elagage.files import reading, whole_file
 
 SHOWN = 5  # tensors of each kind of mistake in a message
 
@@ -24,12 +24,13 @@ def save_checkpoint(path: str | os.PathLike, state: Mapping[str, torch.Tensor], 
     """
     tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items()}
     with whole_file(path) as temporary:
-        save_file(tensors, temporary, {"elagage": json.dumps(provenance, sort_keys=True)})
+        # save_file would write it too, but its errors are no OSErrors.
+        temporary.write_bytes(save(tensors, {"elagage": json.dumps(provenance, sort_keys=True)}))
 
 
 def load_checkpoint(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], dict]:
     """Return the state dict and the provenance that save_checkpoint wrote."""
-    with safetensors.safe_open(path, "pt") as file:
+    with reading(path), safetensors.safe_open(path, "pt") as file:
         names = file.keys()
         return {name: file.get_tensor(name) for name in names}, json.loads(file.metadata()["elagage"])
 

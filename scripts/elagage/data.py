@@ -6,7 +6,7 @@ import os
 import numpy
 
 from elagage.errors import UserError
-from elagage.files import read_json
+from elagage.files import read_json, reading, whole_file
 
 SPLITS = ("train", "validation", "test")
 # Training (before some are kept for validation) and test images of the data sets whose size is known beforehand. Of the
@@ -39,7 +39,8 @@ class Dataset:
     @classmethod
     def read(cls, path: str | os.PathLike) -> "Dataset":
         """Return the description that prepare_data wrote."""
-        return cls(**read_json(path))
+        with reading(path):
+            return cls(**read_json(path))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +56,10 @@ class Split:
 
         Copy-on-write ("c") rather than read-only, because torch warns of tensors over memory it may not write.
         """
-        return cls(numpy.load(images, mmap_mode="c"), numpy.load(labels))
+        with reading(images):
+            mapped = numpy.load(images, mmap_mode="c")
+        with reading(labels):
+            return cls(mapped, numpy.load(labels))
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -68,3 +72,14 @@ class Split:
         if number > len(self):
             raise UserError(f"{key}: {number} images asked for, but there are only {len(self)}; lower {key}")
         return Split(self.images[:number], self.labels[:number])
+
+
+def save_array(path: str | os.PathLike, array: numpy.ndarray) -> None:
+    """Write an array as .npy, whole or not at all.
+
+    Not with numpy.save, whose error on a full disk does not say that it is full.
+    """
+    array = numpy.ascontiguousarray(array)
+    with whole_file(path) as temporary, open(temporary, "wb") as file:
+        numpy.lib.format.write_array_header_1_0(file, numpy.lib.format.header_data_from_array_1_0(array))
+        file.write(array.data)

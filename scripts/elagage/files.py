@@ -1,6 +1,8 @@
-"""Files that appear whole or not at all, and their checksums."""
+"""Files that appear whole or not at all, are read with errors that name them, and have checksums."""
 
 import contextlib
+import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -8,29 +10,69 @@ import pathlib
 import tempfile
 from collections.abc import Iterator
 
+from elagage.errors import UserError
+
 
 @contextlib.contextmanager
 def whole_file(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """Yield a temporary path beside `path` that replaces `path` once the block ends without an error.
 
     rename(2) is atomic within one file system, so a reader sees the old file, the complete new one, or none. The
-    temporary name keeps the ending of `path`, because libraries choose formats by it.
+    temporary name keeps the ending of `path`, because libraries choose formats by it. Raises UserError that names
+    `path` and the cause (no space, too large, not permitted) if it cannot be written.
     """
     path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
-    os.close(handle)
-    temporary = pathlib.Path(name)
     try:
-        yield temporary
-        with open(temporary, "rb") as written:
-            os.fsync(written.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp makes files that only their owner can read
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_left_over(path)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
+        temporary = pathlib.Path(name)
+        try:
+            _lock(handle)
+            yield temporary
+            with open(temporary, "rb") as written:
+                os.fsync(written.fileno())
+            umask = os.umask(0)
+            os.umask(umask)
+            temporary.chmod(0o666 & ~umask)  # mkstemp makes files that only their owner can read
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+            os.close(handle)
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror or error}); make room or give permission, and run again"
+        ) from error
+
+
+def _remove_left_over(path: pathlib.Path) -> None:
+    """Delete the temporary files of writers of `path` that were killed: those that no process has locked."""
+    for left in path.parent.glob(f".{glob.escape(path.stem)}.????????{glob.escape(path.suffix)}"):
+        with contextlib.suppress(OSError), open(left, "rb") as file:
+            _lock(file.fileno())
+            left.unlink()
+
+
+def _lock(handle: int) -> None:
+    """Take the lock of an open file, which ends with the process; raises BlockingIOError if another has it."""
+    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+@contextlib.contextmanager
+def reading(path: str | os.PathLike) -> Iterator[None]:
+    """Name the file in whatever goes wrong in the block, which reads a file that an earlier job wrote.
+
+    Raises UserError if its content is not what it should be; a file that is missing raises FileNotFoundError.
+    """
+    try:
+        yield
+    except (UserError, FileNotFoundError):
+        raise
+    except Exception as error:  # libraries raise of every kind for damaged files
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(
+            f"{path}: damaged, or not a file of this study ({type(error).__name__}: {reason}); delete it and run again"
+        ) from error
 
 
 def write_json(path: str | os.PathLike, content: object) -> None:
@@ -40,8 +82,9 @@ def write_json(path: str | os.PathLike, content: object) -> None:
 
 
 def read_json(path: str | os.PathLike):
-    """Return the content of a JSON file."""
-    return json.loads(pathlib.Path(path).read_text())
+    """Return the content of a JSON file; raises UserError if it is damaged."""
+    with reading(path):
+        return json.loads(pathlib.Path(path).read_text())
 
 
 def sha256(path: str | os.PathLike) -> str:

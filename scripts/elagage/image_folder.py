@@ -84,7 +84,7 @@ def image_fingerprint(path: str, known_path: str) -> str:
             for name, checksum in zip(unread, checksums, strict=True):
                 known[name] = [*found[name], checksum]
                 advance(1)
-        with contextlib.suppress(OSError):  # a folder that may only be read: the next run reads the images again
+        with contextlib.suppress(UserError):  # a folder that may only be read: the next run reads the images again
             write_json(known_path, {name: known[name] for name in found})
     digest = hashlib.sha256()
     for name in sorted(found):
@@ -95,7 +95,7 @@ def image_fingerprint(path: str, known_path: str) -> str:
 def _read_known(path: str) -> dict[str, list]:
     try:
         known = read_json(path)
-    except (OSError, ValueError):
+    except (OSError, UserError):
         return {}
     return known if isinstance(known, dict) else {}
 

@@ -29,22 +29,23 @@ def job(log: str | os.PathLike) -> Iterator[None]:
     """
     global _terminal
     _end_with_parent()
-    pathlib.Path(log).parent.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
-    with open(log, "w") as file:
-        _terminal = os.fdopen(os.dup(2), "w", buffering=1)
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
+    try:
+        pathlib.Path(log).parent.mkdir(parents=True, exist_ok=True)
+        with open(log, "w") as file:
+            _terminal = os.fdopen(os.dup(2), "w", buffering=1)
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
         sys.stdout.reconfigure(line_buffering=True)
-        try:
-            yield
-        except (UserError, OSError) as error:
-            _fail(str(error))
-        except Exception as error:
-            traceback.print_exc()
-            _fail(f"unexpected {type(error).__name__}: {error}; the traceback is in {log}")
+        yield
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
         print(f"took {time.perf_counter() - start:.1f} s and {peak:.0f} MiB of memory at its peak")
+    except (UserError, OSError) as error:
+        _fail(f"{error}; the log is {log}" if isinstance(error, OSError) and not error.filename else str(error))
+    except Exception as error:
+        with contextlib.suppress(OSError):
+            traceback.print_exc()
+        _fail(f"unexpected {type(error).__name__}: {error}; the traceback is in {log}")
 
 
 def _end_with_parent() -> None:
@@ -57,9 +58,12 @@ def _end_with_parent() -> None:
 
 
 def _fail(message: str) -> None:
-    print(f"error: {message}")
-    print(f"error: {message}", file=_terminal)
-    sys.exit(1)
+    """Show the message in the terminal, and in the log if the disk has room for it, and exit with 1."""
+    print(f"error: {message}", file=_terminal, flush=True)
+    with contextlib.suppress(OSError):
+        print(f"error: {message}", flush=True)
+    # Not sys.exit: with a full disk Python would fail once more as it flushes what the log could not take.
+    os._exit(1)
 
 
 def terminal() -> TextIO:

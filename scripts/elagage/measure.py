@@ -10,6 +10,7 @@ import onnxruntime
 
 from elagage.data import Split
 from elagage.errors import UserError
+from elagage.files import reading
 
 EVALUATION_BATCH = 250  # images
 WARM_UP = 50  # images, not counted
@@ -39,7 +40,8 @@ def session(path: str | os.PathLike, threads: int) -> onnxruntime.InferenceSessi
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    with reading(path):
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
 def predictions(model: onnxruntime.InferenceSession, split: Split) -> numpy.ndarray:

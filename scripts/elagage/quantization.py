@@ -81,8 +81,13 @@ def quantize(model: onnx.ModelProto, mode: str, images: numpy.ndarray | None = N
     logging.getLogger().setLevel(logging.ERROR)  # ONNX Runtime advises pre-processing, which fusing has done
     with tempfile.TemporaryDirectory() as folder:
         source, target = pathlib.Path(folder, "float.onnx"), pathlib.Path(folder, "int8.onnx")
-        onnx.save(model, source)
-        MODES[mode](source, target, images)
+        try:
+            onnx.save(model, source)
+            MODES[mode](source, target, images)
+        except OSError as error:
+            raise UserError(
+                f"{folder}: cannot be written ({error.strerror or error}); make room, or set TMPDIR"
+            ) from error
         quantized = onnx.load(target)
     contents = count_contents(quantized)
     if mode != "dynamic" and (contents["int8_weights"] == 0 or contents["int8_operators"] == 0):

@@ -1,6 +1,7 @@
 """The state of an unfinished training, so that a killed one goes on after its last finished epoch."""
 
 import dataclasses
+import io
 import json
 import pathlib
 import random
@@ -25,8 +26,10 @@ class TrainingState:
 
     def save(self, content: Mapping) -> None:
         """Write the state, tensors and numbers in tables and lists, whole or not at all."""
+        buffer = io.BytesIO()  # torch.save to a file raises RuntimeError on a full disk
+        torch.save({"identity": self._identity(), **content}, buffer)
         with whole_file(self.path) as temporary:
-            torch.save({"identity": self._identity(), **content}, temporary)
+            temporary.write_bytes(buffer.getbuffer())
 
     def load(self) -> dict | None:
         """Return what was saved, on the CPU, or None if there is nothing to go on from. Nothing in it is executed."""
