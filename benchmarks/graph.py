@@ -15,10 +15,6 @@ import time
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 MODES, SCOPES, RATES = 2, 2, 25
-# Snakemake sleeps 0.1 s a job between touching files: 40 minutes of 24,000 jobs.
-TOUCH = (
-    "from snakemake import cli; from snakemake.executors.touch import Executor as E; E.SLEEPING_TIME = 0; cli.main()"
-)
 CONFIG = "pruning: {{rates: [{rates}]}}\nquantization: {{modes: [none, static]}}\nseeds: [{seeds}]\n"
 
 
@@ -41,17 +37,6 @@ def job_table(text: str) -> dict[str, int]:
     """Return the number of jobs of each rule that a dry run printed."""
     table = text.partition("Job stats:")[2].partition("Reasons:")[0]
     return {rule: int(count) for rule, count in re.findall(r"^(\w+) +(\d+)$", table, re.MULTILINE)}
-
-
-def make_results(folder: pathlib.Path, arguments: list[str]) -> None:
-    """Create every output as an empty file, and let Snakemake record it as up to date."""
-    _, _, listing = run(sys.executable, "-m", "snakemake", *arguments, "--summary", "--quiet", folder=folder)
-    for line in listing.splitlines():
-        path = folder / line.partition("\t")[0]
-        if line.startswith("results/"):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch()
-    run(sys.executable, "-c", TOUCH, *arguments, "--touch", "--quiet", folder=folder)
 
 
 def studies(folder: pathlib.Path, variants: int) -> dict[str, tuple[pathlib.Path, list[str]]]:
@@ -106,7 +91,7 @@ def main() -> None:
             both = studies(pathlib.Path(folder), variants)
             compare(both, variants, "dry run", options.repeats, "--dry-run", "--quiet", "reason")
             for study, arguments in both.values():
-                make_results(study, arguments)
+                run(sys.executable, str(REPOSITORY / "benchmarks/recorded.py"), *arguments, folder=study)
             if compare(both, variants, "nothing to do", options.repeats):
                 sys.exit("jobs ran although nothing changed")
 

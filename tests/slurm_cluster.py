@@ -56,6 +56,7 @@ AccountingStoragePort={slurmdbd}
 AccountingStoragePass={folder}/munge.socket
 AccountingStorageEnforce=associations
 AccountingStorageTRES=gres/gpu
+AccountingStoreFlags=job_comment
 JobSubmitPlugins=lua
 EnforcePartLimits=ALL
 

@@ -13,12 +13,13 @@ from PIL import Image
 from torch import nn
 
 from elagage.checkpoints import load_into, read_weights
-from elagage.configuration import configuration, read_command_line, read_file
+from elagage.configuration import check_files, configuration, read_command_line, read_file
 from elagage.data import Split
 from elagage.errors import UserError
-from elagage.image_folder import image_listing
+from elagage.image_folder import image_fingerprint
 from elagage.models import build_network
 from elagage.training import TrainingSettings
+from elagage.training_state import TrainingState
 from prune import prune
 from train import train
 from train_import import train_import
@@ -39,7 +40,9 @@ DENSE = "results/models/m/seed0/dense.safetensors"
 
 def configured(text: str, *more: str) -> dict:
     """Return the configuration of one or more YAML texts, as files and --config give it."""
-    return configuration(map(yaml.safe_load, (text, *more)), SCHEMA)
+    config = configuration(map(yaml.safe_load, (text, *more)), SCHEMA)
+    check_files(config)
+    return config
 
 
 def refused(text: str, *words: str) -> str:
@@ -377,7 +380,7 @@ def test_names_that_are_not_utf8_are_refused_or_read(study):
     except OSError:
         pytest.skip("this file system has UTF-8 names only")
     try:
-        image_listing("pictures")
+        image_fingerprint("pictures", "known.json")
     except UserError as error:
         assert "pictures/train/cat" in str(error)
 
@@ -479,7 +482,8 @@ def test_a_network_that_cannot_learn_is_refused_before_training(dataset, study, 
     settings = TrainingSettings(1, 8, 0.1, 0.9, 0, 0, False)
     out = study / "out/dense.safetensors", study / "out/history.csv"
     with pytest.raises(UserError, match=words) as error:
-        train(dataset / "dataset.json", *splits, "m", "own.py:build", 0, settings, 1, *out)
+        state = TrainingState(study / "out/state.pt", {})
+        train(dataset / "dataset.json", *splits, "m", "own.py:build", 0, settings, 1, state, *out)
     assert "own.py:build" in str(error.value)
     assert not list(study.glob("out/**/*"))
 

@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import os
 import pathlib
 import pickle
 import shutil
@@ -16,7 +17,7 @@ from PIL import Image
 from elagage.data import SPLITS, Dataset, Split
 from elagage.errors import UserError
 from elagage.files import sha256
-from elagage.image_folder import image_listing, read_image
+from elagage.image_folder import image_fingerprint, read_image
 from prepare_data import channel_moments, prepare_data, split_validation
 
 # torchvision takes seconds to import: let one worker do it.
@@ -617,11 +618,24 @@ def test_a_channel_that_never_changes_can_still_be_divided_by_its_deviation():
     assert std == pytest.approx([1 / 255, 0.1])
 
 
+def alter(file: pathlib.Path) -> None:
+    """Change the last byte of a file and put its time back."""
+    times = file.stat()
+    content = file.read_bytes()
+    file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def fingerprint(path: pathlib.Path) -> str:
+    """Return the fingerprint of the folder, with what is known of it beside it."""
+    return image_fingerprint(str(path), path.with_suffix(".json"))
+
+
 @pytest.fixture
-def listed(tmp_path):
-    """Return an image folder and its listing."""
+def printed(tmp_path):
+    """Return an image folder and its fingerprint."""
     path = two_classes(tmp_path / "images", 2, 2)
-    return path, image_listing(str(path))
+    return path, fingerprint(path)
 
 
 @pytest.mark.parametrize(
@@ -630,31 +644,50 @@ def listed(tmp_path):
         lambda path: (path / "train/cat/0.png").unlink(),
         lambda path: plain(1).save(path / "test/dog/new.png"),
         lambda path: noise().save(path / "train/cat/0.png"),
+        lambda path: alter(path / "train/cat/0.png"),
         lambda path: (path / "train/cat/0.png").rename(path / "train/cat/renamed.png"),
         lambda path: (path / "train/cat/0.png").rename(path / "train/dog/moved.png"),
     ],
-    ids=["removed", "added", "replaced", "renamed", "moved"],
+    ids=["removed", "added", "replaced", "altered", "renamed", "moved"],
 )
-def test_the_listing_changes_with_an_image(listed, change):
-    path, before = listed
+def test_the_fingerprint_changes_with_an_image(printed, change):
+    path, before = printed
     change(path)
-    assert image_listing(str(path)) != before
+    assert fingerprint(path) != before
 
 
-def test_the_listing_of_a_copy_is_the_same(listed, tmp_path):
-    path, before = listed
-    assert image_listing(str(shutil.copytree(path, tmp_path / "copy"))) == before
+def test_the_fingerprint_of_a_copy_is_the_same(printed, tmp_path):
+    path, before = printed
+    assert fingerprint(shutil.copytree(path, tmp_path / "copy")) == before
+
+
+def test_only_what_is_new_or_changed_is_read_again(printed, monkeypatch):
+    path, before = printed
+    read = []
+    monkeypatch.setattr("elagage.image_folder._checksum", lambda file: read.append(file.name) or "0")
+    assert fingerprint(path) == before
+    assert read == []
+    alter(path / "train/cat/0.png")
+    assert fingerprint(path) != before
+    assert read == ["0.png"]
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"train/cat/0.png": [1, 2, 3]}', '{"train/cat/0.png": []}'])
+def test_a_damaged_file_of_what_is_known_changes_nothing(printed, content):
+    path, before = printed
+    path.with_suffix(".json").write_text(content)
+    assert fingerprint(path) == before
 
 
 @pytest.mark.parametrize("other", [".DS_Store", "._0.png", "notes.txt"])
-def test_the_listing_ignores_what_is_no_image(listed, other):
-    path, before = listed
+def test_the_fingerprint_ignores_what_is_no_image(printed, other):
+    path, before = printed
     (path / "train/cat" / other).write_bytes(b"\0\5\x16\7")
-    assert image_listing(str(path)) == before
+    assert fingerprint(path) == before
 
 
-def test_the_listing_of_a_link_to_nowhere_is_refused_by_name(listed):
-    path, _ = listed
+def test_the_fingerprint_of_a_link_to_nowhere_is_refused_by_name(printed):
+    path, _ = printed
     (path / "test/cat/moved.png").symlink_to(path / "nowhere.png")
     with pytest.raises(UserError, match=r"test/cat/moved\.png"):
-        image_listing(str(path))
+        fingerprint(path)

@@ -282,8 +282,11 @@ def test_two_runs_write_the_same_bytes(tmp_path, monkeypatch):
     save_checkpoint("dense.safetensors", network.state_dict(), {"model": "toy", "seed": 0, "torch": "1"})
     onnx_ir.save(export_graph(network, DATASET), "graph.onnx")
     calibration = Split(images(64), numpy.zeros(64, numpy.int64))
-    for name in ("a.onnx", "b.onnx"):
-        quantize_checkpoint("dataset.json", "graph.onnx", "dense.safetensors", "static", calibration, name)
+    for name in ("a", "b"):
+        outputs = {"none": f"{name}32.onnx", "static": f"{name}.onnx"}
+        quantize_checkpoint("dataset.json", "graph.onnx", "dense.safetensors", calibration, outputs)
+    assert (tmp_path / "a32.onnx").read_bytes() == (tmp_path / "b32.onnx").read_bytes()
+    assert "calibration_images" not in description(onnx.load("a32.onnx"))["provenance"]
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
     model = onnx.load("a.onnx")
     assert description(model)["provenance"]["calibration_images"] == 64

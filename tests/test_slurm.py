@@ -84,7 +84,7 @@ def disturbed(slurm, tmp_path_factory) -> pathlib.Path:
     with open(folder / "driver.log", "w") as log:
         command = ["snakemake", "--profile", "slurm", "all", *QUICKLY, *resources]
         driver = subprocess.Popen(command, cwd=folder, env=slurm, stdout=log, stderr=subprocess.STDOUT)
-        [sweep] = wait_for(lambda: jobs(slurm, folder, "RUNNING", "sweep"), driver)
+        [sweep] = wait_for(lambda: running(slurm, folder, "sweep"), driver)
         subprocess.run(["scancel", sweep], env=slurm, check=True)
         driver.wait(900)
     assert driver.returncode == 0, (folder / "driver.log").read_text()[-5000:]
@@ -105,11 +105,12 @@ def abandoned(slurm, disturbed, tmp_path_factory) -> pathlib.Path:
     first = start()
     wait_for((folder / "hung").exists)
     subprocess.run(["scancel", "--full", "--signal=KILL", first], env=slurm, check=True)
-    wait_for(lambda: first in jobs(slurm, folder, "FAILED,CANCELLED"))
-    assert jobs(slurm, folder, "RUNNING", "train"), "the training should outlive its driver"
+    wait_for(lambda: first not in running(slurm, folder))
+    assert running(slurm, folder, "train"), "the training should outlive its driver"
     second = start()
-    wait_for(lambda: second in jobs(slurm, folder, "COMPLETED,FAILED,CANCELLED,TIMEOUT,OUT_OF_MEMORY"), limit=900)
-    assert second in jobs(slurm, folder, "COMPLETED"), (folder / "elagage-driver.log").read_text()[-5000:]
+    wait_for(lambda: second in running(slurm, folder))
+    wait_for(lambda: second not in running(slurm, folder), limit=900)
+    assert (folder / "results/summary.csv").exists(), (folder / "elagage-driver.log").read_text()[-5000:]
     return folder
 
 
@@ -153,11 +154,15 @@ def accounting(slurm: dict[str, str], folder: pathlib.Path) -> pandas.DataFrame:
     return table[table["WorkDir"] == str(folder)]
 
 
-def jobs(slurm: dict[str, str], folder: pathlib.Path, states: str, comment: str = "") -> list[str]:
-    """Return the ids of a study's Slurm jobs that are in one of the states, separated by commas."""
-    table = accounting(slurm, folder)
-    chosen = table["State"].str.split().str[0].isin(states.split(",")) & table["Comment"].str.contains(comment)
-    return list(table.loc[chosen, "JobID"])
+def running(slurm: dict[str, str], folder: pathlib.Path, word: str = "") -> list[str]:
+    """Return the ids of a study's Slurm jobs that are running and have the word in their comment.
+
+    sacct would show them only some time after their start.
+    """
+    command = ["squeue", "--noheader", "--states=RUNNING", "--format=%i|%k|%Z"]
+    lines = subprocess.run(command, env=slurm, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()
+    found = [line.split("|") for line in lines]
+    return [job for job, comment, place in found if place == str(folder) and word in comment]
 
 
 def states_of(table: pandas.DataFrame, comment: str) -> list[str]:

@@ -148,6 +148,8 @@ def _reads_as_number(text: str) -> bool:
 
 def check_files(config: Mapping) -> None:
     """Raise UserError if a file or folder that the configuration names is missing, or has too few images."""
+    if os.path.exists("results") and not os.path.isdir("results"):
+        raise UserError(f"there is a file 'results' in {os.getcwd()}, where the study makes a folder; rename it")
     dataset = config["dataset"]
     if dataset["name"] == "image_folder":
         if dataset["image_size"] is None:

@@ -58,7 +58,7 @@ def image_files(path: str, split: str) -> list[tuple[pathlib.Path, int]]:
         folder = pathlib.Path(path, split, name)
         found = sorted(file for file in folder.iterdir() if _is_image_name(file.name))
         if not found:
-            raise UserError(f"dataset.path: {folder} has no image ({', '.join(IMAGE_ENDINGS)})")
+            raise UserError(f"configuration: dataset.path: {folder} has no image ({', '.join(IMAGE_ENDINGS)})")
         files += [(file, index) for file in found]
     return files
 
@@ -97,7 +97,7 @@ def _read_known(path: str) -> dict[str, list]:
         known = read_json(path)
     except (OSError, UserError):
         return {}
-    return known if isinstance(known, dict) else {}
+    return known if isinstance(known, dict) and all(isinstance(entry, list) for entry in known.values()) else {}
 
 
 def _signature(entry: os.DirEntry) -> list[int]:
