@@ -116,7 +116,8 @@ def _downloaded(source: type, root: pathlib.Path, file: str, url: str, md5: str)
         if root.is_absolute() or ".." in root.parts:
             raise UserError(
                 f"dataset.path: {source.__name__} is not complete in {str(root)!r}, and nothing is downloaded to a "
-                f"folder outside the study; put {url} there as {archive}, or say path: data"
+                f"folder outside the study; put {url} there as {archive}, or set dataset.path to a folder in the "
+                f"study, such as data"
             )
         try:
             with whole_file(archive) as temporary:
@@ -133,7 +134,8 @@ def _downloaded(source: type, root: pathlib.Path, file: str, url: str, md5: str)
 
 
 def _damaged(file: str | os.PathLike, why: str | Exception) -> UserError:
-    why = f"{type(why).__name__}: {why}" if isinstance(why, Exception) else why
+    if isinstance(why, Exception):
+        why = " ".join(f"{type(why).__name__}: {why}".split())  # some texts have several lines
     return UserError(
         f"{file}: damaged, or not torchvision's file ({why}); delete it, so that it is downloaded again, "
         f"or put a good copy there"
