@@ -498,8 +498,8 @@ def test_a_hostile_pickle_in_an_archive_names_the_archive(monkeypatch):
 
 IMAGES, LABELS = (numpy.zeros((30, 28, 28)), numpy.arange(30) % len(CLASSES))
 HOSTILE_IDX = {
-    **{f"{length} bytes of images": ("images-idx3", idx(IMAGES)[:length], "") for length in (0, 3, 4, 15, 16, 20)},
-    **{f"{length} bytes of labels": ("labels-idx1", idx(LABELS)[:length], "") for length in (0, 3, 4, 7, 8, 20)},
+    **{f"{length} bytes of images": ("images-idx3", idx(IMAGES)[:length], "bytes") for length in (0, 3, 4, 15, 16, 20)},
+    **{f"{length} bytes of labels": ("labels-idx1", idx(LABELS)[:length], "bytes") for length in (0, 3, 4, 7, 8, 20)},
     "images beyond memory": ("images-idx3", struct.pack(">4I", 0x803, 2**32 - 1, 28, 28), "says 3367254359280"),
     "sizes that overflow": ("images-idx3", struct.pack(">4I", 0x803, 2**31, 2**31, 4), "header"),
     "labels beyond memory": ("labels-idx1", struct.pack(">2I", 0x801, 2**32 - 1), "says 4294967295"),

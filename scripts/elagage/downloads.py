@@ -107,7 +107,7 @@ def _idx_content(source: type, root: pathlib.Path, name: str) -> tuple[str, byte
     return str(archive), _parsed(gzip.decompress, str(archive), archive.read_bytes())
 
 
-def _downloaded(source: type, root: pathlib.Path, file: str, url: str, md5: str) -> pathlib.Path:
+def _downloaded(source: type, root: pathlib.Path, file: str | os.PathLike, url: str, md5: str) -> pathlib.Path:
     """Return the path of an archive below `root`, downloaded unless it is there, its checksum checked."""
     from torchvision.datasets.utils import check_integrity, download_url
 
@@ -202,8 +202,10 @@ def _idx(content: bytes, *shape: int) -> numpy.ndarray:
     Raises ValueError if its header says anything else, or not the length of the content.
     """
     dimensions = 1 + len(shape)
-    magic, count, *rest = struct.unpack_from(f">{1 + dimensions}I", content)
     start = 4 * (1 + dimensions)
+    if len(content) < start:
+        raise ValueError(f"it has {len(content)} bytes, its header {start}")
+    magic, count, *rest = struct.unpack_from(f">{1 + dimensions}I", content)
     # 8 stands for unsigned bytes.
     if magic != 8 << 8 | dimensions or tuple(rest) != shape:
         raise ValueError(f"its header is {content[:start].hex(' ', 4)}")
