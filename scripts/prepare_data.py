@@ -2,12 +2,14 @@
 
 import concurrent.futures
 import dataclasses
+import functools
 import itertools
 import pathlib
 
 import numpy
 
 from elagage.data import IMAGES, SPLITS, Dataset, save_array
+from elagage.downloads import Labelled, read_downloaded
 from elagage.errors import UserError
 from elagage.files import sha256, write_json
 from elagage.image_folder import image_files, image_folder_classes, read_image
@@ -15,7 +17,6 @@ from elagage.job import job
 from elagage.progress import progress
 
 SPLIT_SEED = 0  # one fixed split: results of different studies compare
-Labelled = tuple[numpy.ndarray, numpy.ndarray]  # uint8 [n, height, width(, 3)], int64 [n]
 
 
 def digits(path: str, size: int | None) -> tuple[Labelled, Labelled, list[str]]:
@@ -32,26 +33,11 @@ def digits(path: str, size: int | None) -> tuple[Labelled, Labelled, list[str]]:
     return (_resized(train_images, size), train_labels), (_resized(test_images, size), test_labels), names
 
 
-def _torchvision(name: str):
-    def load(path: str, size: int | None) -> tuple[Labelled, Labelled, list[str]]:
-        """Download one of torchvision's data sets to `path`, unless it is there, and read it."""
-        import torchvision
-
-        dataset = getattr(torchvision.datasets, name)
-        parts = []
-        for train in (True, False):
-            try:
-                part = dataset(path, train=train, download=True)
-            # torchvision checks the MD5 of archives, not of what a killed job left half unpacked.
-            except (RuntimeError, OSError, EOFError, ValueError, AssertionError) as error:
-                raise UserError(
-                    f"dataset.name: {name} could not be downloaded to dataset.path {path!r} ({error}); check the "
-                    f"network, delete a damaged file there, or put torchvision's {name} files there by hand"
-                ) from error
-            parts.append((_resized(numpy.asarray(part.data), size), numpy.asarray(part.targets)))
-        return *parts, list(part.classes)
-
-    return load
+def downloaded(name: str, path: str, size: int | None) -> tuple[Labelled, Labelled, list[str]]:
+    """Return one of torchvision's data sets, downloaded to `path` unless it is there."""
+    *parts, classes = read_downloaded(name, path)
+    train, test = [(_resized(images, size), labels) for images, labels in parts]
+    return train, test, classes
 
 
 def image_folder(path: str, size: int | None) -> tuple[Labelled, Labelled, list[str]]:
@@ -75,9 +61,9 @@ def image_folder(path: str, size: int | None) -> tuple[Labelled, Labelled, list[
 
 LOADERS = {
     "digits": digits,
-    "cifar10": _torchvision("CIFAR10"),
-    "cifar100": _torchvision("CIFAR100"),
-    "fashion_mnist": _torchvision("FashionMNIST"),
+    "cifar10": functools.partial(downloaded, "CIFAR10"),
+    "cifar100": functools.partial(downloaded, "CIFAR100"),
+    "fashion_mnist": functools.partial(downloaded, "FashionMNIST"),
     "image_folder": image_folder,
 }
 FLIP = {name: name != "digits" for name in LOADERS}  # a mirrored 3 is no digit

@@ -1,13 +1,9 @@
 """The prepared data: the right pixels with the right labels, split once for all, or an error that names the file."""
 
-import gzip
-import hashlib
 import os
 import pathlib
-import pickle
 import shutil
 import struct
-import tarfile
 import zlib
 
 import numpy
@@ -19,9 +15,6 @@ from elagage.errors import UserError
 from elagage.files import sha256
 from elagage.image_folder import image_fingerprint, read_image
 from prepare_data import channel_moments, prepare_data, split_validation
-
-# torchvision takes seconds to import: let one worker do it.
-torchvision_once = pytest.mark.xdist_group("torchvision")
 
 
 def outputs(folder: pathlib.Path) -> dict[str, str]:
@@ -132,157 +125,38 @@ def test_the_validation_fraction_decides_how_many_training_images_validate(digit
     assert numpy.array_equal(splits["test"].images, digits[2]["test"].images)
 
 
-CLASSES = ("ant", "bee", "cow")
+SHAPES = {"cifar10": (32, 32, 3), "cifar100": (32, 32, 3), "fashion_mnist": (28, 28)}
 
 
-def raw(count: int, shape: tuple[int, ...], seed: int) -> tuple[numpy.ndarray, numpy.ndarray]:
-    images = numpy.random.default_rng(seed).integers(0, 256, (count, *shape), dtype=numpy.uint8)
-    return images, numpy.arange(count) % len(CLASSES)
+@pytest.fixture(params=SHAPES)
+def downloaded(request, monkeypatch):
+    """Return a data set's name and small training and test parts that take the place of its download."""
+    parts = []
+    for seed, count in enumerate((30, 9)):
+        shape = (count, *SHAPES[request.param])
+        images = numpy.random.default_rng(seed).integers(0, 256, shape, dtype=numpy.uint8)
+        parts.append((images, numpy.arange(count) % 3))
+    monkeypatch.setattr("prepare_data.read_downloaded", lambda *_: (*parts, ["ant", "bee", "cow"]))
+    return request.param, *parts
 
 
-def md5(path: pathlib.Path) -> str:
-    return hashlib.md5(path.read_bytes()).hexdigest()
-
-
-def write_cifar(path: pathlib.Path, name: str, monkeypatch) -> dict[str, tuple[numpy.ndarray, numpy.ndarray]]:
-    """Write a small data set in CIFAR's format and make torchvision expect its checksums; return images and labels."""
-    import torchvision
-
-    cifar = getattr(torchvision.datasets, name)
-    fine = name == "CIFAR100"
-    folder = path / cifar.base_folder
-    folder.mkdir(parents=True)
-    parts = {"train": raw(30, (3, 32, 32), 0), "test": raw(9, (3, 32, 32), 1)}
-    lists = {"train": cifar.train_list, "test": cifar.test_list}
-    for part, (images, labels) in parts.items():
-        pieces = len(lists[part])
-        files = []
-        for (file, _), chosen in zip(lists[part], numpy.array_split(numpy.arange(len(labels)), pieces), strict=True):
-            content = {"data": images[chosen].reshape(len(chosen), -1)}
-            content |= {"fine_labels" if fine else "labels": labels[chosen].tolist()}
-            (folder / file).write_bytes(pickle.dumps(content))
-            files.append([file, md5(folder / file)])
-        monkeypatch.setattr(cifar, f"{part}_list", files)
-    meta = folder / cifar.meta["filename"]
-    meta.write_bytes(pickle.dumps({cifar.meta["key"]: list(CLASSES)}))
-    monkeypatch.setattr(cifar, "meta", cifar.meta | {"md5": md5(meta)})
-    return parts
-
-
-def write_fashion_mnist(path: pathlib.Path, monkeypatch) -> dict[str, tuple[numpy.ndarray, numpy.ndarray]]:
-    """Write the archives of a small data set in Fashion-MNIST's format, as write_cifar does."""
-    import torchvision
-
-    folder = path / "FashionMNIST" / "raw"
-    folder.mkdir(parents=True)
-    parts = {"train": raw(30, (28, 28), 0), "test": raw(9, (28, 28), 1)}
-    resources = []
-    for part, prefix in (("train", "train"), ("test", "t10k")):
-        for kind, array in zip(("images-idx3", "labels-idx1"), parts[part], strict=True):
-            # http://yann.lecun.com/exdb/mnist/: unsigned bytes (8), number of dimensions, each dimension, values.
-            header = struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
-            file = folder / f"{prefix}-{kind}-ubyte.gz"
-            file.write_bytes(gzip.compress(header + array.astype(numpy.uint8).tobytes()))
-            resources.append((file.name, md5(file)))
-    monkeypatch.setattr(torchvision.datasets.FashionMNIST, "resources", resources)
-    monkeypatch.setattr(torchvision.datasets.FashionMNIST, "classes", list(CLASSES))
-    return parts
-
-
-@pytest.fixture
-def no_network(monkeypatch):
-    """Send every download to a port where nothing listens, on machines with a network too."""
-    for name in ("http_proxy", "https_proxy"):
-        monkeypatch.setenv(name, "http://127.0.0.1:9")
-        monkeypatch.setenv(name.upper(), "http://127.0.0.1:9")
-    monkeypatch.delenv("no_proxy", raising=False)
-    monkeypatch.delenv("NO_PROXY", raising=False)
-
-
-def write_downloaded(name: str, path: pathlib.Path, monkeypatch):
-    if name == "fashion_mnist":
-        return write_fashion_mnist(path, monkeypatch)
-    return write_cifar(path, name.upper(), monkeypatch)
-
-
-DOWNLOADED = ["cifar10", "cifar100", "fashion_mnist"]
-
-
-@torchvision_once
-@pytest.mark.parametrize("name", DOWNLOADED)
-def test_the_files_of_torchvision_become_arrays_with_their_labels(tmp_path, monkeypatch, no_network, name):
-    parts = write_downloaded(name, tmp_path / "downloads", monkeypatch)
-    dataset, splits = prepared(name, tmp_path / "downloads", tmp_path / "out", fraction=0.2)
-    assert_consistent(tmp_path / "out", dataset, splits)
-    assert (dataset.name, dataset.classes, dataset.flip) == (name, list(CLASSES), True)
+def test_what_was_downloaded_becomes_arrays_with_their_labels(tmp_path, downloaded):
+    name, *parts = downloaded
+    dataset, splits = prepared(name, "data", tmp_path, fraction=0.2)
+    assert_consistent(tmp_path, dataset, splits)
+    assert (dataset.name, dataset.classes, dataset.flip) == (name, ["ant", "bee", "cow"], True)
     assert dataset.channels == (1 if name == "fashion_mnist" else 3)
-    images, labels = parts["test"]
-    assert numpy.array_equal(splits["test"].images, images.reshape(splits["test"].images.shape))
-    assert numpy.array_equal(splits["test"].labels, labels)
-    images, labels = parts["train"]
-    both = [splits["train"], splits["validation"]]
-    assert [len(split) for split in both] == [24, 6]
-    found = sorted(pair for split in both for pair in zip(pixels(split.images), split.labels.tolist(), strict=True))
-    assert found == sorted(zip(pixels(images), labels.tolist(), strict=True))
+    assert dataset.images == {"train": 24, "validation": 6, "test": 9}
+    for (images, labels), of in zip(parts, (("train", "validation"), ("test",)), strict=True):
+        expected = images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
+        found = [pair for part in of for pair in zip(pixels(splits[part].images), splits[part].labels, strict=True)]
+        assert sorted(found) == sorted(zip(pixels(expected), labels, strict=True))
 
 
-@torchvision_once
-@pytest.mark.parametrize("name", DOWNLOADED)
-def test_downloaded_images_are_resized_if_asked(tmp_path, monkeypatch, no_network, name):
-    write_downloaded(name, tmp_path / "downloads", monkeypatch)
-    dataset, splits = prepared(name, tmp_path / "downloads", tmp_path / "out", 16)
-    assert_consistent(tmp_path / "out", dataset, splits)
+def test_downloaded_images_are_resized_if_asked(tmp_path, downloaded):
+    dataset, splits = prepared(downloaded[0], "data", tmp_path, 16)
+    assert_consistent(tmp_path, dataset, splits)
     assert dataset.image_size == 16
-
-
-@torchvision_once
-def test_an_archive_put_there_by_hand_is_unpacked(tmp_path, monkeypatch, no_network):
-    import torchvision
-
-    cifar, downloads = torchvision.datasets.CIFAR10, tmp_path / "downloads"
-    parts = write_cifar(downloads, "CIFAR10", monkeypatch)
-    with tarfile.open(downloads / cifar.filename, "w:gz") as archive:
-        archive.add(downloads / cifar.base_folder, cifar.base_folder)
-    shutil.rmtree(downloads / cifar.base_folder)
-    monkeypatch.setattr(cifar, "tgz_md5", md5(downloads / cifar.filename))
-    _, splits = prepared("cifar10", downloads, tmp_path / "out")
-    assert numpy.array_equal(splits["test"].images, parts["test"][0])
-
-
-@torchvision_once
-@pytest.mark.parametrize("name", DOWNLOADED)
-def test_a_download_without_a_network_names_the_folder_for_files_put_by_hand(tmp_path, no_network, name):
-    path = tmp_path / "downloads"
-    refused(name, path, tmp_path / "out", "dataset.path", str(path), "network")
-
-
-DAMAGED = {
-    "cifar10": "cifar-10-batches-py/data_batch_3",
-    "cifar100": "cifar-100-python/train",
-    "fashion_mnist": "FashionMNIST/raw/t10k-images-idx3-ubyte.gz",
-}
-
-
-@torchvision_once
-@pytest.mark.parametrize("name", DOWNLOADED)
-def test_a_damaged_download_is_refused(tmp_path, monkeypatch, no_network, name):
-    write_downloaded(name, tmp_path / "downloads", monkeypatch)
-    file = tmp_path / "downloads" / DAMAGED[name]
-    file.write_bytes(file.read_bytes()[:-1])
-    refused(name, tmp_path / "downloads", tmp_path / "out", "dataset.path", str(tmp_path / "downloads"))
-
-
-@torchvision_once
-@pytest.mark.parametrize("length", [0, 3, 8, 16, 20])
-@pytest.mark.parametrize("kind", ["images-idx3", "labels-idx1"])
-def test_a_file_that_was_left_half_unpacked_is_refused(tmp_path, monkeypatch, no_network, kind, length):
-    write_fashion_mnist(tmp_path / "downloads", monkeypatch)
-    folder = tmp_path / "downloads" / "FashionMNIST" / "raw"
-    for archive in folder.glob("*.gz"):
-        archive.with_suffix("").write_bytes(gzip.decompress(archive.read_bytes()))
-    file = folder / f"train-{kind}-ubyte"
-    file.write_bytes(file.read_bytes()[:length])
-    refused("fashion_mnist", tmp_path / "downloads", tmp_path / "out", "dataset.path", str(tmp_path / "downloads"))
 
 
 def plain(level, size=(8, 8), mode: str = "L") -> Image.Image:

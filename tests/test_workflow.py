@@ -247,6 +247,7 @@ USED_BY = {
     "checkpoints": "train train_import prune evaluate_latency_eager",
     "configuration": "",
     "data": f"prepare_data {BUILDS} quantize evaluate_accuracy evaluate_latency",
+    "downloads": "prepare_data",
     "errors": ALL,
     "export": "quantize_export",
     "files": ALL,
