@@ -25,6 +25,7 @@ NODE = f"a100-{os.getpid()}"
 READY_LIMIT = 60
 STOP_LIMIT = 20
 
+CLIENTS = ("sacct", "sacctmgr", "sbatch", "scancel", "scontrol", "sinfo", "squeue", "srun")
 PACKAGE_OF = {
     "munged": "munge",
     "mariadbd": "mariadb-server-core",
@@ -168,10 +169,11 @@ def configure(folder: Path) -> None:
     (folder / "cgroup.conf").write_text(CGROUP_CONF)
     (folder / "job_submit.lua").write_text(JOB_SUBMIT_LUA)
     (folder / "munge.key").write_bytes(os.urandom(128))
-    # The jobs of Snakemake's plugin call srun without the variable SLURM_CONF.
-    srun = folder / "bin/srun"
-    srun.write_text(f'#!/bin/sh\nSLURM_CONF={folder}/slurm.conf exec {shutil.which("srun")} "$@"\n')
-    srun.chmod(0o755)
+    # Snakemake's plugin calls them without the variable SLURM_CONF when it finds itself in a Slurm job.
+    for program in CLIENTS:
+        wrapper = folder / "bin" / program
+        wrapper.write_text(f'#!/bin/sh\nSLURM_CONF={folder}/slurm.conf exec {shutil.which(program)} "$@"\n')
+        wrapper.chmod(0o755)
     for secret in ("slurmdbd.conf", "munge.key"):
         (folder / secret).chmod(0o600)
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 
 import pandas
 import psutil
@@ -45,9 +46,12 @@ def jobs_of(driver: subprocess.Popen) -> list[psutil.Process]:
         return []
 
 
-def kill_something(driver: subprocess.Popen, chance: random.Random) -> str | None:
-    """Kill a running job, the driver or both with SIGKILL; return what was killed, or None if no job was running."""
-    while not jobs_of(driver) and driver.poll() is None:
+def kill_something(driver: subprocess.Popen, chance: random.Random, ready: Callable[[], bool]) -> str | None:
+    """Kill a running job, the driver or both with SIGKILL, up to 2 s after a job runs and `ready` returns true.
+
+    Returns what was killed, or None if no job was running any more.
+    """
+    while not (jobs_of(driver) and ready()) and driver.poll() is None:
         time.sleep(0.05)
     time.sleep(chance.uniform(0, 2))
     victim = chance.choice(["job", "driver", "both"])
@@ -74,10 +78,13 @@ def killed(tmp_path_factory) -> tuple[pathlib.Path, list[str]]:
     folder = tmp_path_factory.mktemp("killed")
     (folder / "config.yaml").write_text(CONFIG)
     chance, kills = random.Random(0), []
+    state = folder / "results/models/resnet8/seed0/dense.training_state.pt"
     while len(kills) < KILLS:
         with open(folder / "driver.log", "a") as log:
             driver = subprocess.Popen(command(folder, "all"), stdout=log, stderr=subprocess.STDOUT)
-            kills += filter(None, [kill_something(driver, chance)])
+            # The first kill meets a training that has something to lose.
+            ready = state.exists if not kills else lambda: True
+            kills += filter(None, [kill_something(driver, chance, ready)])
             driver.wait()
         assert driver.returncode != 0, f"the study was finished after {len(kills)} kills"
         run(folder, "--unlock")

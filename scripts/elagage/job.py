@@ -55,6 +55,9 @@ def _end_with_parent() -> None:
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        # Killed while this process imported its libraries: Linux has made it a child of the first process.
+        if os.getppid() == 1 and b"snakemake" not in pathlib.Path("/proc/1/cmdline").read_bytes():
+            os._exit(1)
 
 
 def _fail(message: str) -> None:
