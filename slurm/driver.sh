@@ -13,19 +13,29 @@
 set -euo pipefail
 PATH=$PWD/.venv/bin:$PATH
 
-mkdir -p .snakemake
-exec 9> .snakemake/driver.lock
-flock --nonblock 9 || { echo "driver.sh: another driver runs in $PWD" >&2; exit 1; }
+study=$PWD
+previous=
+for word; do
+    if [[ $previous == --directory || $previous == -d ]]; then study=$(realpath -m "$word"); fi
+    previous=$word
+done
+name=elagage-$(printf %s "$study" | sha256sum | cut -c 1-16) # of the jobs of this study, and of no other
+
+mkdir -p "$study/.snakemake"
+exec 9> "$study/.snakemake/driver.lock"
+flock --nonblock 9 || { echo "driver.sh: another driver runs in $study" >&2; exit 1; }
 
 # What a killed driver left in the queue would write the same files as the jobs of this one. Training goes on from its
 # last epoch.
 jobs_left() {
-    squeue --me --noheader --format "%i %j %Z" | awk -v folder="$PWD" '$2 ~ /^elagage_/ && $3 == folder {print $1}'
+    squeue --me --noheader --format "%i %j" | awk -v name="${name}_" 'index($2, name) == 1 {print $1}'
 }
-if left=$(jobs_left) && [[ $left ]]; then
+left=$(jobs_left)
+if [[ $left ]]; then
     echo "driver.sh: cancelling jobs of an earlier driver:" $left
     scancel $left
     while [[ $(jobs_left) ]]; do sleep 1; done
 fi
-snakemake --profile slurm "$@" --unlock
-exec snakemake --profile slurm "$@"
+run=(snakemake --profile slurm --slurm-jobname-prefix "$name" "$@")
+"${run[@]}" --unlock
+exec "${run[@]}"

@@ -1,7 +1,7 @@
 """A real Slurm with accounting on this machine, started as root without systemd, and taken down again.
 
-It looks like a small piece of Finisterrae III: one node that claims 64 CPUs, 256000 MB of memory and two A100 GPUs,
-whatever the machine has, and a front end that refuses jobs which do not state time and memory.
+It looks like a small piece of Finisterrae III: two nodes that claim 64 CPUs and 256000 MB of memory each, one of them two
+A100 GPUs, whatever the machine has, and a front end that refuses jobs which do not state time and memory.
 """
 
 import argparse
@@ -19,7 +19,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ACCOUNT = "elagage"
-NODE = f"a100-{os.getpid()}"
+# A node with GPUs, and one without: a driver may sit on one while a timing has the other to itself. The number is in
+# them because Slurm names cgroups by nodes.
+GPU_NODE, CPU_NODE = f"a100-{os.getpid()}", f"ilk-{os.getpid()}"
 
 # Limits in seconds; starting takes about 5 s on an idle machine, and a busy one must not fail for that.
 READY_LIMIT = 60
@@ -42,14 +44,13 @@ SLURM_CONF = """\
 ClusterName=elagage
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={slurmctld}
-SlurmdPort={slurmd}
 CommunicationParameters=NoCtldInAddrAny,NoInAddrAny
 SlurmUser=root
 AuthInfo=socket={folder}/munge.socket
 StateSaveLocation={folder}/slurmctld
-SlurmdSpoolDir={folder}/slurmd
+SlurmdSpoolDir={folder}/slurmd-%n
 SlurmctldPidFile={folder}/slurmctld.pid
-SlurmdPidFile={folder}/slurmd.pid
+SlurmdPidFile={folder}/slurmd-%n.pid
 
 AccountingStorageType=accounting_storage/slurmdbd
 AccountingStorageHost=localhost
@@ -75,9 +76,11 @@ MinJobAge=3600
 
 GresTypes=gpu
 SlurmdParameters=config_overrides
-NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Sockets=2 CoresPerSocket=32 RealMemory=256000 Gres=gpu:a100:2
-PartitionName=short Nodes={node} Default=YES MaxTime=6:00:00
-PartitionName=medium Nodes={node} MaxTime=3-00:00:00
+NodeName=DEFAULT Sockets=2 CoresPerSocket=32 RealMemory=256000
+NodeName={cpu_node} NodeHostname={host} NodeAddr=127.0.0.1 Port={cpu_port}
+NodeName={gpu_node} NodeHostname={host} NodeAddr=127.0.0.1 Port={gpu_port} Gres=gpu:a100:2 Weight=10
+PartitionName=short Nodes=ALL Default=YES MaxTime=6:00:00
+PartitionName=medium Nodes=ALL MaxTime=3-00:00:00
 """
 
 SLURMDBD_CONF = """\
@@ -96,8 +99,8 @@ StorageLoc=slurm
 # slurmd counts GPUs by their device files and opens none, so that any two devices which all machines have will do.
 GRES_CONF = """\
 AutoDetect=off
-Name=gpu Type=a100 File=/dev/null
-Name=gpu Type=a100 File=/dev/zero
+NodeName={gpu_node} Name=gpu Type=a100 File=/dev/null
+NodeName={gpu_node} Name=gpu Type=a100 File=/dev/zero
 """
 
 CGROUP_CONF = "IgnoreSystemd=yes\nConstrainRAMSpace=yes\n"
@@ -158,14 +161,14 @@ def free_ports(count: int) -> list[int]:
 
 def configure(folder: Path) -> None:
     """Write the configuration files, the key and the folders of the daemons."""
-    slurmctld, slurmd, slurmdbd = free_ports(3)
-    values = {"folder": folder, "host": socket.gethostname().split(".")[0], "node": NODE}
-    values |= {"slurmctld": slurmctld, "slurmd": slurmd, "slurmdbd": slurmdbd}
-    for name in ("slurmctld", "slurmd", "bin"):
+    ports = dict(zip(("slurmctld", "slurmdbd", "cpu_port", "gpu_port"), free_ports(4), strict=True))
+    values = {"folder": folder, "host": socket.gethostname().split(".")[0], "cpu_node": CPU_NODE, "gpu_node": GPU_NODE}
+    values |= ports
+    for name in ("slurmctld", f"slurmd-{CPU_NODE}", f"slurmd-{GPU_NODE}", "bin"):
         (folder / name).mkdir(parents=True)
     (folder / "slurm.conf").write_text(SLURM_CONF.format(**values))
     (folder / "slurmdbd.conf").write_text(SLURMDBD_CONF.format(**values))
-    (folder / "gres.conf").write_text(GRES_CONF)
+    (folder / "gres.conf").write_text(GRES_CONF.format(**values))
     (folder / "cgroup.conf").write_text(CGROUP_CONF)
     (folder / "job_submit.lua").write_text(JOB_SUBMIT_LUA)
     (folder / "munge.key").write_bytes(os.urandom(128))
@@ -193,7 +196,7 @@ def daemon(folder: Path, env: dict[str, str], command: list[str], ask: list[str]
 
     Raises RuntimeError with the end of the log if it ends or does not answer within READY_LIMIT seconds.
     """
-    log = folder / f"{command[0]}.log"
+    log = folder / f"{'-'.join(word for word in command if not word.startswith('-'))}.log"
     with log.open("w") as output:
         # A session of its own: a Ctrl-C in the terminal is for the caller, which stops the daemons in order.
         process = subprocess.Popen(
@@ -253,8 +256,9 @@ def nothing_left(env: dict[str, str]) -> Iterator[None]:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(each, signal.SIGKILL)
             time.sleep(0.1)
-        for cgroup in sorted(Path("/sys/fs/cgroup").glob(f"*/slurm_{NODE}/**/"), reverse=True):
-            cgroup.rmdir()
+        for node in (CPU_NODE, GPU_NODE):
+            for cgroup in sorted(Path("/sys/fs/cgroup").glob(f"*/slurm_{node}/**/"), reverse=True):
+                cgroup.rmdir()
 
 
 @contextlib.contextmanager
@@ -315,7 +319,8 @@ def cluster(folder: Path) -> Iterator[dict[str, str]]:
         for entity in (["cluster", "elagage"], ["account", ACCOUNT], root):
             subprocess.run(["sacctmgr", "--immediate", "add", *entity], env=env, check=True, stdout=subprocess.DEVNULL)
         start(["slurmctld", "-D"], ["scontrol", "ping"], "is UP")
-        start(["slurmd", "-D"], ["sinfo", "--noheader", "--format=%T"], "^idle")
+        for node in (CPU_NODE, GPU_NODE):
+            start(["slurmd", "-D", "-N", node], ["sinfo", "--noheader", f"--nodes={node}", "--format=%T"], "^idle")
         stack.enter_context(jobs_cancelled(env))
         yield variables
 
