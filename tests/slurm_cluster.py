@@ -1,7 +1,7 @@
 """A real Slurm with accounting on this machine, started as root without systemd, and taken down again.
 
-It looks like a small piece of Finisterrae III: two nodes that claim 64 CPUs and 256000 MB of memory each, one of them two
-A100 GPUs, whatever the machine has, and a front end that refuses jobs which do not state time and memory.
+It looks like a small piece of Finisterrae III, whatever the machine has: two nodes that claim 64 CPUs and 256000 MB of
+memory each, one of them two A100 GPUs, and a front end that refuses jobs which do not state time and memory.
 """
 
 import argparse
