@@ -16,7 +16,7 @@ import pytest
 import torch
 
 REPOSITORY = pathlib.Path(__file__).parent.parent
-PROFILES = sorted(path.parent for path in REPOSITORY.glob("workflow/profiles/*/config.yaml"))
+PROFILES = {"default": "--workflow-profile=workflow/profiles/default", "slurm": "--profile=slurm"}
 MY_MODEL = """
 from torch import nn
 
@@ -52,7 +52,8 @@ evaluation: {latency_images: 40}
 
 def snakemake(folder: pathlib.Path, *arguments: str, check: bool = True) -> str:
     """Run Snakemake in the folder of a study and return what it printed."""
-    command = [sys.executable, "-m", "snakemake", "--cores", "2", *arguments]
+    cores = [] if "--profile" in arguments else ["--cores", "2"]
+    command = [sys.executable, "-m", "snakemake", *cores, *arguments]
     run = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert not check or run.returncode == 0, run.stdout
     return run.stdout
@@ -388,13 +389,12 @@ def test_promised_targets_can_be_named(study):
     assert planned(study, "results/plots/global_pruning_accuracy.png") == {}
 
 
-@pytest.mark.parametrize("profile", PROFILES, ids=lambda path: path.name)
+@pytest.mark.parametrize("profile", PROFILES)
 def test_every_profile_plans_the_default_study(profile, tmp_path):
+    option, _, folder = PROFILES[profile].partition("=")
     config = REPOSITORY / "config/config.yaml"
-    jobs = planned(
-        *(tmp_path, "--snakefile", str(REPOSITORY / "workflow/Snakefile"), "--configfile", str(config)),
-        *("--workflow-profile", str(profile), "all"),
-    )
+    place = "--snakefile", str(REPOSITORY / "workflow/Snakefile"), "--configfile", str(config)
+    jobs = planned(tmp_path, *place, option, str(REPOSITORY / folder))
     assert jobs["train"] == 1
     assert jobs["prune"] == 18
     assert jobs["quantize"] == 19
