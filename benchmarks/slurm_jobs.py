@@ -60,7 +60,7 @@ def run(folder: pathlib.Path, rates: int, seeds: int, env: dict[str, str]) -> st
 def slurm_jobs(env: dict[str, str]) -> list[str]:
     """Return the state of every job that the cluster has had."""
     command = ["sacct", "--allocations", "--noheader", "--parsable2", "--format=State"]
-    return subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=True).stdout.split()
+    return subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()
 
 
 def main() -> None:

@@ -13,17 +13,27 @@
 set -euo pipefail
 PATH=$PWD/.venv/bin:$PATH
 
-study=$PWD
+study=.
 previous=
 for word; do
-    if [[ $previous == --directory || $previous == -d ]]; then study=$(realpath -m "$word"); fi
+    case $previous in -d | --directory) study=$word ;; esac
+    case $word in --directory=*) study=${word#*=} ;; esac
     previous=$word
 done
+study=$(realpath -m "$study")
 name=elagage-$(printf %s "$study" | sha256sum | cut -c 1-16) # of the jobs of this study, and of no other
 
+lock=$study/.snakemake/driver.lock
 mkdir -p "$study/.snakemake"
-exec 9> "$study/.snakemake/driver.lock"
-flock --nonblock 9 || { echo "driver.sh: another driver runs in $study" >&2; exit 1; }
+[[ -e $lock ]] && unlock=yes || unlock=no # locks of a run that no driver.sh started are not ours to take away
+exec 9> "$lock"
+flock --wait 10 --conflict-exit-code 75 9 && status=0 || status=$?
+if [[ $status == 75 ]]; then
+    echo "driver.sh: another driver runs in $study" >&2
+    exit 1
+elif [[ $status != 0 ]]; then
+    echo "driver.sh: $lock cannot be locked on this file system; make sure that no other driver runs" >&2
+fi
 
 # What a killed driver left in the queue would write the same files as the jobs of this one. Training goes on from its
 # last epoch.
@@ -34,8 +44,8 @@ left=$(jobs_left)
 if [[ $left ]]; then
     echo "driver.sh: cancelling jobs of an earlier driver:" $left
     scancel $left
-    while [[ $(jobs_left) ]]; do sleep 1; done
+    while left=$(jobs_left) || left=unknown; [[ $left ]]; do sleep 1; done
 fi
 run=(snakemake --profile slurm --slurm-jobname-prefix "$name" "$@")
-"${run[@]}" --unlock
+if [[ $unlock == yes ]]; then "${run[@]}" --unlock; fi
 exec "${run[@]}"

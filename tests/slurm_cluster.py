@@ -72,7 +72,7 @@ KillWait=2
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
 SchedulerParameters=batch_sched_delay=0,sched_interval=1,bf_interval=1
-MinJobAge=3600
+MinJobAge=300
 
 GresTypes=gpu
 SlurmdParameters=config_overrides

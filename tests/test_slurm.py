@@ -155,11 +155,11 @@ def accounting(slurm: dict[str, str], folder: pathlib.Path) -> pandas.DataFrame:
 
 
 def running(slurm: dict[str, str], folder: pathlib.Path, word: str = "") -> list[str]:
-    """Return the ids of a study's Slurm jobs that are running and have the word in their comment.
+    """Return the ids of a study's Slurm jobs that are running, or ending, and have the word in their comment.
 
     sacct would show them only some time after their start.
     """
-    command = ["squeue", "--noheader", "--states=RUNNING", "--format=%i|%k|%Z"]
+    command = ["squeue", "--noheader", "--states=RUNNING,COMPLETING", "--format=%i|%k|%Z"]
     lines = subprocess.run(command, env=slurm, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()
     found = [line.split("|") for line in lines]
     return [job for job, comment, place in found if place == str(folder) and word in comment]
@@ -265,6 +265,28 @@ def test_nothing_runs_beside_a_timing(disturbed, abandoned):
         ordered = sorted(ends.values())
         for (end, _), (later, seconds) in itertools.pairwise(ordered):
             assert later - seconds >= end - 0.2  # the log's time and the job's clock differ by some milliseconds
+
+
+@needs_slurm
+def test_what_a_job_makes_after_its_driver_was_killed_is_known_to_be_current_or_not(slurm, tmp_path):
+    folder = new_study(tmp_path / "study")
+    command = ["snakemake", "--profile", "slurm", "results/data/dataset.json"]
+    driver = subprocess.Popen([*command, *QUICKLY], cwd=folder, env=slurm, stdout=subprocess.DEVNULL)
+    wait_for(lambda: running(slurm, folder), driver)
+    driver.kill()
+    driver.wait()
+    wait_for(lambda: not running(slurm, folder))
+    assert (folder / "results/data/dataset.json").exists()
+    subprocess.run([*command, "--unlock"], cwd=folder, env=slurm, check=True)
+
+    def plan() -> str:
+        return subprocess.run(
+            [*command, "--dry-run"], cwd=folder, env=slurm, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ).stdout
+
+    assert "Nothing to be done" in plan()
+    (folder / "config/config.yaml").write_text(CONFIG.replace("digits}", "digits, validation_fraction: 0.2}"))
+    assert "Params have changed" in plan()
 
 
 @needs_slurm

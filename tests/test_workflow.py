@@ -350,6 +350,18 @@ def test_a_changed_image_of_the_same_size_reruns_the_data_set(study, tmp_path):
     assert planned(tmp_path, *place, *target) == {"prepare_data": 1}
 
 
+def test_an_edited_file_that_the_model_file_imports_reruns_what_builds_that_model(study):
+    (study / "my_layers.py").write_text("WIDTH = 8\n")
+    with edited(study / "my_model.py", new="import my_layers\n"):
+        snakemake(study, "--touch", "all")
+        assert planned(study, "all") == {}
+        (study / "my_layers.py").write_text("WIDTH = 9\n")
+        jobs = planned(study, "all")
+    assert jobs["train_import"] == jobs["quantize_export"] == 1
+    assert "train" not in jobs
+    snakemake(study, "--touch", "all")
+
+
 def test_other_weights_rerun_that_model(study):
     weights = study / "my_weights.pt"
     before, times = weights.read_bytes(), weights.stat()

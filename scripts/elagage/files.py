@@ -28,7 +28,8 @@ def whole_file(path: str | os.PathLike) -> Iterator[pathlib.Path]:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
         temporary = pathlib.Path(name)
         try:
-            _lock(handle)
+            with contextlib.suppress(OSError):  # a file system without locks: what a killed writer left stays there
+                fcntl.flock(handle, fcntl.LOCK_EX)
             yield temporary
             with open(temporary, "rb") as written:
                 os.fsync(written.fileno())
@@ -48,25 +49,20 @@ def whole_file(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 def _remove_left_over(path: pathlib.Path) -> None:
     """Delete the temporary files of writers of `path` that were killed: those that no process has locked."""
     for left in path.parent.glob(f".{glob.escape(path.stem)}.????????{glob.escape(path.suffix)}"):
-        with contextlib.suppress(OSError), open(left, "rb") as file:
-            _lock(file.fileno())
+        with contextlib.suppress(OSError), open(left, "r+b") as file:  # NFS locks only what may be written
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             left.unlink()
-
-
-def _lock(handle: int) -> None:
-    """Take the lock of an open file, which ends with the process; raises BlockingIOError if another has it."""
-    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 @contextlib.contextmanager
 def reading(path: str | os.PathLike) -> Iterator[None]:
     """Name the file in whatever goes wrong in the block, which reads a file that an earlier job wrote.
 
-    Raises UserError if its content is not what it should be; a file that is missing raises FileNotFoundError.
+    Raises UserError if its content is not what it should be. OSError and MemoryError stay: the file may be fine.
     """
     try:
         yield
-    except (UserError, FileNotFoundError):
+    except (UserError, OSError, MemoryError):
         raise
     except Exception as error:  # libraries raise of every kind for damaged files
         reason = str(error).strip().partition("\n")[0]

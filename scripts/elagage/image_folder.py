@@ -67,7 +67,7 @@ def image_fingerprint(path: str, known_path: str) -> str:
     """Return a checksum of the names and contents of all image files.
 
     The JSON file `known_path` keeps the checksum of each file with its size and times, so that only files that are new
-    or changed are read, as git does it; a copied folder is read once and has the fingerprint of the first.
+    or changed are read; a copied folder is read once and has the fingerprint of the first.
     """
     known = _read_known(known_path)
     found = {}

@@ -40,8 +40,12 @@ def job(log: str | os.PathLike) -> Iterator[None]:
         yield
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
         print(f"took {time.perf_counter() - start:.1f} s and {peak:.0f} MiB of memory at its peak")
-    except (UserError, OSError) as error:
-        _fail(f"{error}; the log is {log}" if isinstance(error, OSError) and not error.filename else str(error))
+    except UserError as error:
+        _fail(str(error))
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            traceback.print_exc()
+        _fail(str(error) if error.filename else f"{error}; the traceback is in {log}")
     except Exception as error:
         with contextlib.suppress(OSError):
             traceback.print_exc()
@@ -49,15 +53,16 @@ def job(log: str | os.PathLike) -> Iterator[None]:
 
 
 def _end_with_parent() -> None:
-    """Have Linux kill this process when the Snakemake that started it is killed.
+    """Have Linux kill this process when its parent is killed: Snakemake, unless a shell lies between.
 
     Otherwise it would go on beside its successor, which the next run of Snakemake starts.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         # Killed while this process imported its libraries: Linux has made it a child of the first process.
-        if os.getppid() == 1 and b"snakemake" not in pathlib.Path("/proc/1/cmdline").read_bytes():
-            os._exit(1)
+        with contextlib.suppress(OSError):
+            if os.getppid() == 1 and b"snakemake" not in pathlib.Path("/proc/1/cmdline").read_bytes():
+                os._exit(1)
 
 
 def _fail(message: str) -> None:

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from elagage.data import Dataset, Split
 from elagage.errors import UserError
+from elagage.files import reading
 from elagage.models import Normalize
 from elagage.training_state import TrainingState, random_state, set_random_state
 
@@ -158,8 +159,9 @@ def fit(
     Of equally good epochs the last wins: its learning rate was lower. The history has one row an epoch: epoch,
     learning_rate (at its start), train_loss, train_accuracy, validation_loss, validation_accuracy, best.
 
-    `state` is saved after each epoch. A training that finds it goes on from there and ends with the same bytes as one
-    that was never interrupted, if the network keeps all that it learns in its state dict.
+    `state` is saved after each epoch. A training that finds it goes on from there and, on the same kind of machine,
+    ends with the same bytes as one that was never interrupted, if the network keeps all that it learns in its state
+    dict.
     """
     make_deterministic()
     network.to(device, memory_format=torch.channels_last)
@@ -180,11 +182,12 @@ def fit(
     resumable = {"network": network, "optimizer": optimizer, "scheduler": scheduler}
     best, history = None, []
     if saved := state.load():
-        for name, part in resumable.items():
-            part.load_state_dict(saved[name])
-        generator.set_state(saved["order"])
-        set_random_state(saved["random"])
-        best, history = saved["best"], saved["history"]
+        with reading(state.path):
+            for name, part in resumable.items():
+                part.load_state_dict(saved[name])
+            generator.set_state(saved["order"])
+            set_random_state(saved["random"])
+            best, history = saved["best"], saved["history"]
         print(*map(_line, history), f"taken up after epoch {len(history)} of {settings.epochs}", sep="\n")
         advance(len(history) * len(train))
     for epoch in range(len(history) + 1, settings.epochs + 1):

@@ -40,6 +40,8 @@ class TrainingState:
             reason = "belongs to a training with other settings, images or code"
         except FileNotFoundError:
             return None
+        except (OSError, MemoryError):  # the file may be fine: the next attempt takes it up
+            raise
         except Exception as error:  # torch.load raises of every kind for damaged files
             reason = f"cannot be read ({type(error).__name__})"
         for stream in (None, terminal()):
@@ -61,7 +63,7 @@ def random_state() -> dict:
         "python": random.getstate(),
         "numpy": (name, keys.tolist(), *rest),
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all(),
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
     }
 
 
@@ -70,4 +72,5 @@ def set_random_state(state: Mapping) -> None:
     random.setstate(state["python"])
     numpy.random.set_state(state["numpy"])
     torch.set_rng_state(state["torch"])
-    torch.cuda.set_rng_state_all(state["cuda"])
+    if state["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])

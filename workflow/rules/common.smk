@@ -2,16 +2,18 @@
 
 import ast
 import functools
-import hashlib
 import sys
 
 from snakemake.logging import logger
+from snakemake.persistence import PersistenceBase
+from snakemake_interface_executor_plugins.settings import ExecMode
 
 REPOSITORY = Path(workflow.basedir).parent
 sys.path.insert(0, str(REPOSITORY / "scripts"))
 
 from elagage.configuration import check_files, configuration, read_command_line, read_file
 from elagage.errors import UserError
+from elagage.files import sha256
 from elagage.image_folder import image_fingerprint
 
 
@@ -34,12 +36,48 @@ def or_exit(function, *arguments):
         sys.exit(1)
 
 
+def record_outputs() -> None:
+    """Let a job of a cluster record how its outputs were made.
+
+    Snakemake leaves that to the process that submitted the job. If that is killed, the outputs have no record, or an
+    older one, and a later run takes them as current whatever has changed since.
+    """
+    finished = PersistenceBase.finished
+
+    async def finished_in_the_main_process(persistence, job) -> None:
+        settings = persistence.dag.workflow.workflow_settings
+        settings.exec_mode = ExecMode.DEFAULT
+        try:
+            await finished(persistence, job)
+        finally:
+            settings.exec_mode = ExecMode.REMOTE
+
+    PersistenceBase.finished = finished_in_the_main_process
+
+
 @functools.cache
-def imported_modules(file: Path) -> frozenset[Path]:
-    """Return the modules of scripts/elagage that a file imports."""
-    imports = [node.module for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.ImportFrom)]
-    scripts = REPOSITORY / "scripts"
-    return frozenset(scripts / f"{name.replace('.', '/')}.py" for name in imports if name.startswith("elagage"))
+def imported_files(file: Path, folder: Path) -> frozenset[Path]:
+    """Return the Python files below the folder that a file imports."""
+    if not file.is_file():
+        return frozenset()
+    try:
+        nodes = list(ast.walk(ast.parse(file.read_bytes())))
+    except (SyntaxError, ValueError):  # the job that imports a user's file says what is wrong with it
+        return frozenset()
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module}
+    paths = {folder / f"{name.replace('.', '/')}.py" for name in names}
+    return frozenset(path for path in paths if path.is_file())
+
+
+@functools.cache
+def with_imports(file: Path, folder: Path) -> list[Path]:
+    """Return a Python file and those below the folder that it imports, directly or not."""
+    found, waiting = set(), {file}
+    while waiting:
+        found |= waiting
+        waiting = frozenset().union(*(imported_files(path, folder) for path in waiting)) - found
+    return sorted(found)
 
 
 @functools.cache
@@ -49,13 +87,8 @@ def code(script: str) -> str:
     As a parameter of a rule it makes an edit rerun the rules that use the edited module, and only those. Not as input
     files, because those have times, which a new clone changes, and paths, which change when a study moves.
     """
-    found, waiting = set(), {REPOSITORY / f"scripts/{script}.py"}
-    while waiting:
-        found |= waiting
-        waiting = frozenset().union(*map(imported_modules, waiting)) - found
-    return " ".join(
-        f"{file.stem}:{hashlib.file_digest(open(file, 'rb'), 'sha256').hexdigest()[:16]}" for file in sorted(found)
-    )
+    scripts = REPOSITORY / "scripts"
+    return " ".join(f"{file.stem}:{sha256(file)[:16]}" for file in with_imports(scripts / f"{script}.py", scripts))
 
 
 def growing(first: int):
@@ -84,9 +117,9 @@ def seeds(model: str) -> list[int]:
 
 
 def user_model(wildcards) -> list[str]:
-    """Return the user's file that defines a model, as an input of every rule that builds the network."""
+    """Return the user's file that defines a model and those beside it that it imports, as inputs of a rule."""
     file = MODELS[wildcards.model]["architecture"].rpartition(":")[0]
-    return [file] if file else []
+    return list(map(str, with_imports(Path(file), Path(file).parent))) if file else []
 
 
 def variants() -> list[dict]:
@@ -123,6 +156,8 @@ def caption(figure: str) -> str:
 config = or_exit(read_configuration)
 if workflow.is_main_process:
     or_exit(check_files, config)
+if workflow.remote_exec:
+    record_outputs()
 MODELS = config["models"]
 TRAINED = [model for model in MODELS if MODELS[model]["weights"] is None]
 SCOPES = config["pruning"]["scopes"]

@@ -21,8 +21,8 @@ rule evaluate_accuracy:
         "../../envs/evaluate_accuracy.yaml"
     threads: 1
     resources:
-        mem_mb=growing(2000),
-        runtime=growing(30),
+        mem_mb=growing(1000),
+        runtime=growing(10),
     params:
         code=code("evaluate_accuracy"),
     message:
@@ -42,8 +42,8 @@ rule evaluate_size:
         "../../envs/evaluate_size.yaml"
     threads: 1
     resources:
-        mem_mb=growing(2000),
-        runtime=growing(10),
+        mem_mb=growing(1000),
+        runtime=growing(5),
     params:
         code=code("evaluate_size"),
     message:
@@ -68,7 +68,7 @@ rule evaluate_latency:
     threads: workflow.cores or 1
     resources:
         mem_mb=growing(2000),
-        runtime=growing(30),
+        runtime=growing(15),
     params:
         **config["evaluation"],
         code=code("evaluate_latency"),
@@ -94,7 +94,7 @@ rule evaluate_latency_eager:
     threads: workflow.cores or 1
     resources:
         mem_mb=growing(4000),
-        runtime=growing(30),
+        runtime=growing(15),
     params:
         **config["evaluation"],
         architecture=lambda wildcards: MODELS[wildcards.model]["architecture"],

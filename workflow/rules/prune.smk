@@ -15,7 +15,7 @@ rule prune:
     threads: 1
     resources:
         mem_mb=growing(2000),
-        runtime=growing(10),
+        runtime=growing(5),
     params:
         architecture=lambda wildcards: MODELS[wildcards.model]["architecture"],
         code=code("prune"),

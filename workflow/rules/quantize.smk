@@ -45,7 +45,7 @@ rule quantize:
     threads: 1
     resources:
         mem_mb=growing(2000),
-        runtime=growing(10),
+        runtime=growing(5),
     params:
         modes=ONNX_MODES,
         calibration_images=config["quantization"]["calibration_images"] if "static" in MODES else None,
