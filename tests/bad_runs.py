@@ -18,7 +18,8 @@ import numpy
 import torch
 from PIL import Image
 
-REPOSITORY = pathlib.Path(__file__).parent.parent
+REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(REPOSITORY / "scripts"))
 CONFIG = """
 dataset: {name: digits}
 models: {m: {architecture: resnet8}}
@@ -120,6 +121,15 @@ def other_weights(change: Callable) -> Callable[[pathlib.Path], None]:
     return make
 
 
+def lacking_a_tensor(study: pathlib.Path) -> None:
+    """Take the first tensor out of the dense checkpoint."""
+    from elagage.checkpoints import load_checkpoint, save_checkpoint
+
+    path = study / "results/models/m/seed0/dense.safetensors"
+    state, provenance = load_checkpoint(path)
+    save_checkpoint(path, dict(list(state.items())[1:]), provenance)
+
+
 def no_results_folder(study: pathlib.Path) -> None:
     """Put a file in the place of results/."""
     shutil.rmtree(study / "results")
@@ -187,6 +197,15 @@ INPUTS: dict[str, Change] = {
     "checkpoint cut in half": cut(f"{M}/seed0/dense.safetensors"),
     "checkpoint that is a pickle": lambda study: torch.save(Trap(), study / f"{M}/seed0/dense.safetensors"),
     "empty checkpoint": written(f"{M}/seed0/dense.safetensors", b""),
+    "checkpoint without a tensor": lacking_a_tensor,
+    "images of another type": both(
+        lambda study: numpy.save(study / "results/data/train_images.npy", numpy.zeros((9, 9))),
+        configured("epochs: 1", "epochs: 2"),
+    ),
+    "fewer labels than images": both(
+        lambda study: numpy.save(study / "results/data/train_labels.npy", numpy.arange(9)),
+        configured("epochs: 1", "epochs: 2"),
+    ),
     "exported graph cut in half": cut(f"{M}/graph.onnx"),
     "ONNX file cut in half": cut(f"{M}/seed0/global/0.5/none-none.onnx"),
     "ONNX file that is text": written(f"{M}/seed0/global/0.5/none-none.onnx", "onnx"),

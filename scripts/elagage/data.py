@@ -58,8 +58,13 @@ class Split:
         """
         with reading(images):
             mapped = numpy.load(images, mmap_mode="c")
+            if mapped.dtype != numpy.uint8 or mapped.ndim != 4:
+                raise ValueError(f"an array of {mapped.dtype} {mapped.shape}, not of uint8 images")
         with reading(labels):
-            return cls(mapped, numpy.load(labels))
+            read = numpy.load(labels)
+            if read.dtype != numpy.int64 or read.shape != mapped.shape[:1]:
+                raise ValueError(f"an array of {read.dtype} {read.shape}, not of int64 labels of {len(mapped)} images")
+        return cls(mapped, read)
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -1,5 +1,6 @@
 """PyTorch network -> ONNX graph that takes raw pixels and keeps the names of the state dict."""
 
+import json
 import traceback
 
 import numpy
@@ -12,7 +13,7 @@ from torch import nn
 from elagage.data import Dataset
 from elagage.errors import UserError
 from elagage.models import Normalize, checked_logits
-from elagage.onnx_graph import PREPROCESS
+from elagage.onnx_graph import PREPROCESS, WEIGHTS
 
 
 class _Deployed(nn.Module):
@@ -54,6 +55,8 @@ def export_graph(network: nn.Module, dataset: Dataset) -> onnx_ir.Model:
             f"torch.export has to trace its forward pass for any batch size; the log has the details"
         ) from error
     graph = _renamed(program.model)
+    weights = [name for name in network.state_dict() if name in graph.graph.initializers]
+    graph.metadata_props[WEIGHTS] = json.dumps(weights)
     _check_agreement(graph, deployed, images, len(dataset.classes))
     return graph
 

@@ -1,6 +1,7 @@
 """ONNX graphs without PyTorch: exchange weights, fold batch norm."""
 
 import collections
+import json
 from collections.abc import Mapping
 
 import numpy
@@ -15,6 +16,7 @@ from onnxscript.rewriter.rules.common import (
 
 from elagage.errors import UserError
 
+WEIGHTS = "elagage_weights"  # metadata of an exported graph: the tensors that a checkpoint has to bring, as JSON
 PREPROCESS = "elagage_preprocess"  # module, and prefix of the nodes, that normalize the image
 FUSE_BATCHNORM = (
     fuse_batchnorm_into_conv_rule,
@@ -26,8 +28,11 @@ FUSE_BATCHNORM = (
 def with_weights(graph: onnx_ir.Model, state: Mapping[str, numpy.ndarray]) -> onnx.ModelProto:
     """Return the exported graph with the tensors of a state dict, constants folded and batch norm fused.
 
-    Raises UserError if a tensor of the graph and one of the state dict differ in shape.
+    Raises UserError if the state dict lacks a tensor of the graph, or has it in another shape.
     """
+    for name in json.loads(graph.metadata_props[WEIGHTS]):
+        if name not in state:
+            raise UserError(f"the checkpoint lacks {name}, which the exported graph has; delete both and run again")
     for name, value in graph.graph.initializers.items():
         if name in state:
             if tuple(value.shape) != state[name].shape:
