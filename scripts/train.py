@@ -46,8 +46,10 @@ def train(
         if not any(parameter.requires_grad for parameter in network.parameters()):
             raise UserError("no parameter has requires_grad, so there is nothing to train; give its weights instead")
     with progress(settings.epochs * len(train_split), " images", f"train {name} seed {seed}") as advance:
+        device = default_device()
+        print(f"device={torch.cuda.get_device_name(device) if device.type == 'cuda' else device}")
         best_state, history = fit(
-            network, dataset, train_split, validation_split, settings, seed, default_device(), state, advance
+            network, dataset, train_split, validation_split, settings, seed, device, state, advance
         )
     best = next(row for row in history if row["best"])
     with whole_file(history_path) as temporary, open(temporary, "w", newline="") as file:

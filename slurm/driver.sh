@@ -1,10 +1,13 @@
 #!/usr/bin/env bash
 # Starts a study on a cluster, or goes on with one whose driver was killed. Every word is handed on to Snakemake:
 #   slurm/driver.sh all           on a login node
-#   sbatch slurm/driver.sh all    where a driver may run only inside an allocation; the lines below are for sbatch, site
-#SBATCH --job-name=elagage-driver
+#   sbatch slurm/driver.sh all    where a driver may run only inside an allocation
+# It runs from the folder of the repository. When its time is up, start it again. For sbatch, partition, time and, with
+# one # less, account; site:
 #SBATCH --partition=medium
 #SBATCH --time=3-00:00:00
+##SBATCH --account=mine
+#SBATCH --job-name=elagage-driver
 #SBATCH --cpus-per-task=1
 #SBATCH --mem=4G
 #SBATCH --requeue
