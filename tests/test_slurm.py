@@ -244,6 +244,21 @@ def test_a_variant_needs_less_than_a_slurm_job(slurm, abandoned):
 
 
 @needs_slurm
+@pytest.mark.parametrize(("rates", "modes"), [(50, "none"), (17, "none, dynamic, static")])
+def test_a_thousand_variants_need_less_than_150_slurm_jobs(slurm, tmp_path, rates, modes):
+    folder = new_study(tmp_path / "study")
+    (folder / "config/config.yaml").write_text(
+        f"seeds: {list(range(10))}\n"
+        f"pruning: {{scopes: [local, global], rates: {[rate / 100 for rate in range(rates)]}}}\n"
+        f"quantization: {{modes: [{modes}]}}\n"
+    )
+    assert 10 * 2 * rates * len(modes.split(",")) >= 1000
+    command = [sys.executable, REPOSITORY / "benchmarks/planned.py", "--profile", "slurm", "all"]
+    planned = subprocess.run(command, cwd=folder, env=slurm, stdout=subprocess.PIPE, text=True, check=True).stdout
+    assert int(re.search(r"in (\d+) Slurm jobs", planned)[1]) < 150
+
+
+@needs_slurm
 def test_training_asks_for_a_gpu_and_timings_for_a_whole_node(slurm, abandoned):
     table = accounting(slurm, abandoned)
     gpus = table["ReqTRES"].str.contains("gres/gpu=1")
