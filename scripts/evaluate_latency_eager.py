@@ -4,12 +4,12 @@ import numpy
 import torch
 from torch import nn
 
-from elagage.checkpoints import load_checkpoint, load_into
+from elagage.checkpoints import load_network
 from elagage.data import Dataset, Split
 from elagage.files import write_json
 from elagage.job import job
 from elagage.measure import machine, session, time_in_turns
-from elagage.models import Normalize, build_network
+from elagage.models import Normalize
 
 
 def evaluate_latency_eager(
@@ -18,8 +18,7 @@ def evaluate_latency_eager(
     """Write the times of both, in ns (JSON); images: uint8 [n, channels, height, width], timed one at a time."""
     torch.set_num_threads(threads)
     dataset = Dataset.read(dataset_path)
-    network = build_network(architecture, len(dataset.classes), dataset.channels)
-    load_into(network, load_checkpoint(dense)[0], dense)
+    network, _ = load_network(dense, architecture, dataset)
     eager = nn.Sequential(Normalize(dataset), network).eval()
     runtime = session(dense_onnx, threads)
 

@@ -11,8 +11,10 @@ import torch
 from safetensors.torch import load_file, save
 from torch import nn
 
+from elagage.data import Dataset
 from elagage.errors import UserError
 from elagage.files import reading, whole_file
+from elagage.models import build_network
 
 SHOWN = 5  # tensors of each kind of mistake in a message
 
@@ -33,6 +35,14 @@ def load_checkpoint(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], d
     with reading(path), safetensors.safe_open(path, "pt") as file:
         names = file.keys()
         return {name: file.get_tensor(name) for name in names}, json.loads(file.metadata()["elagage"])
+
+
+def load_network(path: str | os.PathLike, architecture: str, dataset: Dataset) -> tuple[nn.Module, dict]:
+    """Return the network of a checkpoint, with its weights, and the checkpoint's provenance."""
+    network = build_network(architecture, len(dataset.classes), dataset.channels)
+    state, provenance = load_checkpoint(path)
+    load_into(network, state, str(path))
+    return network, provenance
 
 
 def read_weights(path: str | os.PathLike) -> dict[str, torch.Tensor]:

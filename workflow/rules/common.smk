@@ -122,18 +122,26 @@ def user_model(wildcards) -> list[str]:
     return list(map(str, with_imports(Path(file), Path(file).parent))) if file else []
 
 
-def variants() -> list[dict]:
-    """Return one row a variant, as in the summary, with the paths of its measurements.
+def checkpoint(scope: str, rate: float, recovery: str) -> str:
+    """Return the path of a checkpoint below its model and seed, without its ending.
 
-    Nothing is pruned at rate 0, so every scope shares the dense model there.
+    No content is computed twice: nothing is pruned at rate 0, so every scope and recovery shares the dense model
+    there, and the first step of `iterative` is `rewind`.
     """
+    if rate == 0:
+        return "dense"
+    first = next(filter(None, RATES))
+    return f"{scope}/{rate}/{'rewind' if recovery == 'iterative' and rate == first else recovery}"
+
+
+def variants() -> list[dict]:
+    """Return one row a variant, as in the summary, with the paths of its measurements."""
     rows = []
     for model in MODELS:
         for seed, scope, rate, recovery, mode in itertools.product(
             seeds(model), SCOPES, RATES, config["pruning"]["recovery"], MODES
         ):
-            network = f"{scope}/{rate}/{recovery}" if rate else "dense"
-            stem = f"results/models/{model}/seed{seed}/{network}-{mode}"
+            stem = f"results/models/{model}/seed{seed}/{checkpoint(scope, rate, recovery)}-{mode}"
             named = {"model": model, "seed": seed, "scope": scope, "rate": rate, "recovery": recovery, "mode": mode}
             rows.append(named | {kind: f"{stem}.{kind}.json" for kind in ("accuracy", "size", "latency")})
     return rows
@@ -149,8 +157,8 @@ def figures() -> list[str]:
 
 
 def caption(figure: str) -> str:
-    """Return the caption's file; those of the two scopes share one."""
-    return f"../report/{re.sub('^(local|global)_pruning', 'pruning', figure)}.rst"
+    """Return the caption's file; those of the scopes share one."""
+    return f"../report/{re.sub('^(local|global|channel)_pruning', 'pruning', figure)}.rst"
 
 
 config = or_exit(read_configuration)
@@ -171,7 +179,7 @@ DATASET = "results/data/dataset.json"
 wildcard_constraints:
     model="|".join(map(re.escape, MODELS)),
     seed="|".join(map(str, config["seeds"])),
-    scope="local|global",
+    scope="local|global|channel",
     rate="|".join(re.escape(str(rate)) for rate in RATES),
-    recovery="none",
-    checkpoint=f"dense|(local|global)/({'|'.join(re.escape(str(rate)) for rate in RATES)})/none",
+    recovery="batchnorm|finetune|rewind|iterative",
+    checkpoint=f"dense|[a-z]+/({'|'.join(re.escape(str(rate)) for rate in RATES)})/[a-z]+",

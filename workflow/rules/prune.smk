@@ -1,15 +1,24 @@
 """dense.safetensors -> {scope}/{rate}/none.safetensors, pruned by magnitude."""
 
 
+def to_prune(wildcards) -> str:
+    """Return the checkpoint that is pruned: the dense one or, in a chain, what iterative made of the rate before."""
+    scope, rate = wildcards.scope, float(wildcards.rate)
+    before = RATES[RATES.index(rate) - 1] if wildcards.pruned == "iterative_pruned" else 0
+    return f"results/models/{wildcards.model}/seed{wildcards.seed}/{checkpoint(scope, before, 'iterative')}.safetensors"
+
+
 rule prune:
     input:
         dataset=DATASET,
-        dense="results/models/{model}/seed{seed}/dense.safetensors",
+        source=to_prune,
         user_model=user_model,
     output:
-        checkpoint="results/models/{model}/seed{seed}/{scope}/{rate}/none.safetensors",
+        checkpoint="results/models/{model}/seed{seed}/{scope}/{rate}/{pruned}.safetensors",
     log:
-        "results/logs/prune/{model}/seed{seed}/{scope}/{rate}.log",
+        "results/logs/prune/{model}/seed{seed}/{scope}/{rate}/{pruned}.log",
+    wildcard_constraints:
+        pruned="none|iterative_pruned",
     conda:
         "../../envs/prune.yaml"
     threads: 1
