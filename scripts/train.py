@@ -3,7 +3,6 @@
 import csv
 import os
 import pathlib
-from collections.abc import Iterable, Mapping
 
 import torch
 from torch import nn
@@ -11,12 +10,12 @@ from torch import nn
 from elagage.checkpoints import save_checkpoint
 from elagage.data import Dataset, Split
 from elagage.errors import UserError
-from elagage.files import sha256, whole_file
+from elagage.files import whole_file
 from elagage.job import job
 from elagage.models import Normalize, build_network, checked_logits, naming
 from elagage.progress import progress
-from elagage.training import TrainingSettings, default_device, fit
-from elagage.training_state import TrainingState
+from elagage.training import TrainingSettings, default_device, fit, warmup_and_cosine
+from elagage.training_state import TrainingState, identity
 
 
 def train(
@@ -49,7 +48,16 @@ def train(
         device = default_device()
         print(f"device={torch.cuda.get_device_name(device) if device.type == 'cuda' else device}")
         best_state, history = fit(
-            network, dataset, train_split, validation_split, settings, seed, device, state, advance
+            network,
+            dataset,
+            train_split,
+            validation_split,
+            settings,
+            warmup_and_cosine(settings),
+            seed,
+            device,
+            state,
+            advance,
         )
     best = next(row for row in history if row["best"])
     with whole_file(history_path) as temporary, open(temporary, "w", newline="") as file:
@@ -72,17 +80,6 @@ def train(
     state.remove()
 
 
-def identity(params: Mapping, seed: int, dataset_path: str, user_model: Iterable[str]) -> dict:
-    """Return all that a training depends on."""
-    return {
-        **params,
-        "seed": seed,
-        "dataset": sha256(dataset_path),
-        "user_model": [sha256(file) for file in user_model],
-        "torch": torch.__version__,
-    }
-
-
 if "snakemake" in globals():
     # Has to be set before the first CUDA call for cuBLAS to be deterministic.
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
@@ -99,10 +96,8 @@ if "snakemake" in globals():
             TrainingState(
                 pathlib.Path(snakemake.params.state),
                 identity(
-                    dict(snakemake.params.items()),
-                    int(snakemake.wildcards.seed),
-                    snakemake.input.dataset,
-                    snakemake.input.user_model,
+                    {**snakemake.params, "seed": snakemake.wildcards.seed},
+                    [snakemake.input.dataset, *snakemake.input.user_model],
                 ),
             ),
             snakemake.output.checkpoint,

@@ -37,9 +37,12 @@ def load_checkpoint(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], d
         return {name: file.get_tensor(name) for name in names}, json.loads(file.metadata()["elagage"])
 
 
-def load_network(path: str | os.PathLike, architecture: str, dataset: Dataset) -> tuple[nn.Module, dict]:
-    """Return the network of a checkpoint, with its weights, and the checkpoint's provenance."""
-    network = build_network(architecture, len(dataset.classes), dataset.channels)
+def load_network(path: str | os.PathLike, architecture: str, dataset: Dataset, seed: int = 0) -> tuple[nn.Module, dict]:
+    """Return the network of a checkpoint, with its weights, and the checkpoint's provenance.
+
+    `seed` decides what the network draws later, for dropout and the like.
+    """
+    network = build_network(architecture, len(dataset.classes), dataset.channels, seed)
     state, provenance = load_checkpoint(path)
     load_into(network, state, str(path))
     return network, provenance

@@ -110,7 +110,19 @@ def configuration(parts: Iterable[Mapping], schema_path: str | os.PathLike) -> d
     mistakes = sorted(_Validator(schema).iter_errors(config), key=lambda error: list(map(str, error.absolute_path)))
     if mistakes:
         raise UserError("\n".join(f"configuration: {_message(mistake)}" for mistake in mistakes))
+    _check_rewinding(config)
     return config
+
+
+def _check_rewinding(config: Mapping) -> None:
+    """Raise UserError if a recovery would go back further than training lasted."""
+    rewinding = [name for name in config["pruning"]["recovery"] if name in ("rewind", "iterative")]
+    asked, there = config["retraining"]["epochs"], config["training"]["epochs"]
+    if rewinding and asked > there:
+        raise UserError(
+            f"configuration: retraining.epochs: {rewinding[0]} would go back {asked} epochs, but training.epochs is "
+            f"{there}; lower retraining.epochs to {there} or less"
+        )
 
 
 def _message(mistake: jsonschema.ValidationError) -> str:
@@ -181,8 +193,10 @@ def _check_counts(config: Mapping) -> None:
     ]
     train -= math.ceil(train * dataset["validation_fraction"])
     calibration = config["quantization"]["calibration_images"] if "static" in config["quantization"]["modes"] else 0
+    batchnorm = config["retraining"]["batchnorm_images"] if "batchnorm" in config["pruning"]["recovery"] else 0
     for key, asked, there, what in (
         ("quantization.calibration_images", calibration, train, "training images without those for validation"),
+        ("retraining.batchnorm_images", batchnorm, train, "training images without those for validation"),
         ("evaluation.latency_images", config["evaluation"]["latency_images"], test, "test images"),
     ):
         if asked > there:

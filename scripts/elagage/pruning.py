@@ -50,5 +50,26 @@ def magnitude_prune(network: nn.Module, scope: str, rate: float) -> tuple[int, i
     for module, name in weights:
         prune.remove(module, name)  # keeps the Parameter object, so whoever shares it sees the zeros
         getattr(module, name).data += 0.0  # -0.0 becomes 0.0: the mask leaves signs, which do not compress
-    tensors = [getattr(module, name) for module, name in weights]
+    return count_zeros(network)
+
+
+def count_zeros(network: nn.Module) -> tuple[int, int]:
+    """Return (zeros, weights): how many of the prunable weights are zero, and how many there are."""
+    tensors = [getattr(module, name) for module, name in prunable(network)]
     return sum(int(torch.count_nonzero(t == 0)) for t in tensors), sum(t.numel() for t in tensors)
+
+
+def hold_zeros(network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Set the weights that are zero now to zero again after every step of the optimizer.
+
+    The other weights learn as if the zeros were masked in the forward pass: no step reads a weight that it set.
+    """
+    weights = [getattr(module, name) for module, name in prunable(network)]
+    masks = [(weight, weight == 0) for weight in weights]
+
+    @torch.no_grad()
+    def restore(*_) -> None:
+        for weight, zero in masks:
+            weight.masked_fill_(zero, 0.0)
+
+    optimizer.register_step_post_hook(restore)

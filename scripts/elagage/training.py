@@ -90,19 +90,10 @@ def make_deterministic() -> None:
     torch.backends.cudnn.benchmark = False
 
 
-def require_finite(loss: float, scheduler) -> None:
-    """Raise UserError if the loss is not a finite number."""
-    if not math.isfinite(loss):
-        raise UserError(
-            f"training.learning_rate: the loss became {loss} at a learning rate of "
-            f"{scheduler.get_last_lr()[0]:.3g}; lower training.learning_rate or lengthen training.warmup_epochs"
-        )
-
-
-def train_one_epoch(network, normalize, batches, optimizer, scheduler, advance) -> tuple[float, float]:
+def train_one_epoch(network, normalize, batches, optimizer, scheduler, check, advance) -> tuple[float, float]:
     """Take one step a batch; return the mean loss and the accuracy on the images as they were trained on.
 
-    `advance(images)` is called after each batch. Raises UserError at the first loss that is not finite.
+    After each batch `check(loss, learning rate)` and `advance(images)` are called.
     """
     network.train()
     loss_sum = correct = seen = 0
@@ -110,7 +101,7 @@ def train_one_epoch(network, normalize, batches, optimizer, scheduler, advance) 
         with torch.autocast(images.device.type, torch.bfloat16, enabled=multiplies_bfloat16(images.device)):
             logits = network(normalize(images).contiguous(memory_format=torch.channels_last))
         loss = functional.cross_entropy(logits.float(), labels)
-        require_finite(loss.item(), scheduler)
+        check(loss.item(), scheduler.get_last_lr()[0])
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -138,17 +129,44 @@ def evaluate(network: nn.Module, normalize: Normalize, split: Split, device: tor
     return loss_sum / seen, correct / seen
 
 
-def warmup_and_cosine(optimizer, warmup_steps: int, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
-    """Return a schedule, stepped after every batch: a linear rise, then half a cosine down to zero.
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """How long to train and how fast.
+
+    learning_rate: (step, steps of an epoch) -> learning rate of that step, counted from 0. key: the setting that
+    decides it, for errors.
+    """
+
+    epochs: int
+    learning_rate: Callable[[int, int], float]
+    key: str = "training.learning_rate"
+
+    def check(self, loss: float, learning_rate: float) -> None:
+        """Raise UserError if the loss is not a finite number."""
+        if not math.isfinite(loss):
+            raise UserError(
+                f"{self.key}: the loss became {loss} at a learning rate of {learning_rate:.3g}; lower {self.key} or "
+                f"lengthen training.warmup_epochs"
+            )
+
+
+def warmup_and_cosine(settings: TrainingSettings) -> Schedule:
+    """Return a linear rise, then half a cosine down to zero, step by step.
 
     Goyal et al. 2017 (warm-up); Loshchilov and Hutter 2017 (cosine).
     """
-    schedules = torch.optim.lr_scheduler
-    cosine = schedules.CosineAnnealingLR(optimizer, max(1, steps - warmup_steps))
-    if warmup_steps == 0:
-        return cosine
-    warmup = schedules.LinearLR(optimizer, start_factor=1 / (warmup_steps + 1), total_iters=warmup_steps)
-    return schedules.SequentialLR(optimizer, [warmup, cosine], milestones=[warmup_steps])
+
+    def learning_rate(step: int, epoch_steps: int) -> float:
+        warmup, steps = round(settings.warmup_epochs * epoch_steps), settings.epochs * epoch_steps
+        if step < warmup:
+            return settings.learning_rate * (1 + step) / (1 + warmup)
+        return settings.learning_rate * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup))) / 2
+
+    return Schedule(settings.epochs, learning_rate)
+
+
+def no_constraint(network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Let the optimizer change every parameter of the network."""
 
 
 def fit(
@@ -157,15 +175,20 @@ def fit(
     train: Split,
     validation: Split,
     settings: TrainingSettings,
+    schedule: Schedule,
     seed: int,
     device: torch.device,
     state: TrainingState,
     advance: Callable[[int], None] = lambda images: None,
+    constrain: Callable[[nn.Module, torch.optim.Optimizer], None] = no_constraint,
 ) -> tuple[dict[str, torch.Tensor], list[dict]]:
     """Train the network; return the state dict of its best epoch by validation accuracy, and the history.
 
     Of equally good epochs the last wins: its learning rate was lower. The history has one row an epoch: epoch,
     learning_rate (at its start), train_loss, train_accuracy, validation_loss, validation_accuracy, best.
+
+    settings give batches, momentum, weight decay and flips; schedule the epochs and learning rates. `constrain` is
+    called once, with the untrained network, and may attach hooks to the optimizer (pruning.hold_zeros).
 
     `state` is saved after each epoch. A training that finds it goes on from there and, on the same kind of machine,
     ends with the same bytes as one that was never interrupted, if the network keeps all that it learns in its state
@@ -179,14 +202,13 @@ def fit(
     images = TrainingImages(train, settings.batch_size, flip, device)
     optimizer = torch.optim.SGD(
         network.parameters(),
-        lr=settings.learning_rate,
+        lr=1.0,  # which the scheduler multiplies
         momentum=settings.momentum,
         weight_decay=settings.weight_decay,
         nesterov=settings.momentum > 0,
     )
-    scheduler = warmup_and_cosine(
-        optimizer, round(settings.warmup_epochs * images.steps), settings.epochs * images.steps
-    )
+    constrain(network, optimizer)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule.learning_rate(step, images.steps))
     resumable = {"network": network, "optimizer": optimizer, "scheduler": scheduler}
     best, history = None, []
     if saved := state.load():
@@ -196,15 +218,15 @@ def fit(
             generator.set_state(saved["order"])
             set_random_state(saved["random"])
             best, history = saved["best"], saved["history"]
-        print(*map(_line, history), f"taken up after epoch {len(history)} of {settings.epochs}", sep="\n")
+        print(*map(_line, history), f"taken up after epoch {len(history)} of {schedule.epochs}", sep="\n")
         advance(len(history) * len(train))
-    for epoch in range(len(history) + 1, settings.epochs + 1):
+    for epoch in range(len(history) + 1, schedule.epochs + 1):
         row = {"epoch": epoch, "learning_rate": scheduler.get_last_lr()[0]}
         row["train_loss"], row["train_accuracy"] = train_one_epoch(
-            network, normalize, images.batches(generator), optimizer, scheduler, advance
+            network, normalize, images.batches(generator), optimizer, scheduler, schedule.check, advance
         )
         row["validation_loss"], row["validation_accuracy"] = evaluate(network, normalize, validation, device)
-        require_finite(row["validation_loss"], scheduler)
+        schedule.check(row["validation_loss"], row["learning_rate"])
         print(_line(row))
         history.append(row)
         if row["validation_accuracy"] == max(r["validation_accuracy"] for r in history):

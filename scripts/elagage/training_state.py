@@ -5,12 +5,12 @@ import io
 import json
 import pathlib
 import random
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy
 import torch
 
-from elagage.files import whole_file
+from elagage.files import sha256, whole_file
 from elagage.job import terminal
 
 
@@ -54,6 +54,11 @@ class TrainingState:
 
     def _identity(self) -> str:
         return json.dumps(self.identity, sort_keys=True)
+
+
+def identity(settings: Mapping, inputs: Iterable[str]) -> dict:
+    """Return all that a training depends on: its settings, the content of small input files, PyTorch."""
+    return {**settings, "inputs": [sha256(file) for file in inputs], "torch": torch.__version__}
 
 
 def random_state() -> dict:

@@ -4,8 +4,10 @@
 def to_prune(wildcards) -> str:
     """Return the checkpoint that is pruned: the dense one or, in a chain, what iterative made of the rate before."""
     scope, rate = wildcards.scope, float(wildcards.rate)
-    before = RATES[RATES.index(rate) - 1] if wildcards.pruned == "iterative_pruned" else 0
-    return f"results/models/{wildcards.model}/seed{wildcards.seed}/{checkpoint(scope, before, 'iterative')}.safetensors"
+    lower = [0, *(other for other in RATES if other < rate)] if wildcards.pruned == "iterative_pruned" else [0]
+    return f"results/models/{{model}}/seed{{seed}}/{checkpoint(scope, lower[-1], 'iterative')}.safetensors".format(
+        **wildcards
+    )
 
 
 rule prune:
