@@ -17,6 +17,7 @@ from elagage.models import build_network
 from elagage.training import (
     EVALUATION_BATCH,
     Normalize,
+    Schedule,
     TrainingImages,
     TrainingSettings,
     crop_and_flip,
@@ -38,6 +39,11 @@ SETTINGS = TrainingSettings(
 
 def settings(**changes) -> TrainingSettings:
     return TrainingSettings(**vars(SETTINGS) | changes)
+
+
+def learn(network, dataset, train, validation, chosen, *rest) -> tuple[dict, list[dict]]:
+    """Train as the rule `train` does."""
+    return fit(network, dataset, train, validation, chosen, warmup_and_cosine(chosen), *rest)
 
 
 @pytest.fixture(autouse=True)
@@ -177,15 +183,23 @@ HALF_COSINE = [1, (1 + math.sqrt(0.5)) / 2, 0.5, (1 - math.sqrt(0.5)) / 2, 0]  #
     ],
 )
 def test_the_learning_rate_rises_linearly_and_falls_along_half_a_cosine(warmup, steps, rates):
-    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.3)
-    scheduler = warmup_and_cosine(optimizer, warmup, steps)
-    seen = []
-    for _ in rates:
-        seen.append(optimizer.param_groups[0]["lr"])
-        assert scheduler.get_last_lr() == [seen[-1]]
-        optimizer.step()
-        scheduler.step()
+    schedule = warmup_and_cosine(settings(epochs=steps, warmup_epochs=warmup, learning_rate=0.3))
+    assert schedule.epochs == steps
+    seen = [schedule.learning_rate(step, 1) for step in range(len(rates))]
     assert seen == pytest.approx([0.3 * rate for rate in rates])
+
+
+def test_the_optimizer_follows_the_schedule_step_by_step():
+    rates = []
+
+    def record(network, optimizer):
+        optimizer.register_step_pre_hook(lambda *_: rates.append(optimizer.param_groups[0]["lr"]))
+
+    split, chosen = separable(32), settings(epochs=2)  # 4 steps an epoch
+    schedule = Schedule(3, lambda step, epoch_steps: 0.01 * epoch_steps + step)
+    history = fit(linear(), GREY, split, split, chosen, schedule, 0, CPU, fresh(), constrain=record)[1]
+    assert rates == pytest.approx([0.04 + step for step in range(12)])
+    assert [row["learning_rate"] for row in history] == pytest.approx([0.04, 4.04, 8.04])
 
 
 @pytest.mark.parametrize("count", [1, EVALUATION_BATCH - 1, EVALUATION_BATCH, EVALUATION_BATCH + 1, 1003])
@@ -234,7 +248,7 @@ def trained(seed: int, flip: bool | None = False, dataset: Dataset = GREY) -> tu
     """Return what `fit` does of a resnet8 and labels that cannot be learnt."""
     network = build_network("resnet8", 2, 1)
     train, validation = random_split(24), random_split(11, seed=1)
-    return fit(network, dataset, train, validation, settings(epochs=6, flip=flip), seed, CPU, fresh())
+    return learn(network, dataset, train, validation, settings(epochs=6, flip=flip), seed, CPU, fresh())
 
 
 def test_a_seed_gives_the_same_bytes_again():
@@ -274,7 +288,7 @@ def test_an_early_epoch_is_kept_if_validation_gets_worse():
     network = linear()
     with torch.no_grad():
         network[1].weight[0] += 1  # takes bright for dark, as the validation labels do
-    state, history = fit(network, GREY, train, validation, settings(epochs=8, learning_rate=0.005), 0, CPU, fresh())
+    state, history = learn(network, GREY, train, validation, settings(epochs=8, learning_rate=0.005), 0, CPU, fresh())
     accuracies = [row["validation_accuracy"] for row in history]
     assert accuracies[0] == 1
     assert accuracies[-1] < 1
@@ -283,13 +297,13 @@ def test_an_early_epoch_is_kept_if_validation_gets_worse():
 
 
 def test_of_equally_good_epochs_the_last_is_kept():
-    _, history = fit(linear(), GREY, separable(32), separable(16, seed=1), settings(epochs=5), 0, CPU, fresh())
+    _, history = learn(linear(), GREY, separable(32), separable(16, seed=1), settings(epochs=5), 0, CPU, fresh())
     assert [row["validation_accuracy"] for row in history[-2:]] == [1, 1]
     assert [row["best"] for row in history] == [False] * 4 + [True]
 
 
 def test_a_linearly_separable_problem_is_learnt_and_generalizes():
-    state, history = fit(linear(), GREY, separable(32), separable(200, seed=1), settings(epochs=5), 0, CPU, fresh())
+    state, history = learn(linear(), GREY, separable(32), separable(200, seed=1), settings(epochs=5), 0, CPU, fresh())
     assert history[-1]["train_accuracy"] == history[-1]["validation_accuracy"] == 1
     assert history[-1]["train_loss"] < history[0]["train_loss"]
     assert state["1.weight"].any()
@@ -297,7 +311,7 @@ def test_a_linearly_separable_problem_is_learnt_and_generalizes():
 
 def test_the_history_has_one_row_an_epoch_with_the_learning_rate_at_its_start():
     split = separable(32)  # 4 steps an epoch
-    _, history = fit(linear(), GREY, split, split, settings(epochs=3, warmup_epochs=1), 0, CPU, fresh())
+    _, history = learn(linear(), GREY, split, split, settings(epochs=3, warmup_epochs=1), 0, CPU, fresh())
     columns = "epoch learning_rate train_loss train_accuracy validation_loss validation_accuracy best"
     assert [list(row) for row in history] == [columns.split()] * 3
     assert [row["epoch"] for row in history] == [1, 2, 3]
@@ -307,19 +321,19 @@ def test_the_history_has_one_row_an_epoch_with_the_learning_rate_at_its_start():
 @pytest.mark.parametrize("warmup, first", [(0, 0.05), (0.5, 0.05 / 3), (2.25, 0.05 / 10)])
 def test_warm_up_may_last_a_part_of_an_epoch(warmup, first):
     split = separable(32)  # 4 steps an epoch
-    _, history = fit(linear(), GREY, split, split, settings(epochs=1, warmup_epochs=warmup), 0, CPU, fresh())
+    _, history = learn(linear(), GREY, split, split, settings(epochs=1, warmup_epochs=warmup), 0, CPU, fresh())
     assert history[0]["learning_rate"] == pytest.approx(first)
 
 
 def test_progress_counts_every_training_image_of_every_epoch():
     seen = []
-    fit(linear(), GREY, separable(21), separable(4), settings(epochs=3), 0, CPU, fresh(), seen.append)
+    learn(linear(), GREY, separable(21), separable(4), settings(epochs=3), 0, CPU, fresh(), seen.append)
     assert sum(seen) == 3 * 21
 
 
 def test_the_average_of_an_epoch_weighs_images_not_batches():
     network, split = linear(), separable(3)  # batches of 2 and 1
-    _, history = fit(
+    _, history = learn(
         network, GREY, split, split, settings(epochs=1, batch_size=2, learning_rate=1e-12), 0, CPU, fresh()
     )
     # Weights of 0 give both classes a half, and take the first.
@@ -330,7 +344,7 @@ def test_the_average_of_an_epoch_weighs_images_not_batches():
 def test_training_leaves_the_images_as_they_are():
     split = separable(16)
     images, labels = split.images.copy(), split.labels.copy()
-    fit(linear(), GREY, split, split, settings(epochs=2, flip=True), 0, CPU, fresh())
+    learn(linear(), GREY, split, split, settings(epochs=2, flip=True), 0, CPU, fresh())
     assert numpy.array_equal(split.images, images)
     assert numpy.array_equal(split.labels, labels)
 
@@ -339,7 +353,7 @@ def test_training_leaves_the_images_as_they_are():
 def test_weight_decay_shrinks_weights(momentum):
     def norm(decay: float) -> float:
         changes = settings(weight_decay=decay, momentum=momentum)
-        return fit(linear(), GREY, separable(32), separable(8), changes, 0, CPU, fresh())[0]["1.weight"].norm().item()
+        return learn(linear(), GREY, separable(32), separable(8), changes, 0, CPU, fresh())[0]["1.weight"].norm().item()
 
     assert norm(1.0) < norm(0.0)
 
@@ -355,7 +369,7 @@ def test_a_loss_that_is_not_finite_names_the_learning_rate_to_lower(epochs):
     # One step an epoch: the first loss is finite, the weights after it are not usable.
     changes = settings(epochs=epochs, batch_size=32, learning_rate=1e30, warmup_epochs=0)
     with pytest.raises(UserError, match=r"^training\.learning_rate: .*(nan|inf).*lower training\.learning_rate"):
-        fit(two_layers(), GREY, separable(32), separable(8), changes, 0, CPU, fresh())
+        learn(two_layers(), GREY, separable(32), separable(8), changes, 0, CPU, fresh())
 
 
 class Drawing(nn.Module):
@@ -387,7 +401,7 @@ def interrupted(state: TrainingState, after: int | None = None) -> tuple[dict, l
             raise Killed
 
     train, validation = random_split(24), random_split(11, seed=1)
-    return fit(network, GREY, train, validation, settings(epochs=6, warmup_epochs=1.5), 0, CPU, state, advance)
+    return learn(network, GREY, train, validation, settings(epochs=6, warmup_epochs=1.5), 0, CPU, state, advance)
 
 
 @pytest.mark.parametrize("after", range(8, 6 * 24 + 1, 8))

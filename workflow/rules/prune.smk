@@ -1,26 +1,24 @@
-"""dense.safetensors -> {scope}/{rate}/none.safetensors, pruned by magnitude."""
+"""A checkpoint -> a checkpoint with the share {rate} of its weights pruned by magnitude."""
+
+PRUNED = "results/models/{model}/seed{seed}/{scope}/{rate}"
 
 
-def to_prune(wildcards) -> str:
-    """Return the checkpoint that is pruned: the dense one or, in a chain, what iterative made of the rate before."""
-    scope, rate = wildcards.scope, float(wildcards.rate)
-    lower = [0, *(other for other in RATES if other < rate)] if wildcards.pruned == "iterative_pruned" else [0]
-    return f"results/models/{{model}}/seed{{seed}}/{checkpoint(scope, lower[-1], 'iterative')}.safetensors".format(
-        **wildcards
-    )
+def recovered_before(wildcards) -> str:
+    """Return what iterative made of the rate before, or the dense checkpoint if there is none."""
+    before = max([rate for rate in RATES if rate < float(wildcards.rate)], default=0)
+    path = f"results/models/{{model}}/seed{{seed}}/{checkpoint(wildcards.scope, before, 'iterative')}.safetensors"
+    return path.format(**wildcards)
 
 
 rule prune:
     input:
         dataset=DATASET,
-        source=to_prune,
+        source="results/models/{model}/seed{seed}/dense.safetensors",
         user_model=user_model,
     output:
-        checkpoint="results/models/{model}/seed{seed}/{scope}/{rate}/{pruned}.safetensors",
+        checkpoint=f"{PRUNED}/none.safetensors",
     log:
-        "results/logs/prune/{model}/seed{seed}/{scope}/{rate}/{pruned}.log",
-    wildcard_constraints:
-        pruned="none|iterative_pruned",
+        "results/logs/prune/{model}/seed{seed}/{scope}/{rate}.log",
     conda:
         "../../envs/prune.yaml"
     threads: 1
@@ -34,3 +32,17 @@ rule prune:
         "Prune {wildcards.model}, seed {wildcards.seed}, {wildcards.scope} {wildcards.rate}"
     script:
         "../../scripts/prune.py"
+
+
+# A rule of its own, because its jobs wait for each other: on a cluster they cannot form a group.
+use rule prune as prune_again with:
+    input:
+        dataset=DATASET,
+        source=recovered_before,
+        user_model=user_model,
+    output:
+        checkpoint=f"{PRUNED}/iterative_pruned.safetensors",
+    log:
+        "results/logs/prune_again/{model}/seed{seed}/{scope}/{rate}.log",
+    message:
+        "Prune {wildcards.model}, seed {wildcards.seed}, {wildcards.scope} {wildcards.rate}, after the rate before"
