@@ -14,6 +14,7 @@ import pandas
 import PIL.Image
 import pytest
 import torch
+from safetensors.torch import load_file
 
 REPOSITORY = pathlib.Path(__file__).parent.parent
 PROFILES = {"default": "--workflow-profile=workflow/profiles/default", "slurm": "--profile=slurm"}
@@ -44,7 +45,8 @@ models:
   resnet8: {architecture: resnet8}
   mine: {architecture: "my_model.py:build", weights: my_weights.pt}
 training: {epochs: 2}
-pruning: {rates: [0.0, 0.5]}
+pruning: {rates: [0.0, 0.5], recovery: [none, finetune]}
+retraining: {epochs: 1}
 quantization: {modes: [none, dynamic, dynamic_conv, static], calibration_images: 64}
 evaluation: {latency_images: 40}
 """
@@ -96,7 +98,7 @@ def summary(study) -> pandas.DataFrame:
 
 def test_the_summary_has_every_variant_once(summary):
     names = ["model", "seed", "scope", "rate", "recovery", "mode"]
-    assert len(summary) == 2 * 1 * 2 * 2 * 4
+    assert len(summary) == 2 * 1 * 2 * 2 * 2 * 4
     assert not summary.duplicated(names).any()
     assert set(summary["model"]) == {"resnet8", "mine"}
 
@@ -107,9 +109,9 @@ def test_the_counted_sparsity_is_the_rate(summary):
     assert (summary["sparsity"] >= summary["rate"] - 1e-3).all()
 
 
-def test_rate_zero_is_the_dense_model_for_every_scope(summary):
-    dense = summary[summary["rate"] == 0].drop(columns="scope")
-    assert len(dense) == 16
+def test_rate_zero_is_the_dense_model_for_every_scope_and_recovery(summary):
+    dense = summary[summary["rate"] == 0].drop(columns=["scope", "recovery"])
+    assert len(dense) == 32
     assert len(dense.drop_duplicates()) == 8
 
 
@@ -226,10 +228,11 @@ def edited(path: pathlib.Path, old: str = "", new: str = "# edited\n"):
 
 # What each rule's outputs lead to.
 NEXT = {
-    "prepare_data": "train train_import prune quantize_export quantize evaluate_accuracy evaluate_latency",
+    "prepare_data": "train train_import prune recover quantize_export quantize evaluate_accuracy evaluate_latency",
     "train": "prune quantize evaluate_latency_eager plot",
     "train_import": "prune quantize evaluate_latency_eager",
-    "prune": "quantize_pruned",
+    "prune": "recover quantize_pruned",
+    "recover": "quantize_pruned",
     "quantize_pruned": "evaluate_accuracy evaluate_size evaluate_latency",
     "quantize_export": "quantize",
     "quantize": "evaluate_accuracy evaluate_size evaluate_latency evaluate_latency_eager",
@@ -239,13 +242,13 @@ NEXT = {
     "evaluate_latency_eager": "summarize",
     "summarize": "plot",
 }
-BUILDS = "train train_import prune quantize_export evaluate_latency_eager"
+BUILDS = "train train_import prune recover quantize_export evaluate_latency_eager"
 RULES = [*(rule for rule in NEXT if rule != "quantize_pruned"), "plot"]
 ALL = " ".join(RULES)
 # The rules whose scripts use each module.
 USED_BY = {
     "__init__": "",
-    "checkpoints": "train train_import prune evaluate_latency_eager",
+    "checkpoints": "train train_import prune recover evaluate_latency_eager",
     "configuration": "",
     "data": f"prepare_data {BUILDS} quantize evaluate_accuracy evaluate_latency",
     "downloads": "prepare_data",
@@ -259,12 +262,13 @@ USED_BY = {
     "onnx_contents": "quantize evaluate_size",
     "onnx_graph": "quantize quantize_export",
     "plots": "plot",
-    "progress": "prepare_data train",
-    "pruning": "prune",
+    "progress": "prepare_data train recover",
+    "pruning": "prune recover",
     "quantization": "quantize",
+    "recovery": "recover",
     "statistics": "summarize",
-    "training": "train",
-    "training_state": "train",
+    "training": "train recover",
+    "training_state": "train recover",
 }
 
 
@@ -300,6 +304,8 @@ def test_an_edited_script_reruns_its_rule(study, rule):
         ("{name: digits}", "{name: digits, image_size: 9}", "prepare_data"),
         ("{epochs: 2}", "{epochs: 3}", "train"),
         ("{epochs: 2}", "{epochs: 2, learning_rate: 0.2}", "train"),
+        ("retraining: {epochs: 1}", "retraining: {epochs: 2}", "recover"),
+        ("retraining: {epochs: 1}", "retraining: {epochs: 1, batchnorm_images: 99}", ""),
         ("calibration_images: 64", "calibration_images: 65", "quantize"),
         ("modes: [none, dynamic, dynamic_conv, static]", "modes: [none, dynamic, static]", "quantize"),
         ("latency_images: 40", "latency_images: 41", "evaluate_latency evaluate_latency_eager"),
@@ -316,7 +322,7 @@ def test_an_edited_model_file_reruns_what_builds_that_model(study):
     with edited(study / "my_model.py"):
         jobs = planned(study, "all")
     assert jobs["train_import"] == jobs["quantize_export"] == jobs["evaluate_latency_eager"] == 1
-    assert jobs["prune"] == 2
+    assert jobs["prune"] == jobs["recover"] == 2
     assert "train" not in jobs
 
 
@@ -380,15 +386,46 @@ def test_one_more_rate_runs_that_rate_alone(study):
         output = snakemake(study, "--dry-run", "all")
     assert jobs == {
         "prune": 4,
-        "quantize": 4,
-        "evaluate_accuracy": 4,
-        "evaluate_size": 4,
-        "evaluate_latency": 4,
+        "recover": 4,
+        "quantize": 8,
+        "evaluate_accuracy": 8,
+        "evaluate_size": 8,
+        "evaluate_latency": 8,
         "summarize": 1,
         "plot": 1,
     }
     assert "global 0.7" in output
     assert "global 0.5" not in output
+
+
+def test_iterative_is_a_chain_of_rates_whose_zeros_last(study, tmp_path):
+    for name in ("my_model.py", "my_weights.pt"):
+        shutil.copy(study / name, tmp_path)
+    (tmp_path / "config.yaml").write_text(
+        "models: {mine: {architecture: 'my_model.py:build', weights: my_weights.pt}}\n"
+        "training: {epochs: 2}\n"
+        "pruning: {scopes: [global], rates: [0.8, 0.5, 0.7], recovery: [iterative]}\n"
+        "retraining: {epochs: 1}\n"
+    )
+    place = "--snakefile", str(study / "workflow/Snakefile"), "--configfile", "config.yaml"
+    folder = "results/models/mine/seed0/global"
+    snakemake(tmp_path, f"{folder}/0.8/iterative.safetensors", *place)
+    chain = ["0.5/none", "0.5/rewind", "0.7/iterative_pruned", "0.7/iterative", "0.8/iterative_pruned", "0.8/iterative"]
+    assert sorted(str(path) for path in (tmp_path / folder).rglob("*.safetensors")) == sorted(
+        str(tmp_path / folder / f"{step}.safetensors") for step in chain
+    )
+    states = [load_file(tmp_path / folder / f"{step}.safetensors") for step in chain]
+    for name, tensor in states[0].items():
+        if tensor.dim() > 1:
+            zeros = [state[name] == 0 for state in states]
+            for before, after in itertools.pairwise(zeros):
+                assert (after >= before).all()
+    shares = [
+        torch.cat([tensor.ravel() for tensor in state.values() if tensor.dim() > 1]).eq(0).float().mean().item()
+        for state in states
+    ]
+    assert shares == pytest.approx([0.5, 0.5, 0.7, 0.7, 0.8, 0.8], abs=2e-3)
+    assert not torch.equal(states[2]["stem.weight"], states[3]["stem.weight"])
 
 
 def test_another_seed_trains_again_but_for_a_model_with_weights(study):
