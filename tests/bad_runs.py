@@ -155,6 +155,11 @@ INPUTS: dict[str, Change] = {
     "rate above 1": configured("0.5]", "1.5]"),
     "unknown mode": configured("[none]}\nev", "[int4]}\nev"),
     "unknown scope": configured("scopes: [global]", "scopes: [layer]"),
+    "unknown recovery": configured("0.5]", "0.5], recovery: [retrain]"),
+    "rewinding further than training went": configured("0.5]", "0.5], recovery: [rewind]"),
+    "more batch norm images than there are": configured(
+        "0.5]}", "0.5], recovery: [batchnorm]}\nretraining: {batchnorm_images: 9999}"
+    ),
     "unknown architecture": configured("resnet8", "resnet9"),
     "model name that leaves the study": configured("{m:", '{"../m":'),
     "architecture file that is not there": configured("resnet8", '"no.py:build"'),
@@ -205,6 +210,9 @@ INPUTS: dict[str, Change] = {
     "fewer labels than images": both(
         lambda study: numpy.save(study / "results/data/train_labels.npy", numpy.arange(9)),
         configured("epochs: 1", "epochs: 2"),
+    ),
+    "pruned checkpoint cut in half": both(
+        cut(f"{M}/seed0/global/0.5/none.safetensors"), configured("0.5]", "0.5], recovery: [finetune]")
     ),
     "exported graph cut in half": cut(f"{M}/graph.onnx"),
     "ONNX file cut in half": cut(f"{M}/seed0/global/0.5/none-none.onnx"),

@@ -57,6 +57,19 @@ def test_all_mistakes_are_told_at_once():
     assert "did you mean epochs?" in str(error.value)
 
 
+@pytest.mark.parametrize("recovery", ["rewind", "iterative"])
+def test_rewinding_goes_back_no_further_than_training_went(recovery):
+    stated = {"pruning": {"recovery": [recovery]}, "training": {"epochs": 9}}
+    assert configuration([stated, {"retraining": {"epochs": 9}}], SCHEMA)["retraining"]["epochs"] == 9
+    with pytest.raises(UserError, match=rf"retraining\.epochs: {recovery} would go back 10 epochs.*9; lower"):
+        configuration([stated, {"retraining": {"epochs": 10}}], SCHEMA)
+
+
+def test_other_recoveries_may_take_longer_than_training():
+    stated = {"pruning": {"recovery": ["finetune"]}, "training": {"epochs": 1}, "retraining": {"epochs": 20}}
+    assert configuration([stated], SCHEMA)["retraining"]["epochs"] == 20
+
+
 @pytest.mark.parametrize("file", sorted(REPOSITORY.glob("config/*.yaml")), ids=lambda file: file.stem)
 def test_the_configurations_on_offer_are_valid(file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
