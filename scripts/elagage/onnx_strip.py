@@ -46,14 +46,16 @@ def _joined(graph: onnx.GraphProto) -> dict[str, str]:
     """
     fixed = {value.name for value in (*graph.input, *graph.output)}
     first: dict[tuple, str] = {}
-    renamed = {}
-    for tensor in list(graph.initializer):
+    renamed, kept = {}, []
+    for tensor in graph.initializer:
         key = tensor.data_type, tuple(tensor.dims), tensor.raw_data
-        if len(tensor.dims) > 1 or tensor.name in fixed or not tensor.raw_data:
-            continue
-        if first.setdefault(key, tensor.name) != tensor.name:
+        joins = len(tensor.dims) < 2 and tensor.name not in fixed and tensor.raw_data
+        if joins and first.setdefault(key, tensor.name) != tensor.name:
             renamed[tensor.name] = first[key]
-            graph.initializer.remove(tensor)
+        else:
+            kept.append(tensor)
+    graph.ClearField("initializer")
+    graph.initializer.extend(kept)
     return renamed
 
 

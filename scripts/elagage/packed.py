@@ -95,7 +95,7 @@ def unpack(path: str | os.PathLike) -> bytes:
         model = b"".join(_pieces(body, _largest(packed)))
         if hashlib.sha256(model).digest() != HEADER.unpack_from(body)[1]:
             raise ValueError("what comes out has another checksum than what went in")
-    except (ValueError, lzma.LZMAError, struct.error) as error:
+    except Exception as error:  # libraries raise of every kind for what they did not write
         raise UserError(
             f"{path}: arrived as it was written, but cannot be unpacked ({error}); get it from somebody you trust, or "
             f"use the versions of NumPy and constriction that it was packed with"
