@@ -75,6 +75,15 @@ rule quantize:
         "touch {output}"
 
 
+rule pack:
+    input:
+        [f"{STEM}-{mode}.onnx" for mode in MODES],
+    output:
+        [f"{STEM}-{mode}.onnx.packed" for mode in MODES],
+    shell:
+        "touch {output}"
+
+
 rule evaluate_accuracy:
     input:
         *ARRAYS[4:],
@@ -88,7 +97,7 @@ rule evaluate_accuracy:
 
 rule evaluate_size:
     input:
-        [f"{STEM}-{mode}.onnx" for mode in MODES],
+        [f"{STEM}-{mode}.{kind}" for kind in ("onnx", "onnx.packed") for mode in MODES],
     output:
         [f"{STEM}-{mode}.size.json" for mode in MODES],
     shell:

@@ -15,6 +15,7 @@ from elagage.files import reading, whole_file
 from elagage.job import job
 from elagage.onnx_contents import count_contents, describe
 from elagage.onnx_graph import with_weights
+from elagage.onnx_strip import strip
 from elagage.quantization import quantize
 
 
@@ -40,6 +41,7 @@ def quantize_checkpoint(
         images = calibration.images if mode == "static" else None
         model = copy.deepcopy(float32) if mode == "none" else quantize(float32, mode, images)
         print(mode, json.dumps(count_contents(model)))
+        strip(model)
         describe(model, _description(dataset, provenance, mode, images))
         onnx.checker.check_model(model)
         with whole_file(output) as temporary:

@@ -17,6 +17,8 @@ SHOWN = {  # column of summary.md -> how to write it
     "sparsity": "{sparsity:.1%}",
     "accuracy [95 % interval]": "{accuracy:.2%} [{accuracy_low:.2%}, {accuracy_high:.2%}]",
     "size / kB": "{kilobytes:.1f}",
+    "packed / kB": "{packed_kilobytes:.1f}",
+    "MMACs": "{mmacs:.1f}",
     "int8 weights": "{int8_share:.1%}",
     "time / ms [95 % interval]": "{inference_time_ms:.3f} [{inference_time_low_ms:.3f}, {inference_time_high_ms:.3f}]",
     "dense beside / ms": "{dense_time_ms:.3f}",
@@ -34,7 +36,9 @@ def measurements(accuracy_path: str, size_path: str, latency_path: str) -> dict:
     with reading(size_path):
         size = read_json(size_path)
         row |= {"sparsity": size["zeros"] / size["weights"] if size["weights"] else 0.0}
-        row |= {"model_size_bytes": size["bytes"], "torch": size["provenance"]["torch"]}
+        row |= {"model_size_bytes": size["bytes"], "packed_size_bytes": size["packed_bytes"]}
+        row |= {"packed_bound_bytes": round(size["packed_bound_bytes"]), "macs": size["macs"]}
+        row |= {"torch": size["provenance"]["torch"]}
         row |= {key: size[key] for key in ("weights", "zeros", "int8_weights", "operators", "int8_operators")}
     with reading(latency_path):
         latency = read_json(latency_path)
@@ -65,7 +69,10 @@ def _interval(column: str, values: pandas.Series) -> dict[str, float]:
 def markdown(summary: pandas.DataFrame) -> str:
     """Return the summary as Markdown: what it was measured with, then a table for people."""
     rows = summary.assign(
-        kilobytes=summary["model_size_bytes"] / 1000, int8_share=summary["int8_weights"] / summary["weights"]
+        kilobytes=summary["model_size_bytes"] / 1000,
+        packed_kilobytes=summary["packed_size_bytes"] / 1000,
+        mmacs=summary["macs"].astype(float) / 1e6,
+        int8_share=summary["int8_weights"] / summary["weights"],
     )
     table = pandas.DataFrame(
         [{name: text.format(**row) for name, text in SHOWN.items()} for row in rows.to_dict("records")]
@@ -86,6 +93,8 @@ def markdown(summary: pandas.DataFrame) -> str:
         )
     lines.append("- Speed-up: against the dense float32 model in ONNX Runtime, timed turn by turn with the variant.")
     lines.append("- Size and time: of ONNX files in which zeros are stored and multiplied like other weights.")
+    lines.append("- Packed: the same file in little more room than its entropy; scripts/unpack.py gives it back.")
+    lines.append("- MMACs: millions of multiply-accumulates of one image, zeros included.")
     lines.append("- Sparsity is counted in the file, where rounding to int8 adds zeros. Mode none is float32.")
     lines.append(f"- Accuracy: on {summary['test_images'].iloc[0]} test images.")
     return "\n".join([*lines, "", table.to_markdown(index=False, disable_numparse=True), ""])

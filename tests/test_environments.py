@@ -23,6 +23,8 @@ CONDA_NAME = {
     "torch": "pytorch",
 }
 PYPI_NAME = {"matplotlib-base": "matplotlib", "pytorch": "torch"}
+# Not a rule: what users take a packed file apart with, who need not have the workflow.
+TOOLS = {"unpack"}
 # Needed without an import of ours: pandas writes Markdown with it.
 INDIRECT = {"summarize": {"tabulate"}}
 
@@ -48,8 +50,11 @@ def imported(file: pathlib.Path) -> set[str]:
 
 
 def dependencies(rule: str) -> dict[str, str]:
+    """Return package -> version, of what conda installs and of what pip does because conda-forge lacks it."""
     environment = yaml.safe_load((REPOSITORY / f"envs/{rule}.yaml").read_text())
-    return dict(entry.split("=") for entry in environment["dependencies"])
+    conda = [entry for entry in environment["dependencies"] if isinstance(entry, str) and entry != "pip"]
+    pip = [name for entry in environment["dependencies"] if isinstance(entry, dict) for name in entry["pip"]]
+    return dict(entry.split("=") for entry in conda) | dict(entry.split("==") for entry in pip)
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -61,7 +66,7 @@ def test_a_rule_its_script_and_its_environment_share_a_name(rule):
 
 
 def test_no_script_or_environment_is_left_over():
-    assert {file.stem for file in SCRIPTS.glob("*.py")} == set(RULES)
+    assert {file.stem for file in SCRIPTS.glob("*.py")} == set(RULES) | TOOLS
     assert {file.stem for file in (REPOSITORY / "envs").glob("*.yaml")} == set(RULES)
 
 
@@ -78,6 +83,10 @@ def test_an_environment_has_the_tested_versions(rule):
             assert version == f"{sys.version_info.major}.{sys.version_info.minor}"
         else:
             assert version == tested[PYPI_NAME.get(name, name)], name
+
+
+def test_unpacking_needs_two_packages():
+    assert imported(SCRIPTS / "unpack.py") == {"numpy", "constriction"}
 
 
 def test_evaluation_and_plotting_go_without_the_heavy_libraries():

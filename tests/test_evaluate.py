@@ -1,6 +1,7 @@
 """Evaluation: every image is predicted, models are timed in turns, intervals are those of textbooks."""
 
 import json
+import pathlib
 import subprocess
 import sys
 
@@ -16,6 +17,7 @@ from elagage.statistics import median_interval, wilson_interval
 from evaluate_accuracy import evaluate_accuracy
 from evaluate_latency import evaluate_latency
 from evaluate_size import evaluate_size
+from pack import pack_variant
 
 
 @pytest.fixture
@@ -54,10 +56,14 @@ def test_every_image_is_predicted_in_order(brightest, tmp_path, count):
 
 
 def test_a_file_is_counted_as_it_is_stored(brightest, tmp_path):
-    evaluate_size(brightest, tmp_path / "size.json")
+    packed = tmp_path / "brightest.onnx.packed"
+    pack_variant(brightest, packed)
+    evaluate_size(brightest, packed, tmp_path / "size.json")
     size = read_json(tmp_path / "size.json")
-    with open(brightest, "rb") as file:
-        assert size["bytes"] == len(file.read())
+    for key, file in (("bytes", pathlib.Path(brightest)), ("packed_bytes", packed)):
+        assert size[key] == len(file.read_bytes())
+    assert size["macs"] == size["packed_weight_bytes"] == size["packed_weight_bound_bytes"] == 0
+    assert size["packed_bound_bytes"] == 2 / 8  # the axes 2 and 3: one bit each
     assert size["weights"] == size["operators"] == 0
     assert size["provenance"] == {"model": "brightest"}
 
@@ -127,7 +133,9 @@ def test_median_interval_covers_the_median_as_often_as_it_says():
         ("evaluate_accuracy", {"torch", "torchvision", "onnx", "pandas", "scipy"}),
         ("evaluate_latency", {"torch", "torchvision", "onnx", "pandas", "scipy"}),
         ("evaluate_size", {"torch", "torchvision", "onnxruntime"}),
-        ("quantize", {"torch", "torchvision"}),
+        ("pack", {"torch", "torchvision", "onnxruntime", "pandas", "scipy"}),
+        ("unpack", {"torch", "torchvision", "onnxruntime", "onnx", "pandas", "scipy"}),
+        ("quantize", {"torch", "torchvision", "constriction"}),
         ("summarize", {"torch", "torchvision", "onnxruntime", "onnx"}),
         ("plot", {"torch", "torchvision", "onnxruntime", "onnx", "scipy"}),
     ],

@@ -15,8 +15,9 @@ from elagage.data import Dataset, Split
 from elagage.errors import UserError
 from elagage.export import export_graph
 from elagage.models import Normalize, build_network
-from elagage.onnx_contents import count_contents, describe, description
+from elagage.onnx_contents import count_contents, count_multiply_accumulates, describe, description
 from elagage.onnx_graph import with_weights
+from elagage.onnx_strip import strip
 from elagage.pruning import magnitude_prune, prunable
 from elagage.quantization import quantize
 from quantize import quantize_checkpoint
@@ -268,6 +269,94 @@ def test_nothing_of_this_machine_is_left_in_a_file():
     assert b"/" not in b"".join(value.encode() for node in model.graph.node for value in (node.doc_string,))
     assert b"scripts" not in model.SerializeToString()
     assert description(model) == {"classes": ["a", "b", "c"]}
+
+
+@pytest.mark.parametrize("name", ["resnet20", "reused_block"])
+@pytest.mark.parametrize("mode", ["none", "dynamic", "dynamic_conv", "static"])
+def test_a_stripped_file_is_smaller_and_gives_the_same_logits(name, mode):
+    network = lively(NETWORKS[name]())
+    magnitude_prune(network, "global", 0.5)
+    model = float_model(network, name)
+    if mode != "none":
+        model = quantize(model, mode, images(64) if mode == "static" else None)
+    logits, contents, size = onnx_logits(model, images(5)), count_contents(model), model.ByteSize()
+    strip(model)
+    onnx.checker.check_model(model, full_check=True)
+    assert (onnx_logits(model, images(5)) == logits).all()
+    assert count_contents(model) == contents
+    assert model.ByteSize() < size - 2000
+    assert not model.graph.value_info
+    assert not any(node.name or node.doc_string or node.metadata_props for node in model.graph.node)
+    assert [value.name for value in (*model.graph.input, *model.graph.output)] == ["image", "logits"]
+    vectors = [
+        (tensor.data_type, tuple(tensor.dims), tensor.raw_data)
+        for tensor in model.graph.initializer
+        if len(tensor.dims) < 2
+    ]
+    assert len(set(vectors)) == len(vectors)
+    macs = count_multiply_accumulates(model)
+    assert macs == multiply_accumulates(network)
+
+
+def multiply_accumulates(network: nn.Module) -> int:
+    """Count them in PyTorch: for each call of a layer, the size of a filter or row times the outputs of one image."""
+    counted = []
+
+    def count(module: nn.Module, _, output: torch.Tensor) -> None:
+        counted.append(module.weight[0].numel() * output[0].numel())
+
+    layers = [module for module in network.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    handles = [layer.register_forward_hook(count) for layer in layers]
+    network(torch.zeros(1, 3, SIZE, SIZE))
+    for handle in handles:
+        handle.remove()
+    return sum(counted)
+
+
+def test_multiply_accumulates_of_single_operators():
+    def count(node: onnx.NodeProto, shape: list, *constants: numpy.ndarray) -> int | None:
+        image = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["batch", *shape])
+        output = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)
+        named = [onnx.numpy_helper.from_array(array, name) for name, array in zip("wv", constants, strict=False)]
+        graph = onnx.helper.make_graph([node], "operator", [image], [output], named)
+        return count_multiply_accumulates(onnx.helper.make_model(graph))
+
+    make = onnx.helper.make_node
+    floats = functools.partial(numpy.zeros, dtype=numpy.float32)
+    assert count(make("Conv", ["x", "w"], ["y"], group=2), [4, 5, 5], floats((6, 2, 3, 3))) == 6 * 3 * 3 * 2 * 3 * 3
+    assert count(make("ConvTranspose", ["x", "w"], ["y"]), [4, 5, 5], floats((4, 6, 2, 2))) == 4 * 5 * 5 * 6 * 2 * 2
+    assert count(make("Gemm", ["x", "w"], ["y"], transB=1), [7], floats((3, 7))) == 21
+    assert count(make("Gemm", ["w", "x"], ["y"], transA=1), [7], floats((1, 3))) == 3 * 7
+    assert count(make("MatMul", ["x", "w"], ["y"]), [2, 5, 7], floats((7, 3))) == 2 * 5 * 7 * 3
+    assert count(make("MatMul", ["x", "x"], ["y"]), [2, 5, 5]) == 2 * 5 * 5 * 5  # a product without weights
+    assert count(make("Relu", ["x"], ["y"]), [7]) == 0
+    assert count(make("MatMul", ["x", "w"], ["y"]), ["unknown", 7], floats((7, 3))) is None
+
+
+def test_names_in_subgraphs_follow_and_an_input_is_never_joined():
+    float_, bool_ = onnx.TensorProto.FLOAT, onnx.TensorProto.BOOL
+    info = onnx.helper.make_tensor_value_info
+    make = onnx.helper.make_node
+    inner = onnx.helper.make_graph([make("Add", ["long/name", "second"], ["0"])], "a", [], [info("0", float_, [2])])
+    other = onnx.helper.make_graph([make("Identity", ["long/name"], ["b"])], "b", [], [info("b", float_, [2])])
+    nodes = [
+        make("Neg", ["image"], ["long/name"]),
+        make("If", ["yes"], ["logits"], then_branch=inner, else_branch=other),
+    ]
+    constants = [
+        onnx.numpy_helper.from_array(numpy.float32([1, 2]), name) for name in ("replaceable", "first", "second")
+    ]
+    inputs = [info("image", float_, [2]), info("yes", bool_, []), info("replaceable", float_, [2])]
+    graph = onnx.helper.make_graph(nodes, "main", inputs, [info("logits", float_, [2])], constants)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
+    strip(model)
+    onnx.checker.check_model(model, full_check=True)
+    assert [tensor.name for tensor in model.graph.initializer] == ["replaceable", "first"]
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    for yes, expected in ((True, [-2, 0]), (False, [-3, -2])):
+        assert (
+            session.run(["logits"], {"image": numpy.float32([3, 2]), "yes": numpy.array(yes)})[0].tolist() == expected
+        )
 
 
 def test_two_runs_write_the_same_bytes(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """What an ONNX file holds: its description, and counts of weights and operators as stored."""
 
 import json
+import math
 from collections.abc import Mapping
 
 import numpy
@@ -85,3 +86,40 @@ def _multiplies_integers(node: onnx.NodeProto, producers: Mapping[str, onnx.Node
         return True
     other = producers.get(node.input[0])
     return other is not None and other.op_type == "DequantizeLinear"
+
+
+def count_multiply_accumulates(model: onnx.ModelProto) -> int | None:
+    """Count the multiply-accumulates of one image: of convolutions, linear layers and matrix products, zeros included.
+
+    An operator behind QDQ counts like the float32 one, a bias not at all. None if the shapes that they depend on
+    cannot be inferred from the graph.
+    """
+    single = onnx.ModelProto()
+    single.CopyFrom(model)
+    for value in single.graph.input:
+        value.type.tensor_type.shape.dim[0].dim_value = 1
+    for value in single.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    graph = onnx.shape_inference.infer_shapes(single, data_prop=True).graph
+    values = [*graph.input, *graph.value_info, *graph.output]
+    shapes = {value.name: [size.dim_value for size in value.type.tensor_type.shape.dim] for value in values}
+    shapes |= {tensor.name: list(tensor.dims) for tensor in graph.initializer}
+    total = 0
+    for node in graph.node:
+        if node.op_type in WEIGHT_INPUT:
+            count = _multiply_accumulates(node, shapes)
+            if count == 0:
+                return None
+            total += count
+    return total
+
+
+def _multiply_accumulates(node: onnx.NodeProto, shapes: Mapping[str, list[int]]) -> int:
+    """Return those of one operator, 0 if a shape is unknown: an unknown size is 0, an unknown shape empty."""
+    first, second, output = (shapes.get(name, [0]) or [0] for name in (*node.input[:2], node.output[0]))
+    if node.op_type in ("Conv", "ConvInteger"):  # every output sums over the channels and places of a filter
+        return math.prod(output) * math.prod(second[1:])
+    if node.op_type == "ConvTranspose":  # every input is spread over the channels and places of a filter
+        return math.prod(first) * math.prod(second[1:])
+    transposed = any(attribute.name == "transA" and attribute.i for attribute in node.attribute)
+    return math.prod(output) * first[0 if transposed else -1]

@@ -3,9 +3,6 @@
 A job measures all modes of a checkpoint: starting a job takes longer than most measurements.
 """
 
-STEM = "results/models/{model}/seed{seed}/{checkpoint}"
-MODE_STEMS = [f"{STEM}-{mode}" for mode in MODES]
-
 
 rule evaluate_accuracy:
     input:
@@ -34,6 +31,7 @@ rule evaluate_accuracy:
 rule evaluate_size:
     input:
         variants=[f"{stem}.onnx" for stem in MODE_STEMS],
+        packed=[f"{stem}.onnx.packed" for stem in MODE_STEMS],
     output:
         size=[f"{stem}.size.json" for stem in MODE_STEMS],
     log:

@@ -1,0 +1,116 @@
+"""Bytes and speed of packed files, beside the entropy of their weights and zstd alone, as a Markdown table.
+
+`python benchmarks/packing.py` draws a ResNet-20 and a ResNet-56 at random; with `--checkpoint PATH...` it takes trained
+ones (dense.safetensors of a study whose models are built in). Each is pruned globally by magnitude, and stored as
+float32 and as static int8, calibrated on random images. Speeds are bytes of the ONNX file by CPU time, because other
+work on a machine changes the time of day threefold: medians of REPETITIONS. zstd is given level 19 of 22.
+"""
+
+import argparse
+import pathlib
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+
+import numpy
+import onnx_ir
+import torch
+import zstandard
+from torch import nn
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "scripts"))
+
+from elagage.checkpoints import load_checkpoint, load_network
+from elagage.data import Dataset
+from elagage.export import export_graph
+from elagage.models import build_network
+from elagage.onnx_contents import describe
+from elagage.onnx_graph import with_weights
+from elagage.onnx_strip import strip
+from elagage.onnx_tensors import initializers
+from elagage.packed import bound_bytes, pack, unpack, weight_stream_bytes
+from elagage.pruning import magnitude_prune
+from elagage.quantization import quantize
+
+RATES = (0.0, 0.5, 0.9, 0.95)
+REPETITIONS = 9
+CIFAR10 = Dataset("random", [str(label) for label in range(10)], 3, 32, [0.5] * 3, [0.25] * 3, True, {}, {})
+COLUMNS = (
+    *("network", "rate", "type", "ONNX / kB", "packed / kB", "zstd alone / kB", "packed weights / kB", "bound / kB"),
+    *("excess", "pack / MB/s", "unpack / MB/s"),
+)
+
+
+def drawn(architecture: str) -> Callable[[], nn.Module]:
+    """Return a function that builds the same random network each time it is called."""
+
+    def build() -> nn.Module:
+        torch.manual_seed(0)
+        return build_network(architecture, len(CIFAR10.classes), CIFAR10.channels)
+
+    return build
+
+
+def trained(checkpoint: str) -> Callable[[], nn.Module]:
+    """Return a function that loads a checkpoint each time it is called."""
+    architecture = load_checkpoint(checkpoint)[1]["architecture"]
+    return lambda: load_network(checkpoint, architecture, CIFAR10)[0]
+
+
+def variants(build: Callable[[], nn.Module]) -> Iterator[tuple[float, str, bytes]]:
+    """Yield (rate, type, ONNX file) for each rate and type."""
+    shape = 256, CIFAR10.channels, CIFAR10.image_size, CIFAR10.image_size
+    images = numpy.random.default_rng(0).integers(0, 256, shape, dtype=numpy.uint8)
+    graph = onnx_ir.to_proto(export_graph(build(), CIFAR10))
+    for rate in RATES:
+        network = build()
+        magnitude_prune(network, "global", rate)
+        state = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
+        float32 = with_weights(onnx_ir.from_proto(graph), state)
+        for kind, model in (("static int8", quantize(float32, "static", images)), ("float32", float32)):
+            strip(model)
+            describe(model, {"classes": CIFAR10.classes})
+            yield rate, kind, model.SerializeToString()
+
+
+def measured(content: bytes, folder: str) -> list[str]:
+    """Return the columns from the ONNX file's size on."""
+    path = pathlib.Path(folder, "model.onnx.packed")
+    pack_speed, packed = speed(lambda: pack(content, initializers(content)), len(content))
+    path.write_bytes(packed)
+    unpack_speed, unpacked = speed(lambda: unpack(path), len(content))
+    assert unpacked == content
+    weights, bound = (
+        weight_stream_bytes(path),
+        bound_bytes(content, [tensor for tensor in initializers(content) if tensor.weight]),
+    )
+    sizes = len(content), len(packed), len(zstandard.compress(content, 19)), weights, bound
+    kilobytes = [f"{size / 1000:.1f}" for size in sizes]
+    return [*kilobytes, f"{weights / bound - 1:+.2%}", f"{pack_speed:.0f}", f"{unpack_speed:.0f}"]
+
+
+def speed(function: Callable[[], bytes], size: int) -> tuple[float, bytes]:
+    """Return megabytes a second of CPU time, and what the function returns."""
+    seconds = []
+    for _ in range(REPETITIONS):
+        start = time.process_time()
+        result = function()
+        seconds.append(time.process_time() - start)
+    return size / statistics.median(seconds) / 1e6, result
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--checkpoint", nargs="+", help="dense.safetensors of networks for 10 classes of 32x32 images")
+    checkpoints = parser.parse_args().checkpoint
+    networks = {path: trained(path) for path in checkpoints or ()}
+    networks = networks or {name: drawn(name) for name in ("resnet20", "resnet56")}
+    rows = [COLUMNS, ["---"] * len(COLUMNS)]
+    with tempfile.TemporaryDirectory() as folder:
+        for name, build in networks.items():
+            for rate, kind, content in variants(build):
+                rows.append([name, f"{rate:g}", kind, *measured(content, folder)])
+    for row in rows:
+        print("|", " | ".join(row), "|")

@@ -1,0 +1,233 @@
+"""The packed form of an ONNX file: `unpack` gives back the same bytes, for which it needs neither ONNX nor PyTorch.
+
+    magic | SHA-256 of all that follows | header | frame | streams
+
+The frame, compressed by LZMA, lists where tensors lay in the file and holds what is left of the file without them.
+Tensors of the same width share their streams, weights apart from vectors: first a mask of the values that are not 0,
+then, of those values, one stream for each byte, the lowest first. A stream is entropy-coded if that is shorter.
+"""
+
+import dataclasses
+import hashlib
+import io
+import lzma
+import os
+import pathlib
+import struct
+from collections.abc import Iterator, Sequence
+
+import numpy
+
+from elagage.entropy import decode, encode, entropy_bytes
+from elagage.errors import UserError
+
+MAGIC = b"ONNXPACK"
+VERSION = 1
+HEADER = struct.Struct("<H32sQQ")  # version, SHA-256 and bytes of the ONNX file, bytes of the compressed frame
+STREAM = struct.Struct("<?Q")  # whether it is entropy-coded, bytes
+WIDTHS = (1, 2, 4, 8)  # bytes of a value
+# Raw, because the headers of LZMA's own formats ask for memory.
+LZMA = {"format": lzma.FORMAT_RAW, "filters": [{"id": lzma.FILTER_LZMA2, "preset": 6, "dict_size": 1 << 20}]}
+# Bytes of the largest ONNX file that is taken out of so many bytes, for what a forged file may claim. Weights of which
+# one in 1000 is not 0 shrink about 800 times.
+EXPANSION, SMALL = 4096, 64 << 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+    """Where a tensor lies in an ONNX file: `values` numbers of `width` bytes, little-endian, from byte `start` on.
+
+    `weight` tells tensors of two dimensions or more from vectors (biases, scales), which hold other numbers.
+    """
+
+    start: int
+    values: int
+    width: int
+    weight: bool
+
+    @property
+    def end(self) -> int:
+        return self.start + self.values * self.width
+
+
+def pack(model: bytes, tensors: Sequence[Tensor]) -> bytes:
+    """Return the packed form of an ONNX file in which these tensors lie, in this order.
+
+    Raises UserError if so little is left that `unpack` would take it for a forgery: nearly all weights are 0.
+    """
+    ends = [0, *(tensor.end for tensor in tensors)]
+    starts = [*(tensor.start for tensor in tensors), len(model)]
+    kept = [model[end:start] for end, start in zip(ends, starts, strict=True)]
+    rows = [(len(gap), tensor.values, tensor.width, tensor.weight) for gap, tensor in zip(kept, tensors, strict=False)]
+    table = numpy.array(rows, "<u4").reshape(-1, 4).T.tobytes()
+    frame = lzma.compress(struct.pack("<I", len(tensors)) + table + b"".join(kept), **LZMA)
+    body = [HEADER.pack(VERSION, hashlib.sha256(model).digest(), len(model), len(frame)), frame]
+    for group in _groups(tensors):
+        values = numpy.frombuffer(b"".join(model[tensor.start : tensor.end] for tensor in group), f"<u{group[0].width}")
+        for stream in _streams(values, _lengths(group)):
+            body += _encoded(*stream)
+    content = b"".join(body)
+    packed = MAGIC + hashlib.sha256(content).digest() + content
+    if len(model) > _largest(packed):
+        raise UserError(f"{len(model)} bytes shrink to {len(packed)}, more than is unpacked: nearly all weights are 0")
+    return packed
+
+
+def unpack(path: str | os.PathLike) -> bytes:
+    """Return the ONNX file that a packed file holds.
+
+    Raises UserError that names the file if it is damaged, cut short, forged, of a newer version or something else; no
+    code in it is run, and it is given no more memory than some times its own size, or 64 MiB.
+    """
+    packed = pathlib.Path(path).read_bytes()
+    if not packed.startswith(MAGIC):
+        raise UserError(f"{path}: not a packed ONNX file; name one that ends in .onnx.packed")
+    checksum, body = packed[len(MAGIC) :][:32], packed[len(MAGIC) + 32 :]
+    if hashlib.sha256(body).digest() != checksum or len(body) < HEADER.size:
+        raise UserError(f"{path}: damaged or cut short; copy it again from where it came, or pack the ONNX file again")
+    version = HEADER.unpack_from(body)[0]
+    if version > VERSION:
+        raise UserError(
+            f"{path}: packed in version {version} of the format, of which this Elagage knows {VERSION}; unpack it with "
+            f"a newer Elagage"
+        )
+    try:
+        model = b"".join(_pieces(body, _largest(packed)))
+        if hashlib.sha256(model).digest() != HEADER.unpack_from(body)[1]:
+            raise ValueError("what comes out has another checksum than what went in")
+    except Exception as error:  # libraries raise of every kind for what they did not write
+        raise UserError(
+            f"{path}: arrived as it was written, but cannot be unpacked ({error}); get it from somebody you trust, or "
+            f"use the versions of NumPy and constriction that it was packed with"
+        ) from error
+    return model
+
+
+def weight_stream_bytes(path: str | os.PathLike) -> int:
+    """Return how many bytes of a packed file that `unpack` accepts are streams of weights, with all that they need."""
+    packed = pathlib.Path(path).read_bytes()
+    file = io.BytesIO(packed[len(MAGIC) + 32 :])
+    _, _, _, frame = HEADER.unpack(_take(file, HEADER.size))
+    tensors, _ = _read_frame(_take(file, frame), _largest(packed))
+    total = 0
+    for group in _groups(tensors):
+        for _ in range(1 + group[0].width):
+            _, size = STREAM.unpack(_take(file, STREAM.size))
+            _take(file, size)
+            total += (STREAM.size + size) * group[0].weight
+    return total
+
+
+def bound_bytes(model: bytes, tensors: Sequence[Tensor]) -> float:
+    """Return the sum of the order-0 entropies of tensors in an ONNX file, in bytes.
+
+    Of each tensor: the entropy of the mask of its values that are not 0, bit by bit, and, of those values, the
+    entropies of their first bytes, of their second bytes, and so on; frequencies are the tensor's own, and no table
+    of them is counted.
+    """
+    return sum(
+        entropy_bytes(symbols)
+        for tensor in tensors
+        for symbols, _, _ in _streams(
+            numpy.frombuffer(model, f"<u{tensor.width}", tensor.values, tensor.start), [tensor.values]
+        )
+    )
+
+
+def _largest(packed: bytes) -> int:
+    return max(SMALL, EXPANSION * len(packed))
+
+
+def _groups(tensors: Sequence[Tensor]) -> list[list[Tensor]]:
+    kinds = sorted({(tensor.width, tensor.weight) for tensor in tensors})
+    return [[tensor for tensor in tensors if (tensor.width, tensor.weight) == kind] for kind in kinds]
+
+
+def _lengths(group: Sequence[Tensor]) -> list[int]:
+    """Return the lengths of the sequences that have frequencies of their own: vectors are too short for that."""
+    lengths = [tensor.values for tensor in group]
+    return lengths if group[0].weight else [sum(lengths)]
+
+
+def _count_ones(mask: numpy.ndarray, lengths: Sequence[int]) -> list[int]:
+    return [int(numpy.count_nonzero(part)) for part in numpy.split(mask, numpy.cumsum(lengths)[:-1])]
+
+
+def _streams(values: numpy.ndarray, lengths: list[int]) -> Iterator[tuple[numpy.ndarray, list[int], int]]:
+    """Yield (symbols, lengths, alphabet) of each stream of values, unsigned [n], n the sum of the lengths."""
+    mask = values != 0
+    yield mask.view(numpy.uint8), lengths, 2
+    ones = _count_ones(mask, lengths)
+    columns = values[mask].view(numpy.uint8).reshape(-1, values.itemsize)
+    for byte in range(values.itemsize):
+        yield numpy.ascontiguousarray(columns[:, byte]), ones, 256
+
+
+def _encoded(symbols: numpy.ndarray, lengths: list[int], alphabet: int) -> tuple[bytes, bytes]:
+    plain = (numpy.packbits(symbols) if alphabet == 2 else symbols).tobytes()
+    coded = encode(symbols, lengths, alphabet)
+    shortest = min(plain, coded, key=len)
+    return STREAM.pack(shortest is coded, len(shortest)), shortest
+
+
+def _decoded(file: io.BytesIO, lengths: list[int], alphabet: int) -> numpy.ndarray:
+    coded, size = STREAM.unpack(_take(file, STREAM.size))
+    content = _take(file, size)
+    if coded:
+        return decode(content, lengths, alphabet)
+    symbols = numpy.frombuffer(content, numpy.uint8)
+    symbols = numpy.unpackbits(symbols, count=sum(lengths)) if alphabet == 2 else symbols
+    if len(symbols) != sum(lengths):
+        raise ValueError(f"a stream of {sum(lengths)} symbols has {len(symbols)}")
+    return symbols
+
+
+def _take(file: io.BytesIO, size: int) -> bytes:
+    content = file.read(size)
+    if len(content) != size:
+        raise ValueError(f"{size} bytes announced, {len(content)} there")
+    return content
+
+
+def _read_frame(compressed: bytes, largest: int) -> tuple[list[Tensor], bytes]:
+    """Return the tensors, and the ONNX file without them."""
+    decompressor = lzma.LZMADecompressor(**LZMA)
+    frame = decompressor.decompress(compressed, max_length=largest)
+    (count,) = struct.unpack_from("<I", frame)
+    table = numpy.frombuffer(frame, "<u4", 4 * count, 4).reshape(4, count).T.tolist()
+    tensors, start = [], 0
+    for gap, values, width, weight in table:
+        if width not in WIDTHS:
+            raise ValueError(f"values of {width} bytes")
+        tensors.append(Tensor(start + gap, values, width, bool(weight)))
+        start = tensors[-1].end
+    return tensors, frame[4 + 16 * count :]
+
+
+def _pieces(body: bytes, largest: int) -> Iterator[bytes]:
+    """Yield the ONNX file piece by piece: what lies before each tensor, and the tensor."""
+    file = io.BytesIO(body)
+    _, _, size, frame = HEADER.unpack(_take(file, HEADER.size))
+    tensors, kept = _read_frame(_take(file, frame), largest)
+    if size > largest or len(kept) + sum(tensor.end - tensor.start for tensor in tensors) != size:
+        raise ValueError(f"{size} bytes announced")
+    content = {}
+    for group in _groups(tensors):
+        lengths = _lengths(group)
+        mask = _decoded(file, lengths, 2).astype(bool)
+        ones = _count_ones(mask, lengths)
+        columns = numpy.empty((sum(ones), group[0].width), numpy.uint8)
+        for byte in range(group[0].width):
+            columns[:, byte] = _decoded(file, ones, 256)
+        values = numpy.zeros(len(mask), f"<u{group[0].width}")
+        values[mask] = columns.view(values.dtype)[:, 0]
+        parts = numpy.split(values, numpy.cumsum([tensor.values for tensor in group])[:-1])
+        content |= {tensor.start: part.tobytes() for tensor, part in zip(group, parts, strict=True)}
+    position = 0  # in what was kept
+    end = 0  # in the ONNX file
+    for tensor in tensors:
+        gap = tensor.start - end
+        yield kept[position : position + gap]
+        yield content[tensor.start]
+        position, end = position + gap, tensor.end
+    yield kept[position:]

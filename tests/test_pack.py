@@ -1,0 +1,336 @@
+"""Packed files: the same bytes come back, near the entropy of the weights; whatever is damaged or forged is refused."""
+
+import hashlib
+import lzma
+import pathlib
+import struct
+import subprocess
+import sys
+import tracemalloc
+
+import ml_dtypes
+import numpy
+import onnx
+import onnx_ir
+import pytest
+from test_quantize import DATASET, NETWORKS, images, lively, tensors
+
+from elagage.entropy import decode, encode, entropy_bytes
+from elagage.errors import UserError
+from elagage.export import export_graph
+from elagage.onnx_graph import with_weights
+from elagage.onnx_strip import strip
+from elagage.onnx_tensors import initializers
+from elagage.packed import HEADER, LZMA, MAGIC, SMALL, STREAM, VERSION, bound_bytes, pack, unpack, weight_stream_bytes
+from elagage.pruning import magnitude_prune
+from elagage.quantization import quantize
+from pack import pack_variant
+from unpack import unpack_to
+
+FLOATS = ("float16", "float32", "float64", "bfloat16", "float8_e4m3fn")
+INTEGERS = ("bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "int4", "uint4")
+COMPLEX = ("complex64", "complex128")
+SHAPES = ((), (0,), (1,), (17,), (5, 0), (64, 3), (9, 4, 3, 3))
+
+
+def dtype_of(name: str) -> numpy.dtype:
+    return numpy.dtype(getattr(ml_dtypes, name, None) or name)
+
+
+def random_array(random: numpy.random.Generator, dtype: str, shape: tuple[int, ...], sparsity: float) -> numpy.ndarray:
+    """Return an array of any bits: of floats also -0.0, infinities and NaN of all kinds; a share of it is zero."""
+    dtype_ = dtype_of(dtype)
+    if dtype == "bool":
+        array = random.random(shape) < 0.5
+    elif dtype.endswith("int4"):
+        array = random.integers(0, 8, shape).astype(dtype_)
+    else:
+        bits = random.integers(0, 256, (*shape, dtype_.itemsize), dtype=numpy.uint8)
+        array = bits.view(dtype_)[..., 0]
+    return numpy.where(random.random(shape) < sparsity, numpy.zeros((), dtype_), array)
+
+
+def file_of(*arrays: numpy.ndarray) -> bytes:
+    """Return an ONNX file with these initializers and no node."""
+    constants = [onnx.numpy_helper.from_array(array, f"tensor{number}") for number, array in enumerate(arrays)]
+    return onnx.helper.make_model(onnx.helper.make_graph([], "constants", [], [], constants)).SerializeToString()
+
+
+def packed_file(tmp_path: pathlib.Path, content: bytes) -> pathlib.Path:
+    path = tmp_path / "model.onnx.packed"
+    path.write_bytes(pack(content, initializers(content)))
+    return path
+
+
+@pytest.mark.parametrize("dtype", [*FLOATS, *INTEGERS, *COMPLEX])
+def test_every_type_and_shape_comes_back(tmp_path, dtype):
+    random = numpy.random.default_rng(0)
+    arrays = [random_array(random, dtype, shape, sparsity) for shape in SHAPES for sparsity in (0, 0.5, 1)]
+    content = file_of(*arrays)
+    large = [array for array in arrays if array.size >= 32]
+    assert len(initializers(content)) >= len(large)
+    assert unpack(packed_file(tmp_path, content)) == content
+
+
+def test_special_values_keep_their_bits(tmp_path):
+    bits = [0x00000000, 0x80000000, 0x7F800000, 0xFF800000, 0x7FC00000, 0x7F800001, 0xFFC12345, 0x00000001]
+    array = numpy.array(bits * 4, numpy.uint32).view(numpy.float32)
+    content = file_of(array)
+    (found,) = initializers(content)
+    assert found.values == 32
+    restored = onnx.load_model_from_string(unpack(packed_file(tmp_path, content))).graph.initializer[0]
+    assert restored.raw_data == array.tobytes()
+
+
+def test_random_files_come_back(tmp_path):
+    random = numpy.random.default_rng(1)
+    for _ in range(60):
+        arrays = []
+        for _ in range(random.integers(0, 12)):
+            dtype = str(random.choice([*FLOATS, *INTEGERS, *COMPLEX]))
+            shape = tuple(random.integers(0, 20, random.integers(0, 4)).tolist())
+            arrays.append(random_array(random, dtype, shape, random.choice([0, 0.1, 0.9, 0.999, 1])))
+        content = file_of(*arrays)
+        assert unpack(packed_file(tmp_path, content)) == content
+
+
+def test_what_is_not_raw_bytes_of_the_main_graph_stays_in_place(tmp_path):
+    listed = onnx.helper.make_tensor("listed", onnx.TensorProto.FLOAT, [40], numpy.arange(40.0))
+    texts = onnx.helper.make_tensor("texts", onnx.TensorProto.STRING, [2], [b"a" * 50, b"b" * 50])
+    outside = onnx.TensorProto(name="outside", data_type=onnx.TensorProto.FLOAT, dims=[1000])
+    outside.data_location = onnx.TensorProto.EXTERNAL
+    outside.external_data.add(key="location", value="weights.bin")
+    inner = onnx.numpy_helper.from_array(numpy.arange(50.0), "inner")
+    branch = onnx.helper.make_graph([], "branch", [], [], [inner])
+    constant = onnx.helper.make_node("Constant", [], ["c"], value=onnx.numpy_helper.from_array(numpy.arange(60.0)))
+    choice = onnx.helper.make_node("If", ["x"], ["y"], then_branch=branch, else_branch=branch)
+    raw = onnx.numpy_helper.from_array(numpy.arange(70.0), "raw")
+    graph = onnx.helper.make_graph([constant, choice], "main", [], [], [listed, texts, outside, raw])
+    content = onnx.helper.make_model(graph).SerializeToString()
+    assert [(tensor.values, tensor.width) for tensor in initializers(content)] == [(70, 8)]
+    assert unpack(packed_file(tmp_path, content)) == content
+
+
+def test_equal_and_contained_tensors_come_back(tmp_path):
+    """Where bytes of a tensor lie twice in the file, the first place is taken, which is another tensor's or none's."""
+    zeros, ones = numpy.zeros(100, numpy.float32), numpy.ones(20, numpy.float32)
+    content = file_of(ones, zeros, zeros, numpy.concatenate([ones, zeros, ones]), ones, zeros[:5])
+    assert len(initializers(content)) == 6
+    assert unpack(packed_file(tmp_path, content)) == content
+
+
+@pytest.fixture(scope="module")
+def exported() -> dict[tuple[str, float], bytes]:
+    """ONNX files of a ResNet-20, stripped as they are saved: (mode, global rate) -> content."""
+    graph = onnx_ir.to_proto(export_graph(NETWORKS["resnet20"](), DATASET))
+    files = {}
+    for rate in (0, 0.9):
+        network = lively(NETWORKS["resnet20"]())
+        magnitude_prune(network, "global", rate)
+        float32 = with_weights(onnx_ir.from_proto(graph), tensors(network))
+        for mode in ("none", "dynamic", "dynamic_conv", "static"):
+            model = float32 if mode == "none" else quantize(float32, mode, images(64) if mode == "static" else None)
+            model = onnx.ModelProto.FromString(model.SerializeToString())
+            strip(model)
+            files[mode, rate] = model.SerializeToString()
+    return files
+
+
+def test_exported_models_come_back_near_their_entropy(exported, tmp_path):
+    for (mode, rate), content in exported.items():
+        path = tmp_path / f"{rate}-{mode}.onnx"
+        path.write_bytes(content)
+        pack_variant(str(path), f"{path}.packed")
+        unpack_to(f"{path}.packed", f"{path}.copy", force=False)
+        assert (tmp_path / f"{rate}-{mode}.onnx.copy").read_bytes() == content
+        weights = [tensor for tensor in initializers(content) if tensor.weight]
+        bound, packed = bound_bytes(content, weights), weight_stream_bytes(f"{path}.packed")
+        assert 0.9 * bound < packed < 1.04 * bound, (mode, rate)
+        # 2 kB of names, and for each of 688 channels, with static, a scale, a bias and its scale, of 4 bytes each.
+        assert 0 < pathlib.Path(f"{path}.packed").stat().st_size - packed < 12_000
+
+
+def test_the_bound_is_the_entropy_of_the_mask_and_of_each_byte():
+    byte = numpy.zeros((8, 8), numpy.uint8)
+    byte[:4] = numpy.arange(32).reshape(4, 8) % 4 + 1  # half of 64 are not zero: four values, equally often
+    (tensor,) = initializers(file_of(byte))
+    assert bound_bytes(file_of(byte), [tensor]) == 64 / 8 + 32 * 2 / 8
+    word = byte.astype(numpy.uint16) * 256 + numpy.where(byte, 7, 0).astype(numpy.uint16)
+    (tensor,) = initializers(file_of(word))
+    assert (tensor.values, tensor.width) == (64, 2)
+    assert bound_bytes(file_of(word), [tensor]) == 64 / 8 + 32 * 2 / 8 + 0  # the lower byte says nothing
+
+
+def test_the_coder_reaches_the_entropy_of_long_sequences_and_learns_from_short_ones():
+    random = numpy.random.default_rng(0)
+    for share in (0.5, 0.9, 0.99):
+        long = (random.random(200_000) > share).astype(numpy.uint8)
+        assert len(encode(long, [len(long)], 2)) < 1.01 * entropy_bytes(long) + 8
+    skewed = numpy.minimum(random.geometric(0.3, 64 * 100), 255).astype(numpy.uint8)
+    lengths = [64] * 100
+    assert len(encode(skewed, lengths, 256)) < 1.1 * entropy_bytes(skewed) < 0.5 * len(skewed)
+    assert (decode(encode(skewed, lengths, 256), lengths, 256) == skewed).all()
+
+
+@pytest.mark.parametrize("lengths", [[], [0], [0, 1, 0], [63, 64, 65], [1] * 30, [100_000, 3]])
+@pytest.mark.parametrize("alphabet", [2, 256])
+def test_symbols_come_back(lengths, alphabet):
+    symbols = numpy.random.default_rng(0).integers(0, alphabet, sum(lengths), dtype=numpy.uint8)
+    assert (decode(encode(symbols, lengths, alphabet), lengths, alphabet) == symbols).all()
+
+
+@pytest.fixture
+def small(tmp_path) -> pathlib.Path:
+    """A packed file with entropy-coded and plain streams, weights and vectors."""
+    random = numpy.random.default_rng(0)
+    weights = random.normal(0, 0.1, (20, 20)).astype(numpy.float32) * (random.random((20, 20)) < 0.2)
+    int8 = random.normal(0, 10, (20, 20)).astype(numpy.int8)
+    path = packed_file(tmp_path, file_of(weights, int8, random.random(10)))
+    assert unpack(path)
+    return path
+
+
+def test_every_flipped_byte_is_noticed(small):
+    content = small.read_bytes()
+    for position in range(len(content)):
+        damaged = bytearray(content)
+        damaged[position] ^= 1 << position % 8
+        small.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"model\.onnx\.packed: (damaged or cut short|not a packed)"):
+            unpack(small)
+
+
+def test_truncation_is_noticed(small):
+    content = small.read_bytes()
+    for length in range(0, len(content), 3):
+        small.write_bytes(content[:length])
+        with pytest.raises(UserError, match=r"model\.onnx\.packed: (damaged or cut short|not a packed)"):
+            unpack(small)
+    small.write_bytes(content + b"\0")
+    with pytest.raises(UserError, match="damaged or cut short"):
+        unpack(small)
+
+
+def test_other_files_are_not_packed_files(tmp_path):
+    foreign = [b"", b"ONNX", file_of(numpy.arange(99)), lzma.compress(b"x" * 99), b"\x28\xb5\x2f\xfd" + bytes(99)]
+    for content in foreign:
+        (tmp_path / "foreign").write_bytes(content)
+        with pytest.raises(UserError, match=r"foreign: not a packed ONNX file; name one that ends in \.onnx\.packed"):
+            unpack(tmp_path / "foreign")
+
+
+def signed(body: bytes) -> bytes:
+    """Return a forged packed file whose checksum is right."""
+    return MAGIC + hashlib.sha256(body).digest() + body
+
+
+def test_a_newer_version_asks_for_a_newer_elagage(small):
+    body = small.read_bytes()[len(MAGIC) + 32 :]
+    small.write_bytes(signed(struct.pack("<H", VERSION + 1) + body[2:]))
+    with pytest.raises(UserError, match=r"model\.onnx\.packed: packed in version 2 .* newer Elagage"):
+        unpack(small)
+
+
+def test_a_forged_file_is_refused(small):
+    """Bytes, cuts and joints at any place of a file with a right checksum."""
+    body = small.read_bytes()[len(MAGIC) + 32 :]
+    random = numpy.random.default_rng(0)
+    for number in range(600):
+        forged = bytearray(body)
+        start, size = random.integers(2, len(body)), random.integers(1, 9)
+        if number < 300:
+            start = random.integers(2, HEADER.size + 300)
+        forged[start : start + size] = random.bytes(random.integers(0, 9))
+        if forged == body:
+            continue
+        small.write_bytes(signed(bytes(forged)))
+        with pytest.raises(UserError, match=r"model\.onnx\.packed: arrived as it was written, but cannot be unpacked"):
+            unpack(small)
+
+
+def forged_frame(table: list[tuple[int, int, int, int]], kept: bytes, size: int, streams: bytes = b"") -> bytes:
+    rows = numpy.array(table, "<u4").reshape(-1, 4).T.tobytes()
+    frame = lzma.compress(struct.pack("<I", len(table)) + rows + kept, **LZMA)
+    return signed(HEADER.pack(VERSION, bytes(32), size, len(frame)) + frame + streams)
+
+
+HUGE = 2**32 - 1
+STREAMS = STREAM.pack(True, 4) + bytes([1, 2, 3, 4])
+BOMBS = {
+    "the file": forged_frame([], b"abc", 2**63),
+    "the frame": signed(HEADER.pack(VERSION, bytes(32), 9, 2**63) + b"abc"),
+    "a frame of zeros": forged_frame([], bytes(2 * SMALL), 2 * SMALL),
+    "the number of tensors": signed(
+        HEADER.pack(VERSION, bytes(32), 9, len(frame := lzma.compress(struct.pack("<I", HUGE), **LZMA))) + frame
+    ),
+    "an empty frame": signed(HEADER.pack(VERSION, bytes(32), 9, 0)),
+    "a tensor": forged_frame([(0, HUGE, 8, 1)], b"", 8 * HUGE, STREAMS * 9),
+    "a tensor as large as allowed": forged_frame([(0, SMALL, 1, 1)], b"", SMALL, STREAMS * 2),
+    "many tensors": forged_frame([(0, HUGE, 1, 1)] * 1000, b"", 9, STREAMS * 2),
+    "the gap before a tensor": forged_frame([(HUGE, 16, 1, 1)], b"abc", 19, STREAMS * 2),
+    "the width": forged_frame([(0, 16, 3, 1)], b"abc", 51, STREAMS * 4),
+    "a stream": forged_frame([(0, 16, 1, 1)], b"abc", 19, STREAM.pack(True, 2**63) + b"abc"),
+    "a plain stream": forged_frame([(0, 16, 1, 1)], b"abc", 19, STREAM.pack(False, 2**63) + b"abc"),
+    "a tensor without values": forged_frame([(0, 0, 1, 1), (0, 0, 4, 0)], b"abc", 3, STREAMS * 7),
+}
+
+
+@pytest.mark.parametrize("what", BOMBS)
+def test_absurd_sizes_are_refused_without_taking_memory(what, tmp_path):
+    path = tmp_path / "bomb.onnx.packed"
+    path.write_bytes(BOMBS[what])
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError, match=r"bomb\.onnx\.packed: .* cannot be unpacked"):
+            unpack(path)
+        assert tracemalloc.get_traced_memory()[1] < 5 * SMALL
+    finally:
+        tracemalloc.stop()
+
+
+def test_what_would_not_be_unpacked_is_not_packed():
+    content = file_of(numpy.zeros((1000, 20_000), numpy.float32))
+    with pytest.raises(UserError, match="nearly all weights are 0"):
+        pack(content, initializers(content))
+
+
+def run_unpack(*arguments) -> subprocess.CompletedProcess:
+    command = [sys.executable, "scripts/unpack.py", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_the_tool_unpacks_and_never_shows_a_traceback(small, tmp_path):
+    content, model = unpack(small), tmp_path / "new/model.onnx"
+    assert run_unpack("--help").returncode == 0
+    assert run_unpack(small, model).returncode == 0
+    assert model.read_bytes() == content
+    model.write_bytes(b"mine")
+    refused = run_unpack(small, model)
+    assert refused.returncode == 1
+    assert refused.stderr == f"error: {model}: is there already; name another file, or replace it with --force\n"
+    assert model.read_bytes() == b"mine"
+    assert run_unpack(small, model, "--force").returncode == 0
+    assert model.read_bytes() == content
+    (tmp_path / "cut.onnx.packed").write_bytes(small.read_bytes()[:-1])
+    for packed, words in (
+        (tmp_path / "cut.onnx.packed", "cut short"),
+        (tmp_path / "none", "No such"),
+        (tmp_path, "Is a"),
+    ):
+        failed = run_unpack(packed, tmp_path / "other.onnx")
+        assert failed.returncode == 1
+        assert failed.stderr.startswith(f"error: {packed}: ") and words in failed.stderr
+        assert "Traceback" not in failed.stderr
+        assert not (tmp_path / "other.onnx").exists()
+
+
+def test_a_failed_job_leaves_no_packed_file(small_disk, tmp_path):
+    content = file_of(numpy.random.default_rng(0).random(20_000))
+    (tmp_path / "model.onnx").write_bytes(content)
+    with pytest.raises(UserError, match=r"model\.onnx\.packed: cannot be written"):
+        pack_variant(str(tmp_path / "model.onnx"), str(small_disk / "model.onnx.packed"))
+    assert not list(small_disk.iterdir())
+    (tmp_path / "model.onnx").write_bytes(content[:-9])
+    with pytest.raises(UserError, match=r"model\.onnx: damaged"):
+        pack_variant(str(tmp_path / "model.onnx"), str(tmp_path / "model.onnx.packed"))
+    assert not (tmp_path / "model.onnx.packed").exists()
