@@ -1,5 +1,7 @@
 """Join all measurements to one row a variant."""
 
+from collections.abc import Mapping
+
 import numpy
 import pandas
 
@@ -33,7 +35,7 @@ def measurements(accuracy_path: str, size_path: str, latency_path: str) -> dict:
         row |= {"test_images": accuracy["images"]}
     with reading(size_path):
         size = read_json(size_path)
-        row |= {"sparsity": size["zeros"] / size["weights"] if size["weights"] else 0.0}
+        row |= {"sparsity": sparsity(size)}
         row |= {"model_size_bytes": size["bytes"], "torch": size["provenance"]["torch"]}
         row |= {key: size[key] for key in ("weights", "zeros", "int8_weights", "operators", "int8_operators")}
     with reading(latency_path):
@@ -44,6 +46,13 @@ def measurements(accuracy_path: str, size_path: str, latency_path: str) -> dict:
         row |= _interval("speedup{}", pandas.Series(latency["dense_ns"]) / latency["ns"])
         row |= {key: latency[key] for key in ("threads", "cpu", "instruction_set", "onnxruntime")}
     return row
+
+
+def sparsity(size: Mapping) -> float:
+    """Return the share of the dense network's weights that are gone, with their channels, or zero in the file."""
+    provenance = size["provenance"]
+    kept = provenance["weights"] / provenance["dense_weights"] if "dense_weights" in provenance else 1
+    return 1 - kept * (size["weights"] - size["zeros"]) / size["weights"] if size["weights"] else 0.0
 
 
 def eager_measurements(eager_path: str) -> dict:
@@ -86,7 +95,10 @@ def markdown(summary: pandas.DataFrame) -> str:
         )
     lines.append("- Speed-up: against the dense float32 model in ONNX Runtime, timed turn by turn with the variant.")
     lines.append("- Size and time: of ONNX files in which zeros are stored and multiplied like other weights.")
-    lines.append("- Sparsity is counted in the file, where rounding to int8 adds zeros. Mode none is float32.")
+    lines.append(
+        "- Sparsity: share of the dense model's weights that are removed or zero, counted in the file, where rounding "
+        "to int8 adds zeros. Mode none is float32."
+    )
     lines.append(f"- Accuracy: on {summary['test_images'].iloc[0]} test images.")
     return "\n".join([*lines, "", table.to_markdown(index=False, disable_numparse=True), ""])
 

@@ -21,6 +21,7 @@ CONDA_NAME = {
     "onnx_ir": "onnx-ir",
     "sklearn": "scikit-learn",
     "torch": "pytorch",
+    "torch_pruning": "torch-pruning",
 }
 PYPI_NAME = {"matplotlib-base": "matplotlib", "pytorch": "torch"}
 # Needed without an import of ours: pandas writes Markdown with it.
