@@ -12,7 +12,7 @@ from elagage.data import Dataset, Split
 from elagage.job import job
 from elagage.models import Normalize, naming
 from elagage.progress import progress
-from elagage.pruning import count_zeros, hold_zeros
+from elagage.pruning import count_weights, hold_zeros
 from elagage.recovery import SCHEDULES, estimate_batchnorm
 from elagage.training import Schedule, TrainingSettings, default_device, evaluate, fit, make_deterministic
 from elagage.training_state import TrainingState, identity
@@ -83,7 +83,7 @@ def recover(
     torch.set_num_threads(min(threads, os.cpu_count() or 1))
     dataset = Dataset.read(dataset_path)
     network, provenance = load_network(pruned, architecture, dataset, seed)
-    before = count_zeros(network)
+    before = count_weights(network)
     if recovery == "batchnorm":
         images = train.first(retraining["batchnorm_images"], "retraining.batchnorm_images")
         with naming(architecture):
@@ -92,7 +92,7 @@ def recover(
         title = f"{recovery} {name} seed {seed} {provenance['scope']} {provenance['rate']}"
         schedule = SCHEDULES[recovery](settings, **retraining)
         record = retrain(network, dataset, train, validation, title, settings, schedule, seed, state)
-    zeros, weights = count_zeros(network)
+    zeros, weights = count_weights(network)
     assert zeros >= before[0], f"{before[0]} of {weights} weights were zero, {zeros} are"
     print(f"validation_accuracy={record['validation_accuracy']:.6g}; {zeros} of {weights} weights are zero")
     record |= {"recovery": recovery, "zeros": zeros, "weights": weights, "torch": torch.__version__}

@@ -1,5 +1,7 @@
 """Join all measurements to one row a variant."""
 
+from collections.abc import Mapping
+
 import numpy
 import pandas
 
@@ -35,7 +37,7 @@ def measurements(accuracy_path: str, size_path: str, latency_path: str) -> dict:
         row |= {"test_images": accuracy["images"]}
     with reading(size_path):
         size = read_json(size_path)
-        row |= {"sparsity": size["zeros"] / size["weights"] if size["weights"] else 0.0}
+        row |= {"sparsity": sparsity(size)}
         row |= {"model_size_bytes": size["bytes"], "packed_size_bytes": size["packed_bytes"]}
         row |= {"packed_bound_bytes": round(size["packed_bound_bytes"]), "macs": size["macs"]}
         row |= {"torch": size["provenance"]["torch"]}
@@ -48,6 +50,13 @@ def measurements(accuracy_path: str, size_path: str, latency_path: str) -> dict:
         row |= _interval("speedup{}", pandas.Series(latency["dense_ns"]) / latency["ns"])
         row |= {key: latency[key] for key in ("threads", "cpu", "instruction_set", "onnxruntime")}
     return row
+
+
+def sparsity(size: Mapping) -> float:
+    """Return the share of the dense network's weights that are gone, with their channels, or zero in the file."""
+    provenance = size["provenance"]
+    kept = provenance["weights"] / provenance["dense_weights"] if "dense_weights" in provenance else 1
+    return 1 - kept * (size["weights"] - size["zeros"]) / size["weights"] if size["weights"] else 0.0
 
 
 def eager_measurements(eager_path: str) -> dict:
@@ -95,7 +104,10 @@ def markdown(summary: pandas.DataFrame) -> str:
     lines.append("- Size and time: of ONNX files in which zeros are stored and multiplied like other weights.")
     lines.append("- Packed: the same file in little more room than its entropy; scripts/unpack.py gives it back.")
     lines.append("- MMACs: millions of multiply-accumulates of one image, zeros included.")
-    lines.append("- Sparsity is counted in the file, where rounding to int8 adds zeros. Mode none is float32.")
+    lines.append(
+        "- Sparsity: share of the dense model's weights that are removed or zero, counted in the file, where rounding "
+        "to int8 adds zeros. Mode none is float32."
+    )
     lines.append(f"- Accuracy: on {summary['test_images'].iloc[0]} test images.")
     return "\n".join([*lines, "", table.to_markdown(index=False, disable_numparse=True), ""])
 

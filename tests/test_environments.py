@@ -21,6 +21,7 @@ CONDA_NAME = {
     "onnx_ir": "onnx-ir",
     "sklearn": "scikit-learn",
     "torch": "pytorch",
+    "torch_pruning": "torch-pruning",
 }
 PYPI_NAME = {"matplotlib-base": "matplotlib", "pytorch": "torch"}
 # Not a rule: what users take a packed file apart with, who need not have the workflow.

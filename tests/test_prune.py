@@ -252,6 +252,7 @@ def test_the_pruned_checkpoint_holds_the_zeros_that_its_provenance_counts(tmp_pa
         "recovery": "none",
         "zeros": sum(int(mask.sum()) for mask in masks),
         "weights": sum(mask.numel() for mask in masks),
+        "dense_weights": sum(mask.numel() for mask in masks),
     }
     assert provenance["zeros"] / provenance["weights"] == pytest.approx(0.7, abs=0.001)
     kept = [tensor != 0 for tensor in state.values()]

@@ -11,7 +11,7 @@ from elagage.checkpoints import load_checkpoint, save_checkpoint
 from elagage.data import Dataset, Split
 from elagage.errors import UserError
 from elagage.models import Normalize, build_network
-from elagage.pruning import count_zeros, hold_zeros, magnitude_prune
+from elagage.pruning import count_weights, hold_zeros, magnitude_prune
 from elagage.recovery import SCHEDULES, finetune, rewind
 from elagage.training import TrainingSettings, evaluate, warmup_and_cosine
 from elagage.training_state import TrainingState
@@ -240,11 +240,11 @@ def test_held_zeros_of_a_shared_weight_stay_zero():
     zeros = [parameter == 0 for parameter in network.parameters()]
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1, nesterov=True)
     hold_zeros(network, optimizer)
-    before = count_zeros(network)
+    before = count_weights(network)
     for step in range(5):
         network(torch.full((3, 4), step + 1.0)).square().sum().backward()
         optimizer.step()
-    assert count_zeros(network) == before
+    assert count_weights(network) == before
     assert not network[0].weight[zeros[0]].any()
     assert network[0].weight is network[1].weight
 

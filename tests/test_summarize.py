@@ -5,7 +5,7 @@ import pandas
 import pytest
 
 from elagage.files import write_json
-from summarize import summarize
+from summarize import sparsity, summarize
 
 PROMISED = {
     *("model", "seed", "scope", "rate", "recovery", "mode", "sparsity", "accuracy", "accuracy_low", "accuracy_high"),
@@ -51,6 +51,13 @@ def test_every_promised_column_is_there(summary):
     assert len(table) == 2
     assert set(table.columns) >= PROMISED
     assert table["mode"].tolist() == ["none", "static"]
+
+
+def test_removed_channels_count_as_sparsity():
+    size = {"weights": 400, "zeros": 100, "provenance": {"weights": 400, "dense_weights": 1600}}
+    assert sparsity(size) == 1 - 300 / 1600
+    # What the forward pass never uses is in no file: of the weights in the file a quarter is zero.
+    assert sparsity(size | {"provenance": {"weights": 1600, "dense_weights": 1600}}) == 0.25
 
 
 def test_the_row_holds_the_statistics_of_the_measurements(summary):

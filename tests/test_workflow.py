@@ -1,6 +1,7 @@
 """The workflow as users run it: a tiny real study from images to figures, and what reruns after a change."""
 
 import itertools
+import json
 import os
 import pathlib
 import re
@@ -249,7 +250,8 @@ ALL = " ".join(RULES)
 # The rules whose scripts use each module.
 USED_BY = {
     "__init__": "",
-    "checkpoints": "train train_import prune recover evaluate_latency_eager",
+    "channels": "prune",
+    "checkpoints": BUILDS,
     "configuration": "",
     "data": f"prepare_data {BUILDS} quantize evaluate_accuracy evaluate_latency",
     "downloads": "prepare_data",
@@ -261,6 +263,7 @@ USED_BY = {
     "job": ALL,
     "measure": "evaluate_accuracy evaluate_latency evaluate_latency_eager",
     "models": BUILDS,
+    "narrowing": BUILDS,
     "onnx_contents": "quantize evaluate_size",
     "onnx_graph": "quantize quantize_export",
     "onnx_strip": "quantize",
@@ -438,6 +441,44 @@ def test_another_seed_trains_again_but_for_a_model_with_weights(study):
     with edited(study / "config/config.yaml", "training:", "seeds: [0, 1]\ntraining:"):
         assert planned(study, "all")["train"] == 1
         assert "train_import" not in planned(study, "all")
+
+
+@pytest.mark.parametrize("model", ["resnet8", "mine"])
+def test_channels_are_removed_exported_and_quantized(study, model):
+    folder = study / f"results/models/{model}/seed0/channel"
+    snakemake(study, str(folder.relative_to(study) / "0.5/none-static.onnx"))
+    size = {mode: (folder / f"0.5/none-{mode}.onnx").stat().st_size for mode in ("none", "static")}
+    dense = {mode: (folder.parent / f"dense-{mode}.onnx").stat().st_size for mode in ("none", "static")}
+    session = onnxruntime.InferenceSession(folder / "0.5/none-static.onnx")
+    images = numpy.load(study / "results/data/test_images.npy")
+    shutil.rmtree(folder)
+    assert session.run(None, {"image": images[:7]})[0].shape == (7, 10)
+    assert all(size[mode] < dense[mode] for mode in size)
+    provenance = json.loads(session.get_modelmeta().custom_metadata_map["provenance"])
+    assert 0.4 < 1 - provenance["weights"] / provenance["dense_weights"] < 0.6
+    assert planned(study, "all") == {}
+
+
+@pytest.mark.parametrize(
+    ("recovery", "pruned"),
+    [
+        ("none", "none"),
+        ("batchnorm", "none"),
+        ("finetune", "none"),
+        ("rewind", "none"),
+        ("iterative", "iterative_pruned"),
+    ],
+)
+def test_a_retrained_checkpoint_has_the_graph_of_what_was_pruned(study, recovery, pruned):
+    folder = study / "results/models/mine/seed0/channel/0.5"
+    folder.mkdir(parents=True)
+    (folder / f"{recovery}.safetensors").touch()
+    target = str(folder.relative_to(study) / f"{recovery}-none.onnx")
+    output = snakemake(study, "--dry-run", target)
+    shutil.rmtree(folder.parent)
+    exports = re.findall(r"output: (\S*graph.onnx)", output)
+    assert exports == [f"results/models/mine/seed0/channel/0.5/{pruned}.graph.onnx"]
+    assert f"channel/0.5/{pruned}.safetensors" in output
 
 
 def test_promised_targets_can_be_named(study):

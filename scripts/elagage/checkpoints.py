@@ -15,6 +15,7 @@ from elagage.data import Dataset
 from elagage.errors import UserError
 from elagage.files import reading, whole_file
 from elagage.models import build_network
+from elagage.narrowing import narrow
 
 SHOWN = 5  # tensors of each kind of mistake in a message
 
@@ -38,12 +39,14 @@ def load_checkpoint(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], d
 
 
 def load_network(path: str | os.PathLike, architecture: str, dataset: Dataset, seed: int = 0) -> tuple[nn.Module, dict]:
-    """Return the network of a checkpoint, with its weights, and the checkpoint's provenance.
+    """Return the network of a checkpoint, with its weights and channels, and the checkpoint's provenance.
 
     `seed` decides what the network draws later, for dropout and the like.
     """
     network = build_network(architecture, len(dataset.classes), dataset.channels, seed)
     state, provenance = load_checkpoint(path)
+    if provenance.get("scope") == "channel":
+        narrow(network, state)
     load_into(network, state, str(path))
     return network, provenance
 

@@ -27,6 +27,12 @@ def prunable(network: nn.Module) -> list[tuple[nn.Module, str]]:
     return list(owners.values())
 
 
+def count_weights(network: nn.Module) -> tuple[int, int]:
+    """Return how many prunable weights are zero, and how many there are."""
+    tensors = [getattr(module, name) for module, name in prunable(network)]
+    return sum(int(torch.count_nonzero(tensor == 0)) for tensor in tensors), sum(tensor.numel() for tensor in tensors)
+
+
 def _local(weights: list[tuple[nn.Module, str]], rate: float) -> None:
     for module, name in weights:
         prune.l1_unstructured(module, name, round(rate * getattr(module, name).numel()))
@@ -50,13 +56,7 @@ def magnitude_prune(network: nn.Module, scope: str, rate: float) -> tuple[int, i
     for module, name in weights:
         prune.remove(module, name)  # keeps the Parameter object, so whoever shares it sees the zeros
         getattr(module, name).data += 0.0  # -0.0 becomes 0.0: the mask leaves signs, which do not compress
-    return count_zeros(network)
-
-
-def count_zeros(network: nn.Module) -> tuple[int, int]:
-    """Return (zeros, weights): how many of the prunable weights are zero, and how many there are."""
-    tensors = [getattr(module, name) for module, name in prunable(network)]
-    return sum(int(torch.count_nonzero(t == 0)) for t in tensors), sum(t.numel() for t in tensors)
+    return count_weights(network)
 
 
 def hold_zeros(network: nn.Module, optimizer: torch.optim.Optimizer) -> None:

@@ -134,6 +134,26 @@ def checkpoint(scope: str, rate: float, recovery: str) -> str:
     return f"{scope}/{rate}/{'rewind' if recovery == 'iterative' and rate == first else recovery}"
 
 
+def with_channels_removed(wildcards) -> dict[str, str]:
+    """Return the checkpoint that decides the shapes of a graph, as a named input; none for the whole model's graph."""
+    folder = f"results/models/{wildcards.model}"
+    return {"checkpoint": f"{folder}/{wildcards.structure}safetensors"} if wildcards.structure else {}
+
+
+def graph(wildcards) -> str:
+    """Return the graph of a checkpoint's shapes: the model's, or that of what was pruned by channels.
+
+    Retraining keeps the shapes; a chain prunes anew at each rate.
+    """
+    folder = f"results/models/{wildcards.model}"
+    scope, *rest = wildcards.checkpoint.split("/")
+    if scope != "channel":
+        return f"{folder}/graph.onnx"
+    rate, recovery = rest
+    pruned = "iterative_pruned" if recovery == "iterative" else "none"
+    return f"{folder}/seed{wildcards.seed}/channel/{rate}/{pruned}.graph.onnx"
+
+
 def variants() -> list[dict]:
     """Return one row a variant, as in the summary, with the paths of its measurements."""
     rows = []

@@ -1,4 +1,4 @@
-"""{checkpoint}.safetensors -> {checkpoint}-{mode}.onnx, with the graph that all checkpoints of a model share.
+"""{checkpoint}.safetensors -> {checkpoint}-{mode}.onnx, with the graph that all checkpoints of the same shapes share.
 
 A job makes all modes of a checkpoint: starting a job takes longer than most of them.
 """
@@ -9,12 +9,15 @@ ONNX_MODES = list(dict.fromkeys(["none", *MODES]))
 
 rule quantize_export:
     input:
+        unpack(with_channels_removed),
         dataset=DATASET,
         user_model=user_model,
     output:
-        graph="results/models/{model}/graph.onnx",
+        graph="results/models/{model}/{structure}graph.onnx",
     log:
-        "results/logs/quantize_export/{model}.log",
+        "results/logs/quantize_export/{model}/{structure}graph.log",
+    wildcard_constraints:
+        structure=r"(seed\d+/channel/[^/]+/(none|iterative_pruned)\.)?",
     conda:
         "../../envs/quantize_export.yaml"
     threads: 1
@@ -25,7 +28,7 @@ rule quantize_export:
         architecture=lambda wildcards: MODELS[wildcards.model]["architecture"],
         code=code("quantize_export"),
     message:
-        "Export the graph of {wildcards.model}"
+        "Export {output.graph}"
     script:
         "../../scripts/quantize_export.py"
 
@@ -34,7 +37,7 @@ rule quantize:
     input:
         **(split_arrays("train") if "static" in MODES else {}),
         dataset=DATASET,
-        graph="results/models/{model}/graph.onnx",
+        graph=graph,
         checkpoint="results/models/{model}/seed{seed}/{checkpoint}.safetensors",
     output:
         [f"results/models/{{model}}/seed{{seed}}/{{checkpoint}}-{mode}.onnx" for mode in ONNX_MODES],

@@ -1,0 +1,62 @@
+"""Networks with fewer channels than their architecture has: the shapes are those of a state dict."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.instancenorm import _InstanceNorm
+
+from elagage.errors import UserError
+
+
+def is_depthwise(module: nn.Module) -> bool:
+    """Whether each channel has a filter of its own, so that the groups are as many as the channels, always."""
+    return isinstance(module, _ConvNd) and 1 < module.groups == module.in_channels == module.out_channels
+
+
+def _convolution(module: nn.Module, weight: torch.Size) -> dict[str, int]:
+    first, second = weight[:2]
+    groups = first if is_depthwise(module) else module.groups
+    inputs, outputs = (first, second * groups) if module.transposed else (second * groups, first)
+    return {"in_channels": inputs, "out_channels": outputs, "groups": groups}
+
+
+# Layers that are told of their sizes -> the attributes that follow from the shape of their first tensor.
+SIZES: dict[type[nn.Module], Callable[[nn.Module, torch.Size], dict[str, int]]] = {
+    _ConvNd: _convolution,
+    nn.Linear: lambda module, weight: {"in_features": weight[1], "out_features": weight[0]},
+    _BatchNorm: lambda module, weight: {"num_features": weight[0]},
+    _InstanceNorm: lambda module, weight: {"num_features": weight[0]},
+    nn.PReLU: lambda module, weight: {"num_parameters": weight[0]},
+}
+NARROWABLE = tuple(SIZES)
+
+
+def narrow(network: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
+    """Give the layers of a network the shapes of a state dict; their values are left to load_state_dict.
+
+    Tensors that the state dict lacks stay as they are, and parameters that layers share stay shared. Raises UserError
+    if another layer than convolutions, linear layers, batch and instance norm and PReLU would change its shape.
+    """
+    narrowed: dict[int, nn.Parameter] = {}
+    for place, module in network.named_modules():
+        tensors = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+        given = {name: state.get(f"{place}.{name}".lstrip("."), tensor) for name, tensor in tensors}
+        changed = [(name, tensor) for name, tensor in tensors if tensor.shape != given[name].shape]
+        if not changed:
+            continue
+        sizes = next((sizes for kind, sizes in SIZES.items() if isinstance(module, kind)), None)
+        if sizes is None:
+            raise UserError(
+                f"layer {place!r}, a {type(module).__name__}, has {changed[0][0]} of another shape than the network, "
+                f"and only convolutions, linear layers, batch and instance norm and PReLU can lose channels"
+            )
+        for name, tensor in changed:
+            smaller = tensor.detach().new_zeros(given[name].shape)
+            if isinstance(tensor, nn.Parameter):
+                smaller = narrowed.setdefault(id(tensor), nn.Parameter(smaller, tensor.requires_grad))
+            setattr(module, name, smaller)
+        for attribute, size in sizes(module, given[tensors[0][0]].shape).items():
+            setattr(module, attribute, size)

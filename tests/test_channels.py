@@ -1,0 +1,439 @@
+"""Channel pruning: what is removed, that the rest computes the same, and that it loads, exports and quantizes."""
+
+import copy
+import dataclasses
+import functools
+
+import numpy
+import onnx_ir
+import pytest
+import torch
+from test_quantize import ReusedBlock, images, onnx_logits, relative_error
+from test_workflow import MY_MODEL
+from torch import nn
+from torch.nn import functional
+
+from elagage.channels import channel_prune
+from elagage.checkpoints import load_checkpoint, load_network, save_checkpoint
+from elagage.data import Dataset
+from elagage.errors import UserError
+from elagage.export import export_graph
+from elagage.files import write_json
+from elagage.models import Normalize, build_network
+from elagage.narrowing import narrow
+from elagage.onnx_contents import count_contents
+from elagage.onnx_graph import with_weights
+from elagage.pruning import count_weights
+from elagage.quantization import quantize
+from prune import prune
+from quantize_export import quantize_export
+
+torch.set_num_threads(1)
+SIZE = 16
+DATASET = Dataset("toy", ["a", "b", "c"], 3, SIZE, [0.5, 0.4, 0.3], [0.2, 0.25, 0.3], True, {}, {})
+
+
+class Net(nn.Module):
+    """A stem of 16 channels, a body that a subclass gives, the mean over pixels and a linear layer."""
+
+    features = 16
+
+    def __init__(self, num_classes=3, in_channels=3):
+        super().__init__()
+        self.stem = nn.Conv2d(in_channels, 16, 3, padding=1)
+        self.norm = nn.BatchNorm2d(16)
+        self.build()
+        self.linear = nn.Linear(self.features, num_classes)
+
+    def build(self):
+        pass
+
+    def body(self, x):
+        return x
+
+    def forward(self, x):
+        return self.linear(self.body(functional.relu(self.norm(self.stem(x)))).mean((2, 3)))
+
+
+class Mobile(Net):
+    """A depthwise convolution, a squeeze-and-excitation whose gate is 0.5 at 0, and a hard swish."""
+
+    def build(self):
+        self.wide = nn.Conv2d(16, 32, 1, bias=False)
+        self.depthwise = nn.Conv2d(32, 32, 3, padding=1, groups=32)
+        self.depth_norm = nn.BatchNorm2d(32)
+        self.down, self.up = nn.Conv2d(32, 16, 1), nn.Conv2d(16, 32, 1)
+        self.narrow = nn.Conv2d(32, 16, 1)
+
+    def body(self, x):
+        y = functional.hardswish(self.depth_norm(self.depthwise(self.wide(x))))
+        gate = self.up(functional.relu(self.down(y.mean((2, 3), keepdim=True)))).sigmoid()
+        return x + self.narrow(gate * y)
+
+
+class Grouped(Net):
+    """A convolution of 4 groups between two of 1, as in ResNeXt, and one of 2 groups right after it."""
+
+    def build(self):
+        self.first, self.last = nn.Conv2d(16, 64, 1), nn.Conv2d(32, 16, 1)
+        self.grouped = nn.Conv2d(64, 64, 3, padding=1, groups=4)
+        self.grouped2 = nn.Conv2d(64, 32, 3, padding=1, groups=2)
+        self.slope = nn.PReLU(64)
+
+    def body(self, x):
+        return x + self.last(functional.relu(self.grouped2(self.slope(self.grouped(self.first(x))))))
+
+
+class Dense(Net):
+    """Every layer sees the concatenated outputs of all before it, normalized together."""
+
+    features = 48
+
+    def build(self):
+        self.norms = nn.ModuleList(nn.BatchNorm2d(width) for width in (16, 32))
+        self.convs = nn.ModuleList(nn.Conv2d(width, 16, 3, padding=1) for width in (16, 32))
+
+    def body(self, x):
+        for norm, conv in zip(self.norms, self.convs, strict=True):
+            x = torch.cat([x, conv(functional.relu(norm(x)))], 1)
+        return x
+
+
+class Flat(Net):
+    """As VGG: the linear layer sees every pixel of every channel."""
+
+    features = 16 * 4 * 4
+
+    def forward(self, x):
+        x = functional.max_pool2d(functional.relu(self.norm(self.stem(x))), SIZE // 4)
+        return self.linear(x.flatten(1))
+
+
+class Transposed(Net):
+    """Down and up again."""
+
+    def build(self):
+        self.down, self.up = nn.Conv2d(16, 32, 2, 2), nn.ConvTranspose2d(32, 16, 2, 2)
+
+    def body(self, x):
+        return x + self.up(functional.relu(self.down(x)))
+
+
+class Sigmoid(Net):
+    """Zero channels leave the activation as 0.5."""
+
+    def build(self):
+        self.conv = nn.Conv2d(16, 16, 3)
+
+    def body(self, x):
+        return torch.sigmoid(self.conv(torch.sigmoid(x)))
+
+
+class Tied(Net):
+    """Two layers that share one parameter, beside layers that do not."""
+
+    def build(self):
+        self.one, self.other = nn.Conv2d(16, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1)
+        self.other.weight = self.one.weight
+        self.wide, self.back = nn.Conv2d(16, 64, 1), nn.Conv2d(64, 16, 1)
+
+    def body(self, x):
+        return self.back(functional.relu(self.wide(self.other(functional.relu(self.one(x))))))
+
+
+class LayerNormed(Net):
+    """ConvNeXt's block: only the hidden channels between its linear layers are free."""
+
+    def build(self):
+        self.layer_norm = nn.LayerNorm(16)
+        self.wide, self.back = nn.Linear(16, 64), nn.Linear(64, 16)
+        self.scale = nn.Parameter(0.5 * torch.ones(16))
+
+    def body(self, x):
+        y = self.back(functional.gelu(self.wide(self.layer_norm(x.permute(0, 2, 3, 1)))))
+        return x + (self.scale * y).permute(0, 3, 1, 2)
+
+
+class Padded(Net):
+    """The shortcut of He et al. 2016, option A: zeros for the channels that a stage has more."""
+
+    features = 32
+
+    def build(self):
+        self.conv, self.conv2 = nn.Conv2d(16, 32, 3, 2, 1), nn.Conv2d(32, 32, 3, 1, 1)
+
+    def body(self, x):
+        return self.conv2(functional.relu(self.conv(x))) + functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 8, 8))
+
+
+class Concatenated(Padded):
+    """The same with zeros after the channels, where 8 too many or too few would still be 32 together."""
+
+    def body(self, x):
+        y = self.conv2(functional.relu(self.conv(x)))
+        half = x[:, :, ::2, ::2]
+        return y + torch.cat([half, torch.zeros_like(y[:, half.shape[1] :])], 1)
+
+
+class Softmax(Net):
+    """Every channel depends on all others, but nothing says so."""
+
+    def body(self, x):
+        return x.softmax(1)
+
+
+def mine() -> nn.Module:
+    namespace: dict = {}
+    exec(MY_MODEL, namespace)
+    return namespace["build"](3, 3)
+
+
+NETWORKS = {
+    "resnet8": lambda: build_network("resnet8", 3, 3),
+    "resnet20": lambda: build_network("resnet20", 3, 3),
+    "torchvision_resnet18": lambda: build_network("resnet18", 3, 3),
+    "torchvision_resnet50": lambda: build_network("resnet50", 3, 3),
+    "reused_block": ReusedBlock,
+    "mine": mine,
+    **{kind.__name__: kind for kind in (Mobile, Grouped, Dense, Flat, Transposed, Sigmoid, Tied, LayerNormed)},
+}
+
+
+def trained(network: nn.Module) -> nn.Module:
+    """Return the network as training leaves it: no weight, bias or statistic is 0 or 1, and none equals another."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for tensor in network.parameters():
+            tensor.mul_(1 + 0.3 * torch.randn_like(tensor)).add_(0.05 * torch.randn_like(tensor))
+        for name, tensor in network.named_buffers():
+            if tensor.is_floating_point():
+                tensor.copy_(torch.rand_like(tensor) + 0.5 * name.endswith("running_var"))
+    return network.eval()
+
+
+@functools.cache
+def pruned(name: str, rate: float) -> tuple[nn.Module, nn.Module, tuple[int, int]]:
+    """Return the dense network, the pruned one and what was counted."""
+    dense = trained(NETWORKS[name]())
+    network = copy.deepcopy(dense)
+    return dense, network, channel_prune(network, DATASET, rate, count_weights(dense)[1])
+
+
+def logits(network: nn.Module, pixels: numpy.ndarray) -> numpy.ndarray:
+    with torch.inference_mode():
+        return network.eval()(Normalize(DATASET)(torch.from_numpy(pixels))).numpy()
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.3, 0.5, 0.7, 0.9, 0.95])
+@pytest.mark.parametrize("name", ["resnet8", "resnet20", "torchvision_resnet18"])
+def test_the_share_of_weights_removed_is_close_to_the_rate_and_as_counted(name, rate):
+    dense, network, (zeros, weights) = pruned(name, rate)
+    assert zeros == 0
+    assert weights == sum(m.weight.numel() for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear))
+    assert 1 - weights / count_weights(dense)[1] == pytest.approx(rate, abs=0.05)
+
+
+@pytest.mark.parametrize("rate, multiple", [(0.5, 16), (0.9, 8)])
+def test_resnet20_is_left_with_multiples_that_are_fast(rate, multiple):
+    network = pruned("resnet20", rate)[1]
+    assert {m.out_channels % multiple for m in network.modules() if isinstance(m, nn.Conv2d)} == {0}
+
+
+def test_a_narrow_network_comes_as_near_to_the_rate_as_whole_channels_permit():
+    # All of its 8 channels are coupled; by hand: n channels have 27 n + 9 n² + 3 n weights.
+    dense, _, (_, weights) = pruned("mine", 0.5)
+    left = {n: 27 * n + 9 * n * n + 3 * n for n in range(1, 9)}
+    assert count_weights(dense)[1] == left[8]
+    assert weights == min(left.values(), key=lambda count: abs(count - left[8] / 2))
+
+
+def test_by_hand_the_channels_with_the_smallest_weights_go():
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    with torch.no_grad():
+        for tensor in (network[0].weight, network[4].weight):
+            tensor.fill_(1)
+        network[0].weight *= torch.tensor([1.0, 0.1, 3, 0.2]).view(4, 1, 1, 1)
+        network[0].bias.copy_(torch.tensor([9.0, 1, 9, 1]))
+        network[4].weight *= torch.tensor([1.0, 0.2, 3, 0.1])
+    assert channel_prune(network, DATASET, 0.5, 24) == (0, 12)
+    assert network[0].weight[:, 0].flatten().tolist() == [1, 3]
+    assert network[0].bias.tolist() == [9, 9]
+    assert network[4].weight[0].tolist() == [1, 3]
+    assert (network[0].out_channels, network[4].in_features, network[4].out_features) == (2, 2, 3)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_some_channels_go_and_classes_and_input_channels_stay(name):
+    dense, network, (_, weights) = pruned(name, 0.3)
+    assert weights < count_weights(dense)[1]
+    assert logits(network, images(2)).shape == (2, 3)
+    shapes = {key: tensor.shape for key, tensor in network.state_dict().items()}
+    assert all(0 not in shape for shape in shapes.values())
+    whole = {key: tensor.shape for key, tensor in dense.state_dict().items()}
+    assert shapes.keys() == whole.keys()
+    changed = {key for key in shapes if shapes[key] != whole[key]}
+    assert changed
+
+
+def dimensions(network: nn.Module) -> list[int]:
+    names = ["in_channels", "out_channels", "groups", "in_features", "out_features", "num_features", "num_parameters"]
+    return [getattr(module, name) for module in network.modules() for name in names if hasattr(module, name)]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_new_network_narrowed_to_the_state_dict_is_the_pruned_one(name):
+    _, network, _ = pruned(name, 0.3)
+    again = NETWORKS[name]()
+    narrow(again, network.state_dict())
+    again.load_state_dict(network.state_dict())
+    assert dimensions(again) == dimensions(network)
+    assert (logits(again, images(3)) == logits(network, images(3))).all()
+    again.train()(torch.randn(4, 3, SIZE, SIZE)).sum().backward()
+    assert all(p.grad is not None and p.grad.shape == p.shape for p in again.parameters())
+
+
+def test_depthwise_and_group_convolutions_stay_what_they_are():
+    mobile = pruned("Mobile", 0.5)[1].depthwise
+    assert mobile.groups == mobile.in_channels == mobile.out_channels < 32
+    network = pruned("Grouped", 0.5)[1]
+    assert (network.grouped.groups, network.grouped2.groups) == (4, 2)
+    assert network.grouped.out_channels < 64
+
+
+def test_tied_parameters_stay_tied_and_whole():
+    network = pruned("Tied", 0.3)[1]
+    assert network.other.weight is network.one.weight
+    assert network.one.weight.shape == (16, 16, 3, 3)
+    assert network.wide.out_channels < 64
+
+
+def test_a_tied_parameter_that_is_narrowed_stays_tied():
+    network = Tied()
+    state = network.state_dict()
+    narrow(network, state | {f"{name}.weight": torch.zeros(16, 8, 3, 3) for name in ("one", "other")})
+    assert network.other.weight is network.one.weight
+    assert (network.one.in_channels, network.other.in_channels) == (8, 8)
+
+
+def test_channels_that_are_normalized_together_stay():
+    network = pruned("LayerNormed", 0.3)[1]
+    assert network.stem.out_channels == network.layer_norm.normalized_shape[0] == 16
+    assert network.wide.out_features == network.back.in_features < 64
+
+
+@pytest.mark.parametrize(
+    "kind, words",
+    [(Padded, "padded with zeros"), (Concatenated, "padded with zeros"), (Softmax, "across channels")],
+)
+def test_a_network_whose_channels_cannot_be_followed_is_refused(kind, words):
+    network = trained(kind())
+    with pytest.raises(UserError, match=words) as error:
+        channel_prune(network, DATASET, 0.3, count_weights(network)[1])
+    assert "leave channel out of pruning.scopes" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        nn.Sequential(nn.Flatten(), nn.Linear(3 * SIZE * SIZE, 3)),
+        nn.Sequential(nn.Conv2d(3, 8, 3), nn.GroupNorm(2, 8), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)),
+    ],
+    ids=["classes alone", "group norm"],
+)
+def test_a_network_without_a_channel_to_remove_is_refused(network):
+    with pytest.raises(UserError, match=r"at most 0\.0000 of the weights.*leave channel out"):
+        channel_prune(network, DATASET, 0.1, count_weights(network)[1])
+
+
+def test_a_rate_beyond_the_last_channel_of_every_layer_is_refused_with_the_share_that_can_go():
+    network = mine()
+    with pytest.raises(UserError, match=rf"at most {1 - 39 / 816:.4f} of the weights.*not the rate 0\.96"):
+        channel_prune(network, DATASET, 0.96, 816)
+
+
+def test_a_network_that_gradients_cannot_follow_is_refused():
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))
+    network.forward = lambda x: nn.Sequential.forward(network, x).detach()
+    with pytest.raises(UserError, match="Torch-Pruning cannot follow channels"):
+        channel_prune(network, DATASET, 0.3, count_weights(network)[1])
+
+
+def test_a_layer_that_cannot_be_narrowed_is_named():
+    with pytest.raises(UserError, match=r"'layer_norm', a LayerNorm, has weight of another shape"):
+        narrow(network := LayerNormed(), network.state_dict() | {"layer_norm.weight": torch.zeros(8)})
+
+
+@pytest.mark.parametrize("name", ["resnet20", "reused_block", "Mobile", "Grouped", "Dense", "Flat"])
+def test_the_exported_graph_agrees_for_any_batch_and_becomes_int8(name):
+    _, network, (_, weights) = pruned(name, 0.5)
+    state = {key: tensor.numpy() for key, tensor in network.state_dict().items()}
+    model = with_weights(export_graph(network, DATASET), state)
+    for count in (1, 2, 7):
+        assert relative_error(onnx_logits(model, images(count)), logits(network, images(count))) < 1e-4
+    assert count_contents(model)["weights"] == weights
+    int8 = quantize(model, "static", images(32))
+    assert count_contents(int8)["int8_weights"] == weights
+    assert relative_error(onnx_logits(int8, images(7)), logits(network, images(7))) < 0.15
+
+
+@pytest.fixture
+def place(tmp_path):
+    """Return a folder with DATASET and a dense resnet8."""
+    write_json(tmp_path / "dataset.json", dataclasses.asdict(DATASET))
+    save_checkpoint(tmp_path / "dense", trained(build_network("resnet8", 3, 3)).state_dict(), {"model": "m", "seed": 0})
+    return tmp_path
+
+
+def prune_channels(place, source: str, rate: float, target: str) -> dict:
+    prune(place / "dataset.json", place / source, "resnet8", "channel", rate, place / target)
+    return load_checkpoint(place / target)[1]
+
+
+def test_the_checkpoint_says_what_is_gone_and_loads_as_any_other(place):
+    provenance = prune_channels(place, "dense", 0.5, "pruned")
+    network, loaded = load_network(place / "pruned", "resnet8", DATASET)
+    assert loaded == provenance
+    assert provenance == {
+        **{"model": "m", "seed": 0, "scope": "channel", "rate": 0.5, "recovery": "none", "zeros": 0},
+        "weights": count_weights(network)[1],
+        "dense_weights": count_weights(build_network("resnet8", 3, 3))[1],
+    }
+    assert logits(network, images(2)).shape == (2, 3)
+
+
+def test_the_same_checkpoint_gives_the_same_bytes(place):
+    for name in ("first", "second"):
+        prune_channels(place, "dense", 0.5, name)
+    assert (place / "first").read_bytes() == (place / "second").read_bytes()
+
+
+def test_pruning_what_is_pruned_counts_from_the_dense_weights(place):
+    first = prune_channels(place, "dense", 0.3, "first")
+    second = prune_channels(place, "first", 0.6, "second")
+    assert second["dense_weights"] == first["dense_weights"]
+    assert 1 - second["weights"] / second["dense_weights"] == pytest.approx(0.6, abs=0.05)
+    before, after = load_checkpoint(place / "first")[0], load_checkpoint(place / "second")[0]
+    assert all(a <= b for name in before for a, b in zip(after[name].shape, before[name].shape, strict=True))
+
+
+def test_another_scope_with_other_shapes_is_still_an_error(place):
+    prune_channels(place, "dense", 0.5, "pruned")
+    state, provenance = load_checkpoint(place / "pruned")
+    save_checkpoint(place / "wrong", state, provenance | {"scope": "global"})
+    with pytest.raises(UserError, match="do not fit the network"):
+        load_network(place / "wrong", "resnet8", DATASET)
+
+
+def test_a_graph_is_exported_with_the_channels_of_its_checkpoint(place):
+    prune_channels(place, "dense", 0.5, "pruned")
+    quantize_export(place / "dataset.json", "resnet8", place / "pruned", place / "graph.onnx")
+    state = load_checkpoint(place / "pruned")[0]
+    graph = onnx_ir.load(place / "graph.onnx").graph
+    assert tuple(graph.initializers["stage3.0.conv1.weight"].shape) == tuple(state["stage3.0.conv1.weight"].shape)
+    assert graph.inputs[0].shape[0].value == "batch"
+
+
+def test_the_architecture_is_named_in_what_is_refused(place):
+    prune_channels(place, "dense", 0.5, "pruned")
+    with pytest.raises(UserError, match=r"architecture 'resnet8': without channels at most"):
+        prune_channels(place, "dense", 0.9999, "more")
