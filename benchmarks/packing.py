@@ -30,7 +30,7 @@ from elagage.onnx_contents import describe
 from elagage.onnx_graph import with_weights
 from elagage.onnx_strip import strip
 from elagage.onnx_tensors import initializers
-from elagage.packed import bound_bytes, pack, unpack, weight_stream_bytes
+from elagage.packed import bound_bytes, pack, packed_weight_bytes, unpack
 from elagage.pruning import magnitude_prune
 from elagage.quantization import quantize
 
@@ -82,10 +82,8 @@ def measured(content: bytes, folder: str) -> list[str]:
     path.write_bytes(packed)
     unpack_speed, unpacked = speed(lambda: unpack(path), len(content))
     assert unpacked == content
-    weights, bound = (
-        weight_stream_bytes(path),
-        bound_bytes(content, [tensor for tensor in initializers(content) if tensor.weight]),
-    )
+    weights = packed_weight_bytes(path)
+    bound = bound_bytes(content, [tensor for tensor in initializers(content) if tensor.weight])
     sizes = len(content), len(packed), len(zstandard.compress(content, 19)), weights, bound
     kilobytes = [f"{size / 1000:.1f}" for size in sizes]
     return [*kilobytes, f"{weights / bound - 1:+.2%}", f"{pack_speed:.0f}", f"{unpack_speed:.0f}"]

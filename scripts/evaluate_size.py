@@ -9,7 +9,7 @@ from elagage.files import reading, write_json
 from elagage.job import job
 from elagage.onnx_contents import count_contents, count_multiply_accumulates, description
 from elagage.onnx_tensors import initializers
-from elagage.packed import bound_bytes, weight_stream_bytes
+from elagage.packed import bound_bytes, packed_weight_bytes
 
 
 def evaluate_size(variant: str, packed: str, size: str) -> None:
@@ -27,7 +27,7 @@ def evaluate_size(variant: str, packed: str, size: str) -> None:
         counts = count_contents(model) | {"macs": count_multiply_accumulates(model)}
         provenance = description(model)["provenance"]
     with reading(packed):
-        weight_bytes = weight_stream_bytes(packed)
+        weight_bytes = packed_weight_bytes(packed)
     sizes = {
         "bytes": len(content),
         "packed_bytes": os.path.getsize(packed),

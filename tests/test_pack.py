@@ -21,7 +21,7 @@ from elagage.export import export_graph
 from elagage.onnx_graph import with_weights
 from elagage.onnx_strip import strip
 from elagage.onnx_tensors import initializers
-from elagage.packed import HEADER, LZMA, MAGIC, SMALL, STREAM, VERSION, bound_bytes, pack, unpack, weight_stream_bytes
+from elagage.packed import HEADER, LZMA, MAGIC, SMALL, STREAM, VERSION, bound_bytes, pack, packed_weight_bytes, unpack
 from elagage.pruning import magnitude_prune
 from elagage.quantization import quantize
 from pack import pack_variant
@@ -144,7 +144,7 @@ def test_exported_models_come_back_near_their_entropy(exported, tmp_path):
         unpack_to(f"{path}.packed", f"{path}.copy", force=False)
         assert (tmp_path / f"{rate}-{mode}.onnx.copy").read_bytes() == content
         weights = [tensor for tensor in initializers(content) if tensor.weight]
-        bound, packed = bound_bytes(content, weights), weight_stream_bytes(f"{path}.packed")
+        bound, packed = bound_bytes(content, weights), packed_weight_bytes(f"{path}.packed")
         assert 0.9 * bound < packed < 1.04 * bound, (mode, rate)
         # 2 kB of names, and for each of 688 channels, with static, a scale, a bias and its scale, of 4 bytes each.
         assert 0 < pathlib.Path(f"{path}.packed").stat().st_size - packed < 12_000

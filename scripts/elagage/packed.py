@@ -57,10 +57,8 @@ def pack(model: bytes, tensors: Sequence[Tensor]) -> bytes:
     """
     ends = [0, *(tensor.end for tensor in tensors)]
     starts = [*(tensor.start for tensor in tensors), len(model)]
-    kept = [model[end:start] for end, start in zip(ends, starts, strict=True)]
-    rows = [(len(gap), tensor.values, tensor.width, tensor.weight) for gap, tensor in zip(kept, tensors, strict=False)]
-    table = numpy.array(rows, "<u4").reshape(-1, 4).T.tobytes()
-    frame = lzma.compress(struct.pack("<I", len(tensors)) + table + b"".join(kept), **LZMA)
+    kept = b"".join(model[end:start] for end, start in zip(ends, starts, strict=True))
+    frame = lzma.compress(_table(tensors) + kept, **LZMA)
     body = [HEADER.pack(VERSION, hashlib.sha256(model).digest(), len(model), len(frame)), frame]
     for group in _groups(tensors):
         values = numpy.frombuffer(b"".join(model[tensor.start : tensor.end] for tensor in group), f"<u{group[0].width}")
@@ -77,7 +75,7 @@ def unpack(path: str | os.PathLike) -> bytes:
     """Return the ONNX file that a packed file holds.
 
     Raises UserError that names the file if it is damaged, cut short, forged, of a newer version or something else; no
-    code in it is run, and it is given no more memory than some times its own size, or 64 MiB.
+    code in it is run, and what it claims to hold is at most EXPANSION times its own size, or SMALL.
     """
     packed = pathlib.Path(path).read_bytes()
     if not packed.startswith(MAGIC):
@@ -95,6 +93,8 @@ def unpack(path: str | os.PathLike) -> bytes:
         model = b"".join(_pieces(body, _largest(packed)))
         if hashlib.sha256(model).digest() != HEADER.unpack_from(body)[1]:
             raise ValueError("what comes out has another checksum than what went in")
+    except MemoryError:
+        raise
     except Exception as error:  # libraries raise of every kind for what they did not write
         raise UserError(
             f"{path}: arrived as it was written, but cannot be unpacked ({error}); get it from somebody you trust, or "
@@ -103,13 +103,16 @@ def unpack(path: str | os.PathLike) -> bytes:
     return model
 
 
-def weight_stream_bytes(path: str | os.PathLike) -> int:
-    """Return how many bytes of a packed file that `unpack` accepts are streams of weights, with all that they need."""
+def packed_weight_bytes(path: str | os.PathLike) -> int:
+    """Return how many bytes of a packed file that `unpack` accepts are weights.
+
+    Those are their streams and the table of all tensors, which is counted as compressed by itself.
+    """
     packed = pathlib.Path(path).read_bytes()
     file = io.BytesIO(packed[len(MAGIC) + 32 :])
     _, _, _, frame = HEADER.unpack(_take(file, HEADER.size))
     tensors, _ = _read_frame(_take(file, frame), _largest(packed))
-    total = 0
+    total = len(lzma.compress(_table(tensors), **LZMA)) if any(tensor.weight for tensor in tensors) else 0
     for group in _groups(tensors):
         for _ in range(1 + group[0].width):
             _, size = STREAM.unpack(_take(file, STREAM.size))
@@ -132,6 +135,13 @@ def bound_bytes(model: bytes, tensors: Sequence[Tensor]) -> float:
             numpy.frombuffer(model, f"<u{tensor.width}", tensor.values, tensor.start), [tensor.values]
         )
     )
+
+
+def _table(tensors: Sequence[Tensor]) -> bytes:
+    """Return their number and, for all of them, the bytes before each, the values, the widths, whether weights."""
+    ends = [0, *(tensor.end for tensor in tensors)]
+    rows = [(t.start - end, t.values, t.width, t.weight) for t, end in zip(tensors, ends, strict=False)]
+    return struct.pack("<I", len(tensors)) + numpy.array(rows, "<u4").reshape(-1, 4).T.tobytes()
 
 
 def _largest(packed: bytes) -> int:
