@@ -161,11 +161,14 @@ def fit(
     device: torch.device,
     state: TrainingState,
     advance: Callable[[int], None] = lambda images: None,
+    constrain: Callable[[nn.Module, torch.optim.Optimizer], object] = lambda network, optimizer: None,
 ) -> tuple[dict[str, torch.Tensor], list[dict]]:
     """Train the network; return the state dict of its best epoch by validation accuracy, and the history.
 
     Of equally good epochs the last wins: its learning rate was lower. The history has one row an epoch: epoch,
     learning_rate (at its start), train_loss, train_accuracy, validation_loss, validation_accuracy, best.
+
+    `constrain(network, optimizer)` is called once before the first step, for hooks such as pruning.hold_zeros.
 
     `state` is saved after each epoch. A training that finds it goes on from there and, on the same kind of machine,
     ends with the same bytes as one that was never interrupted, if the network keeps all that it learns in its state
@@ -187,6 +190,7 @@ def fit(
     scheduler = warmup_and_cosine(
         optimizer, round(settings.warmup_epochs * images.steps), settings.epochs * images.steps
     )
+    constrain(network, optimizer)
     resumable = {"network": network, "optimizer": optimizer, "scheduler": scheduler}
     best, history = None, []
     if saved := state.load():
