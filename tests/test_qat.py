@@ -28,9 +28,9 @@ from torch.nn import functional
 
 from elagage import qat
 from elagage.checkpoints import save_checkpoint
-from elagage.data import Split
+from elagage.data import Dataset, Split
 from elagage.errors import UserError
-from elagage.models import build_network
+from elagage.models import Normalize, build_network
 from elagage.onnx_contents import count_contents, description
 from elagage.onnx_graph import with_weights
 from elagage.pruning import LAYERS, magnitude_prune
@@ -288,7 +288,7 @@ def test_the_file_takes_any_number_of_images_and_says_where_it_comes_from(study)
 
 def test_a_seed_gives_the_same_bytes_and_another_seed_others(study):
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        trained(study, "ReusedBlock", seed=seed, output=f"{name}.onnx", flip=True)
+        trained(study, "SharedConvolution", seed=seed, output=f"{name}.onnx", flip=True)
     a, b, c = (pathlib.Path(f"{name}.onnx").read_bytes() for name in "abc")
     assert a == b
     assert a != c
@@ -339,32 +339,30 @@ def test_a_network_that_cannot_be_trained_for_int8_is_named(study, name, message
 
 
 class Outlier(nn.Module):
-    """A classifier that int8 loses: next to the weight of a corner that is always white all others round to zero."""
+    """A classifier that int8 loses: next to the weight of a feature that is always 1 all others round to zero."""
 
     def __init__(self, num_classes=3, in_channels=1):
         super().__init__()
-        self.linear = nn.Linear(64, 3)
+        self.linear = nn.Linear(65, 3)
         with torch.no_grad():
             self.linear.weight.zero_()
             for label in range(3):
                 self.linear.weight[label, 24 * label : 24 * label + 16] = 0.1
-            self.linear.weight[:, 63] = 50
+            self.linear.weight[:, 64] = 30
 
     def forward(self, x):
-        return self.linear(x.flatten(1))
+        return self.linear(functional.pad(x.flatten(1), (0, 1), value=1.0))
 
 
 def test_training_wins_back_the_accuracy_that_static_quantization_loses(study):
-    for name in ("train", "validation", "test"):
-        pixels = numpy.load(study / f"{name}_images.npy")
-        pixels[:, :, 7, 7] = 255
-        numpy.save(study / f"{name}_images.npy", pixels)
     test = split(study, "test")
 
     def accuracy(model: onnx.ModelProto) -> float:
         return float((onnx_logits(model, test.images).argmax(1) == test.labels).mean())
 
-    untrained, _ = trained(study, "Outlier", epochs=1, learning_rate=1e-9)
+    untrained, float32 = trained(study, "Outlier", epochs=1, learning_rate=1e-9)
+    normalized = Normalize(Dataset.read(study / "dataset.json"))(torch.from_numpy(test.images))
+    assert (float32(normalized).argmax(1).numpy() == test.labels).mean() == 1
     assert accuracy(untrained) < 0.5  # as static: ranges and weights are those of calibration
-    model, _ = trained(study, "Outlier", epochs=20, learning_rate=0.01)
-    assert accuracy(model) == 1
+    model, _ = trained(study, "Outlier", epochs=20, learning_rate=0.02)
+    assert accuracy(model) > 0.9

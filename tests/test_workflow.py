@@ -226,12 +226,14 @@ def edited(path: pathlib.Path, old: str = "", new: str = "# edited\n"):
 
 # What each rule's outputs lead to.
 NEXT = {
-    "prepare_data": "train train_import prune quantize_export quantize evaluate_accuracy evaluate_latency",
-    "train": "prune quantize evaluate_latency_eager plot",
-    "train_import": "prune quantize evaluate_latency_eager",
-    "prune": "quantize_pruned",
+    "prepare_data": "train train_import prune quantize_export quantize quantize_qat evaluate_accuracy evaluate_latency",
+    "train": "prune quantize quantize_qat evaluate_latency_eager plot",
+    "train_import": "prune quantize quantize_qat evaluate_latency_eager",
+    "prune": "quantize_pruned quantize_qat_pruned",
     "quantize_pruned": "evaluate_accuracy evaluate_size evaluate_latency",
+    "quantize_qat_pruned": "evaluate_accuracy evaluate_size evaluate_latency",
     "quantize_export": "quantize",
+    "quantize_qat": "evaluate_accuracy evaluate_size evaluate_latency",
     "quantize": "evaluate_accuracy evaluate_size evaluate_latency evaluate_latency_eager",
     "evaluate_accuracy": "summarize",
     "evaluate_size": "summarize",
@@ -239,32 +241,33 @@ NEXT = {
     "evaluate_latency_eager": "summarize",
     "summarize": "plot",
 }
-BUILDS = "train train_import prune quantize_export evaluate_latency_eager"
-RULES = [*(rule for rule in NEXT if rule != "quantize_pruned"), "plot"]
+BUILDS = "train train_import prune quantize_export quantize_qat evaluate_latency_eager"
+RULES = [*(rule for rule in NEXT if not rule.endswith("_pruned")), "plot"]
 ALL = " ".join(RULES)
 # The rules whose scripts use each module.
 USED_BY = {
     "__init__": "",
-    "checkpoints": "train train_import prune evaluate_latency_eager",
+    "checkpoints": "train train_import prune quantize_qat evaluate_latency_eager",
     "configuration": "",
     "data": f"prepare_data {BUILDS} quantize evaluate_accuracy evaluate_latency",
     "downloads": "prepare_data",
     "errors": ALL,
-    "export": "quantize_export",
+    "export": "quantize_export quantize_qat",
     "files": ALL,
     "image_folder": "prepare_data",
     "job": ALL,
     "measure": "evaluate_accuracy evaluate_latency evaluate_latency_eager",
     "models": BUILDS,
-    "onnx_contents": "quantize evaluate_size",
-    "onnx_graph": "quantize quantize_export",
+    "onnx_contents": "quantize quantize_qat evaluate_size",
+    "onnx_graph": "quantize quantize_qat quantize_export",
     "plots": "plot",
-    "progress": "prepare_data train",
-    "pruning": "prune",
-    "quantization": "quantize",
+    "progress": "prepare_data train quantize_qat",
+    "pruning": "prune quantize_qat",
+    "qat": "quantize_qat",
+    "quantization": "quantize quantize_qat",
     "statistics": "summarize",
-    "training": "train",
-    "training_state": "train",
+    "training": "train quantize_qat",
+    "training_state": "train quantize_qat",
 }
 
 
