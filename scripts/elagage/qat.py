@@ -32,6 +32,7 @@ LAYERS = (aten.conv1d.default, aten.conv2d.default, aten.conv3d.default, aten.li
 BATCHNORM = aten._native_batch_norm_legit_no_training.default
 IMAGES = "image"  # input of the ONNX graph
 NETWORK = "network."  # prefix of the network's tensors in the exported program
+RANGE_OF = "range of "
 WEIGHT_LEVELS = 64  # int8 weights are -64 to 64, as ONNX Runtime makes them with reduce_range
 ACTIVATION_LEVELS = 255  # uint8
 RANGE_MOMENTUM = 0.01  # share of the newest batch in an activation's range
@@ -138,12 +139,12 @@ class Rounding(nn.Module):
     ):
         super().__init__()
         self.network = network
-        self.ranges = nn.ModuleDict()
+        self.ranges = nn.ModuleDict()  # "range of <tensor>": a bare name may be that of a method of ModuleDict
         self.graph = copy.deepcopy(program.graph)
         self.targets = {spec.arg.name: spec.target for spec in program.graph_signature.input_specs}
-        for name, constant in program.constants.items():
-            if not name.startswith(NETWORK):
-                self.register_buffer(name.replace(".", "_"), constant, persistent=False)
+        self.constants = {target: f"constant{number}" for number, target in enumerate(program.constants)}
+        for target, name in self.constants.items():
+            self.register_buffer(name, program.constants[target], persistent=False)
         nodes = self._nodes()
         for name, axis in places.weights.items():
             if name in nodes:  # those of layers, which may need folding first, come below
@@ -152,11 +153,11 @@ class Rounding(nn.Module):
         _round_weights(self.graph, nodes[IMAGES])
         for name, (scale, zero_point) in places.ranges.items():
             if name in nodes:
-                self.ranges[name] = Range(scale, zero_point)
-                _insert_after(nodes[name], self.ranges[name].forward)
+                self.ranges[RANGE_OF + name] = Range(scale, zero_point)
+                _insert_after(nodes[name], self.ranges[RANGE_OF + name].forward)
         for name, owner in places.followers.items():
-            if name in nodes and owner in self.ranges:
-                _insert_after(nodes[name], self.ranges[owner].round)
+            if name in nodes and RANGE_OF + owner in self.ranges:
+                _insert_after(nodes[name], self.ranges[RANGE_OF + owner].round)
         self.graph.eliminate_dead_code()
 
     def _nodes(self) -> dict[str, fx.Node]:
@@ -192,16 +193,14 @@ class Rounding(nn.Module):
             return images
         if not node.users:  # among them mean and deviation of the images
             return None
-        if not target.startswith(NETWORK):
-            return getattr(self, target.replace(".", "_"))
-        return operator.attrgetter(target)(self)
+        return operator.attrgetter(self.constants.get(target, target))(self)
 
     def trained_ranges(self) -> dict[str, dict[str, numpy.ndarray]]:
         """Return scale and zero point of each activation as quantization.quantize takes them."""
         found = {}
         for name, module in self.ranges.items():
             scale, zero_point = (value.cpu().numpy() for value in module.parameters_of_uint8())
-            found[name] = {"scale": scale, "zero_point": zero_point.astype(numpy.uint8)}
+            found[name.removeprefix(RANGE_OF)] = {"scale": scale, "zero_point": zero_point.astype(numpy.uint8)}
         return found
 
 
@@ -247,6 +246,7 @@ class Trainable(NamedTuple):
     rounding: Rounding
     graph: onnx.ModelProto  # as exported
     calibration: numpy.ndarray  # uint8 [n, channels, height, width]
+    device: torch.device
 
     def deployed(self) -> onnx.ModelProto:
         """Return the int8 ONNX model of the network as it is now.
@@ -272,22 +272,21 @@ def prepare(network: nn.Module, dataset: Dataset, calibration: numpy.ndarray, de
     places = rounded(quantize(float32, "qat", calibration))
     if device.type != "cpu":  # the program says where the constants of the forward pass lie
         program = move_to_device_pass(program, device)
-    return Trainable(Rounding(network, program, float32, places), exported, calibration)
+    return Trainable(Rounding(network, program, float32, places), exported, calibration, device)
 
 
 def check_agreement(trainable: Trainable, dataset: Dataset, images: numpy.ndarray) -> onnx.ModelProto:
     """Return the int8 ONNX model if it computes what the network in PyTorch does; else raise UserError.
 
-    images: uint8 [n, channels, height, width].
+    images: uint8 [n, channels, height, width]. Not compared with float32, from which int8 may well differ: that is
+    what training mends.
     """
     model = trainable.deployed()
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    expected = checked_logits(
-        nn.Sequential(Normalize(dataset), trainable.rounding).cpu().eval(),
-        torch.from_numpy(images),
-        len(dataset.classes),
-    ).numpy()
     logits = session.run(None, {"image": images})[0]
+    network = nn.Sequential(Normalize(dataset), trainable.rounding).to(trainable.device).eval()
+    pixels = torch.from_numpy(images).to(trainable.device)
+    expected = checked_logits(network, pixels, len(dataset.classes)).cpu().numpy()
     error = numpy.linalg.norm(logits - expected) / numpy.linalg.norm(expected)
     same = (logits.argmax(1) == expected.argmax(1)).mean()
     print(
