@@ -4,6 +4,9 @@ ONNX Runtime's static quantizer decides which tensors become int8. Rounding is p
 that the ONNX graph was exported from, so that what is trained is what is deployed, by the same operators as in mode
 `static`. Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
 Inference".
+
+Not exported from what torchao's convert_pt2e makes: its quantizer leaves additions in float32, so that the file of a
+ResNet-20 (32x32, 1 thread) took 1.04 ms an image where static takes 0.34 and float32 0.82, and was a quarter larger.
 """
 
 import copy
