@@ -51,11 +51,7 @@ def quantize_checkpoint(
 def _description(dataset: Dataset, provenance: Mapping, mode: str, calibration: numpy.ndarray | None) -> dict:
     return {
         "classes": dataset.classes,
-        "preprocessing": {
-            "input": f"uint8 [batch, {dataset.channels}, {dataset.image_size}, {dataset.image_size}], raw pixels",
-            "mean": dataset.mean,
-            "std": dataset.std,
-        },
+        "preprocessing": dataset.preprocessing(),
         "provenance": dict(provenance)
         | {"mode": mode, "onnxruntime": onnxruntime.__version__}
         | ({} if calibration is None else {"calibration_images": len(calibration)}),

@@ -369,8 +369,11 @@ def test_an_image_folder_with_a_fault_is_refused_before_any_job(study, train, te
 
 def test_default_counts_above_those_of_a_small_image_folder_say_what_to_do(study):
     image_folder(study / "pictures", {"cat": 20, "dog": 20}, {"cat": 12, "dog": 12})
-    with pytest.raises(UserError, match=r"quantization\.calibration_images: 512 .* 36 .*(lower|at most|set|remove)"):
-        configured(FOLDER.replace("quantization: {modes: [none]}", ""))
+    for modes in ("", "quantization: {modes: [qat]}"):
+        with pytest.raises(
+            UserError, match=r"quantization\.calibration_images: 512 .* 36 .*(lower|at most|set|remove)"
+        ):
+            configured(FOLDER.replace("quantization: {modes: [none]}", modes))
 
 
 def test_names_that_are_not_utf8_are_refused_or_read(study):

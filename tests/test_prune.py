@@ -10,7 +10,7 @@ from elagage.checkpoints import load_checkpoint, save_checkpoint
 from elagage.errors import UserError
 from elagage.files import sha256
 from elagage.models import build_network
-from elagage.pruning import magnitude_prune, prunable
+from elagage.pruning import hold_zeros, magnitude_prune, prunable
 from prune import prune
 
 torch.set_num_threads(1)  # on a busy machine two threads wait for each other a hundred times longer than they compute
@@ -212,6 +212,61 @@ def test_a_pruned_network_still_learns_all_its_weights(scope):
     assert set(names) == set(dict(Toy().named_parameters()))
     network.linear(torch.ones(1, 2)).sum().backward()
     assert names["linear.weight"].grad is not None
+
+
+class Tied(nn.Module):
+    """One weight in two layers, one of which is called twice, and a parameter that starts with zeros."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second, self.last = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+        self.second.weight = self.first.weight
+        self.shift = nn.Parameter(torch.zeros(2))
+
+    def forward(self, x):
+        return self.last(self.second(self.first(self.first(x)))) + self.shift
+
+
+def stepped(network: nn.Module, optimizer: torch.optim.Optimizer, steps: int = 20) -> None:
+    for step in range(steps):
+        optimizer.zero_grad()
+        (network(torch.randn(8, 4, generator=torch.Generator().manual_seed(step))) - 1).square().mean().backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])
+def test_zeros_are_held_bit_by_bit_through_every_step_and_nothing_else_is(kind):
+    start, free, network = Tied(), Tied(), Tied()
+    for each in (start, free, network):
+        magnitude_prune(each, "local", 0.5)
+    stepped(free, kind(free.parameters(), lr=0.01, weight_decay=0.1))
+    optimizer = kind(network.parameters(), lr=0.01, weight_decay=0.1)
+    hold_zeros(network, optimizer)
+    stepped(network, optimizer)
+    for name, before in start.named_parameters():
+        pruned = (before == 0) & name.endswith("weight")
+        moved, held = free.get_parameter(name) != before, network.get_parameter(name)
+        assert (pruned & moved).any() == pruned.any()
+        assert (held.detach().view(torch.int32)[pruned] == 0).all(), name  # no -0.0 either
+        assert (held != before)[moved & ~pruned].all(), name
+    assert network.second.weight is network.first.weight
+
+
+def test_weights_that_become_zero_later_are_not_held_and_the_handle_ends_it():
+    network = Tied()
+    magnitude_prune(network, "local", 0.5)
+    zeros = network.first.weight == 0
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
+    handle = hold_zeros(network, optimizer)
+    with torch.no_grad():
+        network.first.weight.zero_()
+    stepped(network, optimizer)
+    assert network.first.weight[~zeros].any()
+    assert not network.first.weight[zeros].any()
+    handle.remove()
+    stepped(network, optimizer)
+    assert network.first.weight[zeros].any()
 
 
 @pytest.mark.parametrize("scope", SCOPES)

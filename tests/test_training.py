@@ -341,6 +341,17 @@ def test_the_average_of_an_epoch_weighs_images_not_batches():
     assert history[0]["train_accuracy"] == pytest.approx((split.labels == 0).mean())
 
 
+def test_what_constrains_the_optimizer_holds_after_every_step():
+    def only_bias(network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        optimizer.register_step_post_hook(lambda *_: nn.init.zeros_(network[1].weight))
+
+    parts = separable(32), separable(8)
+    best, _ = fit(linear(), GREY, *parts, settings(), 0, CPU, fresh(), constrain=only_bias)
+    assert not best["1.weight"].any()
+    free, _ = fit(linear(), GREY, *parts, settings(), 0, CPU, fresh())
+    assert free["1.weight"].any()
+
+
 def test_training_leaves_the_images_as_they_are():
     split = separable(16)
     images, labels = split.images.copy(), split.labels.copy()

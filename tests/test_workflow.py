@@ -229,13 +229,16 @@ def edited(path: pathlib.Path, old: str = "", new: str = "# edited\n"):
 
 # What each rule's outputs lead to.
 NEXT = {
-    "prepare_data": "train train_import prune recover quantize_export quantize evaluate_accuracy evaluate_latency",
-    "train": "prune quantize evaluate_latency_eager plot",
-    "train_import": "prune quantize evaluate_latency_eager",
-    "prune": "recover quantize_pruned",
-    "recover": "quantize_pruned",
+    "prepare_data": "train train_import prune recover quantize_export quantize quantize_qat evaluate_accuracy "
+    "evaluate_latency",
+    "train": "prune quantize quantize_qat evaluate_latency_eager plot",
+    "train_import": "prune quantize quantize_qat evaluate_latency_eager",
+    "prune": "recover quantize_pruned quantize_qat_pruned",
+    "recover": "quantize_pruned quantize_qat_pruned",
     "quantize_pruned": "pack evaluate_accuracy evaluate_size evaluate_latency",
+    "quantize_qat_pruned": "pack evaluate_accuracy evaluate_size evaluate_latency",
     "quantize_export": "quantize",
+    "quantize_qat": "pack evaluate_accuracy evaluate_size evaluate_latency",
     "quantize": "pack evaluate_accuracy evaluate_size evaluate_latency evaluate_latency_eager",
     "pack": "evaluate_size",
     "evaluate_accuracy": "summarize",
@@ -244,8 +247,10 @@ NEXT = {
     "evaluate_latency_eager": "summarize",
     "summarize": "plot",
 }
-BUILDS = "train train_import prune recover quantize_export evaluate_latency_eager"
-RULES = [*(rule for rule in NEXT if rule != "quantize_pruned"), "plot"]
+BUILDS = "train train_import prune recover quantize_export quantize_qat evaluate_latency_eager"
+# Not in the tiny study: its trainings would take a minute.
+ABSENT = {"quantize_qat", "quantize_qat_pruned"}
+RULES = [*(rule for rule in NEXT if rule not in ABSENT and not rule.endswith("_pruned")), "plot"]
 ALL = " ".join(RULES)
 # The rules whose scripts use each module.
 USED_BY = {
@@ -257,35 +262,36 @@ USED_BY = {
     "downloads": "prepare_data",
     "entropy": "pack evaluate_size",
     "errors": ALL,
-    "export": "quantize_export",
+    "export": "quantize_export quantize_qat",
     "files": ALL,
     "image_folder": "prepare_data",
     "job": ALL,
     "measure": "evaluate_accuracy evaluate_latency evaluate_latency_eager",
     "models": BUILDS,
     "narrowing": BUILDS,
-    "onnx_contents": "quantize evaluate_size",
-    "onnx_graph": "quantize quantize_export",
-    "onnx_strip": "quantize",
+    "onnx_contents": "quantize quantize_qat evaluate_size",
+    "onnx_graph": "quantize quantize_qat quantize_export",
+    "onnx_strip": "quantize quantize_qat",
     "onnx_tensors": "pack evaluate_size",
     "packed": "pack evaluate_size",
     "plots": "plot",
-    "progress": "prepare_data train recover",
-    "pruning": "prune recover",
-    "quantization": "quantize",
+    "progress": "prepare_data train recover quantize_qat",
+    "pruning": "prune recover quantize_qat",
+    "qat": "quantize_qat",
+    "quantization": "quantize quantize_qat",
     "recovery": "recover",
     "statistics": "summarize",
-    "training": "train recover",
-    "training_state": "train recover",
+    "training": "train recover quantize_qat",
+    "training_state": "train recover quantize_qat",
 }
 
 
 def with_what_follows(rules: str) -> set[str]:
     """Return the rules and all that use their outputs, directly or not."""
-    found, waiting = set(), set(rules.split())
+    found, waiting = set(), set(rules.split()) - ABSENT
     while waiting:
         found |= waiting
-        waiting = {name for rule in waiting for name in NEXT.get(rule, "").split()} - found
+        waiting = {name for rule in waiting for name in NEXT.get(rule, "").split()} - found - ABSENT
     return {rule.removesuffix("_pruned") for rule in found}
 
 
@@ -324,6 +330,13 @@ def test_an_edited_script_reruns_its_rule(study, rule):
 def test_a_changed_parameter_reruns_its_stage(study, old, new, first):
     with edited(study / "config/config.yaml", old, new):
         assert set(planned(study, "all")) == with_what_follows(first)
+
+
+def test_mode_qat_trains_each_checkpoint_once_and_leaves_the_other_modes(study):
+    with edited(study / "config/config.yaml", "static]", "static, qat]"):
+        jobs = planned(study, "all")
+    assert jobs["quantize_qat"] == jobs["evaluate_accuracy"] == 6
+    assert not {"train", "train_import", "prune", "quantize_export", "quantize"} & set(jobs)
 
 
 def test_an_edited_model_file_reruns_what_builds_that_model(study):

@@ -192,7 +192,8 @@ def _check_counts(config: Mapping) -> None:
         len(image_files(dataset["path"], split)) for split in ("train", "test")
     ]
     train -= math.ceil(train * dataset["validation_fraction"])
-    calibration = config["quantization"]["calibration_images"] if "static" in config["quantization"]["modes"] else 0
+    calibrated = {"static", "qat"} & set(config["quantization"]["modes"])
+    calibration = config["quantization"]["calibration_images"] if calibrated else 0
     batchnorm = config["retraining"]["batchnorm_images"] if "batchnorm" in config["pruning"]["recovery"] else 0
     for key, asked, there, what in (
         ("quantization.calibration_images", calibration, train, "training images without those for validation"),

@@ -42,6 +42,14 @@ class Dataset:
         with reading(path):
             return cls(**read_json(path))
 
+    def preprocessing(self) -> dict:
+        """Return what an ONNX file tells its user of the images that it takes."""
+        return {
+            "input": f"uint8 [batch, {self.channels}, {self.image_size}, {self.image_size}], raw pixels",
+            "mean": self.mean,
+            "std": self.std,
+        }
+
 
 @dataclasses.dataclass(frozen=True)
 class Split:

@@ -29,6 +29,17 @@ class _Deployed(nn.Module):
 def export_graph(network: nn.Module, dataset: Dataset) -> onnx_ir.Model:
     """Return the network as an ONNX graph: `image`, uint8 [batch, channels, size, size] -> `logits`, float32.
 
+    Raises UserError as export_program does.
+    """
+    return export_program(network, dataset)[0]
+
+
+def export_program(network: nn.Module, dataset: Dataset) -> tuple[onnx_ir.Model, torch.export.ExportedProgram]:
+    """Return the network as export_graph does, and the PyTorch program that the graph was translated from.
+
+    A value of the graph has the name of the program's node that computes it, but for `logits`, the program's output,
+    and tensors of the state dict.
+
     It is exported without optimization, so that every tensor of the state dict that the forward pass uses is an
     initializer of the same name: variants of one network differ in these alone, and exporting takes 3 to 8 s.
     Raises UserError if the network cannot be traced or does not return float32 [batch, classes].
@@ -58,7 +69,7 @@ def export_graph(network: nn.Module, dataset: Dataset) -> onnx_ir.Model:
     weights = [name for name in network.state_dict() if name in graph.graph.initializers]
     graph.metadata_props[WEIGHTS] = json.dumps(weights)
     _check_agreement(graph, deployed, images, len(dataset.classes))
-    return graph
+    return graph, program.exported_program
 
 
 def _check_agreement(graph: onnx_ir.Model, deployed: nn.Module, images: torch.Tensor, classes: int) -> None:

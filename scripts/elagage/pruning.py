@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 from torch.nn.utils import prune
+from torch.utils.hooks import RemovableHandle
 
 from elagage.errors import UserError
 
@@ -59,17 +60,23 @@ def magnitude_prune(network: nn.Module, scope: str, rate: float) -> tuple[int, i
     return count_weights(network)
 
 
-def hold_zeros(network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Set the weights that are zero now to zero again after every step of the optimizer.
+def hold_zeros(network: nn.Module, optimizer: torch.optim.Optimizer) -> RemovableHandle:
+    """Set what is zero now in the weights of convolutions and linear layers to zero again after each optimizer step.
 
-    The other weights learn as if the zeros were masked in the forward pass: no step reads a weight that it set.
+    To be called with the pruned weights in place, before a saved state is loaded: weights that reach 0.0 by themselves
+    in training should not be held. A weight that several modules or calls share is one tensor, and held once. Returns
+    a handle whose `remove()` ends it.
     """
-    weights = [getattr(module, name) for module, name in prunable(network)]
-    masks = [(weight, weight == 0) for weight in weights]
+    weights = [parameters["weight"] for parameters in _parameters_of_layers(network) if "weight" in parameters]
+    zeros = [(weight, weight.detach() == 0) for weight in dict.fromkeys(weights)]
 
     @torch.no_grad()
-    def restore(*_) -> None:
-        for weight, zero in masks:
-            weight.masked_fill_(zero, 0.0)
+    def hold(*_) -> None:
+        for weight, zero in zeros:
+            weight.masked_fill_(zero, 0.0)  # a product with the mask would leave -0.0, which does not compress
 
-    optimizer.register_step_post_hook(restore)
+    return optimizer.register_step_post_hook(hold)
+
+
+def _parameters_of_layers(network: nn.Module) -> list[dict[str, nn.Parameter]]:
+    return [dict(m.named_parameters(recurse=False)) for m in network.modules() if isinstance(m, LAYERS)]

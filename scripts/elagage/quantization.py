@@ -4,7 +4,7 @@ import functools
 import logging
 import pathlib
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy
 import onnx
@@ -35,7 +35,7 @@ class _Calibration(CalibrationDataReader):
         return None if batch is None else {"image": batch}
 
 
-def _dynamic(operators: list[str], source: pathlib.Path, target: pathlib.Path, images: None) -> None:
+def _dynamic(operators: list[str], source: pathlib.Path, target: pathlib.Path, images: None, ranges: Mapping) -> None:
     quantization.quantize_dynamic(
         source,
         target,
@@ -46,7 +46,7 @@ def _dynamic(operators: list[str], source: pathlib.Path, target: pathlib.Path, i
     )
 
 
-def _static(source: pathlib.Path, target: pathlib.Path, images: numpy.ndarray) -> None:
+def _static(source: pathlib.Path, target: pathlib.Path, images: numpy.ndarray, ranges: Mapping) -> None:
     preprocess = [node.name for node in onnx.load(source).graph.node if node.name.startswith(PREPROCESS)]
     quantization.quantize_static(
         source,
@@ -58,6 +58,7 @@ def _static(source: pathlib.Path, target: pathlib.Path, images: numpy.ndarray) -
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
         nodes_to_exclude=preprocess,
+        extra_options={"TensorQuantOverrides": {name: [parameters] for name, parameters in ranges.items()}},
     )
 
 
@@ -66,16 +67,20 @@ MODES: dict[str, Callable] = {
     "dynamic": functools.partial(_dynamic, ["MatMul", "Gemm"]),
     "dynamic_conv": functools.partial(_dynamic, ["MatMul", "Gemm", "Conv"]),
     "static": _static,
+    "qat": _static,
 }
 
 
-def quantize(model: onnx.ModelProto, mode: str, images: numpy.ndarray | None = None) -> onnx.ModelProto:
+def quantize(
+    model: onnx.ModelProto, mode: str, images: numpy.ndarray | None = None, ranges: Mapping[str, Mapping] | None = None
+) -> onnx.ModelProto:
     """Return the float32 model with int8 weights and, by the mode, activations.
 
     `dynamic` quantizes linear layers, `dynamic_conv` convolutions too, both with activation ranges found anew for each
     input; `static` all that ONNX Runtime can, per channel, as QDQ, with ranges calibrated on `images`, uint8
-    [n, channels, height, width]. Raises UserError if nothing became int8; `dynamic` alone may do so, because the
-    share of linear weights, which may be none, is its answer.
+    [n, channels, height, width]; `qat` the same, with ranges that were trained (tensor -> scale, float32, and
+    zero_point, uint8) for all tensors that `ranges` names. Raises UserError if nothing became int8; `dynamic` alone may
+    do so, because the share of linear weights, which may be none, is its answer.
     https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html
     """
     logging.getLogger().setLevel(logging.ERROR)  # ONNX Runtime advises pre-processing, which fusing has done
@@ -83,7 +88,7 @@ def quantize(model: onnx.ModelProto, mode: str, images: numpy.ndarray | None = N
         source, target = pathlib.Path(folder, "float.onnx"), pathlib.Path(folder, "int8.onnx")
         try:
             onnx.save(model, source)
-            MODES[mode](source, target, images)
+            MODES[mode](source, target, images, ranges or {})
         except OSError as error:
             raise UserError(
                 f"{folder}: cannot be written ({error.strerror or error}); make room, or set TMPDIR"

@@ -165,10 +165,6 @@ def warmup_and_cosine(settings: TrainingSettings) -> Schedule:
     return Schedule(settings.epochs, learning_rate)
 
 
-def no_constraint(network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Let the optimizer change every parameter of the network."""
-
-
 def fit(
     network: nn.Module,
     dataset: Dataset,
@@ -180,7 +176,7 @@ def fit(
     device: torch.device,
     state: TrainingState,
     advance: Callable[[int], None] = lambda images: None,
-    constrain: Callable[[nn.Module, torch.optim.Optimizer], None] = no_constraint,
+    constrain: Callable[[nn.Module, torch.optim.Optimizer], object] = lambda network, optimizer: None,
 ) -> tuple[dict[str, torch.Tensor], list[dict]]:
     """Train the network; return the state dict of its best epoch by validation accuracy, and the history.
 
@@ -188,7 +184,7 @@ def fit(
     learning_rate (at its start), train_loss, train_accuracy, validation_loss, validation_accuracy, best.
 
     settings give batches, momentum, weight decay and flips; schedule the epochs and learning rates. `constrain` is
-    called once, with the untrained network, and may attach hooks to the optimizer (pruning.hold_zeros).
+    called once, before a saved state is loaded, for hooks such as pruning.hold_zeros.
 
     `state` is saved after each epoch. A training that finds it goes on from there and, on the same kind of machine,
     ends with the same bytes as one that was never interrupted, if the network keeps all that it learns in its state

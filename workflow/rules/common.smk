@@ -154,6 +154,19 @@ def graph(wildcards) -> str:
     return f"{folder}/seed{wildcards.seed}/channel/{rate}/{pruned}.graph.onnx"
 
 
+def recovered_before(wildcards) -> str:
+    """Return what iterative made of the rate before, or the dense checkpoint if there is none."""
+    before = max([rate for rate in RATES if rate < float(wildcards.rate)], default=0)
+    path = f"results/models/{{model}}/seed{{seed}}/{checkpoint(wildcards.scope, before, 'iterative')}.safetensors"
+    return path.format(**wildcards)
+
+
+def to_recover(wildcards) -> str:
+    """Return the pruned checkpoint that a recovery starts from."""
+    pruned = "iterative_pruned" if wildcards.recovery == "iterative" else "none"
+    return f"results/models/{{model}}/seed{{seed}}/{{scope}}/{{rate}}/{pruned}.safetensors".format(**wildcards)
+
+
 def variants() -> list[dict]:
     """Return one row a variant, as in the summary, with the paths of its measurements."""
     rows = []

@@ -3,13 +3,6 @@
 PRUNED = "results/models/{model}/seed{seed}/{scope}/{rate}"
 
 
-def recovered_before(wildcards) -> str:
-    """Return what iterative made of the rate before, or the dense checkpoint if there is none."""
-    before = max([rate for rate in RATES if rate < float(wildcards.rate)], default=0)
-    path = f"results/models/{{model}}/seed{{seed}}/{checkpoint(wildcards.scope, before, 'iterative')}.safetensors"
-    return path.format(**wildcards)
-
-
 rule prune:
     input:
         dataset=DATASET,

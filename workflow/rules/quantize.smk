@@ -1,10 +1,10 @@
 """{checkpoint}.safetensors -> {checkpoint}-{mode}.onnx, with the graph that all checkpoints of the same shapes share.
 
-A job makes all modes of a checkpoint: starting a job takes longer than most of them.
+A job makes all modes of a checkpoint but qat, which trains: starting a job takes longer than most of them.
 """
 
 # Every variant is timed against the dense float32 model, whether or not the study asks for mode none.
-ONNX_MODES = list(dict.fromkeys(["none", *MODES]))
+ONNX_MODES = [mode for mode in dict.fromkeys(["none", *MODES]) if mode != "qat"]
 
 
 rule quantize_export:
@@ -57,3 +57,37 @@ rule quantize:
         "Quantize {wildcards.model}, seed {wildcards.seed}, {wildcards.checkpoint}"
     script:
         "../../scripts/quantize.py"
+
+
+rule quantize_qat:
+    input:
+        **split_arrays("train"),
+        **split_arrays("validation"),
+        dataset=DATASET,
+        checkpoint="results/models/{model}/seed{seed}/{checkpoint}.safetensors",
+        user_model=user_model,
+    output:
+        onnx="results/models/{model}/seed{seed}/{checkpoint}-qat.onnx",
+    log:
+        "results/logs/quantize_qat/{model}/seed{seed}/{checkpoint}.log",
+    benchmark:
+        "results/benchmarks/quantize_qat/{model}/seed{seed}/{checkpoint}.tsv"
+    conda:
+        "../../envs/quantize_qat.yaml"
+    threads: 8
+    resources:
+        mem_mb=growing(8000),
+        runtime=growing(720),
+    params:
+        architecture=lambda wildcards: MODELS[wildcards.model]["architecture"],
+        training=config["training"],
+        epochs=config["quantization"]["qat_epochs"],
+        learning_rate=config["quantization"]["qat_learning_rate"] or config["training"]["learning_rate"] / 100,
+        calibration_images=config["quantization"]["calibration_images"],
+        # Not an output, because Snakemake deletes those of a killed job.
+        state="results/models/{model}/seed{seed}/{checkpoint}-qat.training_state.pt",
+        code=code("quantize_qat"),
+    message:
+        "Train {wildcards.model}, seed {wildcards.seed}, {wildcards.checkpoint} for int8"
+    script:
+        "../../scripts/quantize_qat.py"

@@ -12,12 +12,6 @@ RETRAINING = {
 }
 
 
-def to_recover(wildcards) -> str:
-    """Return the pruned checkpoint that a recovery starts from."""
-    pruned = "iterative_pruned" if wildcards.recovery == "iterative" else "none"
-    return f"results/models/{{model}}/seed{{seed}}/{{scope}}/{{rate}}/{pruned}.safetensors".format(**wildcards)
-
-
 rule recover:
     input:
         **split_arrays("train"),

@@ -1,0 +1,144 @@
+"""What quantization-aware training gains over static quantization: accuracy on digits, and time per image.
+
+PYTHONPATH=scripts python benchmarks/qat.py FOLDER; takes about ten minutes on one core. The table, in Markdown, and the
+times are printed to standard error, the trainings to standard output.
+"""
+
+import dataclasses
+import os
+import pathlib
+import sys
+
+import numpy
+import onnx
+import onnx_ir
+import torch
+
+from elagage.checkpoints import load_network, save_checkpoint
+from elagage.data import SPLITS, Dataset, Split
+from elagage.export import export_graph
+from elagage.measure import predictions, session, time_in_turns
+from elagage.models import build_network
+from elagage.onnx_graph import with_weights
+from elagage.pruning import magnitude_prune
+from elagage.qat import prepare
+from elagage.quantization import quantize
+from elagage.training import TrainingSettings, fit
+from elagage.training_state import TrainingState
+from prepare_data import prepare_data
+from quantize_qat import quantize_qat
+
+SETTINGS = TrainingSettings(
+    epochs=30, batch_size=64, learning_rate=0.1, momentum=0.9, weight_decay=0.0005, warmup_epochs=1, flip=None
+)
+QAT = dataclasses.replace(SETTINGS, epochs=5, learning_rate=0.001, warmup_epochs=0)
+CALIBRATION = 512  # images
+# A block that is called three times, with one batch norm for all calls, `x + y`, and a layer without batch norm.
+REUSED = """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, num_classes, in_channels):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(in_channels, 16, 3, 2, padding=1), nn.ReLU())
+        self.block = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU())
+        self.out = nn.Conv2d(16, 32, 3, 2, padding=1)
+        self.linear = nn.Linear(32, num_classes)
+
+    def forward(self, x):
+        x = start = self.stem(x)
+        for _ in range(3):
+            x = self.block(x)
+        return self.linear((self.out(x + start)).relu().mean((2, 3)))
+"""
+NETWORKS = {"resnet8": 0.0, "resnet8 pruned": 0.8, "resnet20": 0.0, "reused.py:Net": 0.0, "reused.py:Net pruned": 0.5}
+
+
+def accuracy(model: onnx.ModelProto, path: pathlib.Path, test: Split) -> float:
+    onnx.save(model, path)
+    return float((predictions(session(path, 1), test) == test.labels).mean())
+
+
+def float32_of(network: torch.nn.Module, dataset: Dataset) -> onnx.ModelProto:
+    tensors = {name: tensor.detach().numpy() for name, tensor in network.state_dict().items()}
+    return with_weights(export_graph(network, dataset), tensors)
+
+
+def variants(folder: pathlib.Path, name: str, seed: int, parts: dict[str, Split]) -> tuple[float, float, float]:
+    """Return the test accuracies of float32, static and qat of one training."""
+    dataset, architecture = Dataset.read(folder / "dataset.json"), name.split()[0]
+    network = build_network(architecture, len(dataset.classes), dataset.channels, seed)
+    dense = folder / f"{architecture.partition('.')[0]}-{seed}.safetensors"
+    if not dense.exists():
+        state = TrainingState(folder / "training_state.pt", {"network": architecture, "seed": seed})
+        cpu = torch.device("cpu")
+        best, _ = fit(network, dataset, parts["train"], parts["validation"], SETTINGS, seed, cpu, state)
+        save_checkpoint(dense, best, {})
+    network, _ = load_network(dense, architecture, dataset)
+    if NETWORKS[name]:
+        magnitude_prune(network, "global", NETWORKS[name])
+    source = folder / "source.safetensors"
+    save_checkpoint(source, network.state_dict(), {})
+    float32 = float32_of(network, dataset)
+    static = quantize(float32, "static", parts["train"].images[:CALIBRATION])
+    output = folder / f"{name}-{seed}-qat.onnx"
+    quantize_qat(
+        folder / "dataset.json",
+        parts["train"],
+        parts["validation"],
+        source,
+        architecture,
+        seed,
+        QAT,
+        CALIBRATION,
+        1,
+        TrainingState(folder / "qat_state.pt", {"network": name, "seed": seed}),
+        output,
+    )
+    models = {"float32": float32, "static": static, "qat": onnx.load(output)}
+    return tuple(accuracy(model, folder / f"{kind}.onnx", parts["test"]) for kind, model in models.items())
+
+
+def accuracies(folder: pathlib.Path, seeds: range) -> None:
+    names = [f"{split}_{kind}" for split in SPLITS for kind in ("images", "labels")]
+    outputs = {name: str(folder / f"{name}.npy") for name in names} | {"dataset": str(folder / "dataset.json")}
+    prepare_data("digits", "", 16, 0.1, outputs)
+    parts = {split: Split.read(outputs[f"{split}_images"], outputs[f"{split}_labels"]) for split in SPLITS}
+    (folder / "reused.py").write_text(REUSED)
+    rows = []
+    for name in NETWORKS:
+        each = numpy.array([variants(folder, name, seed, parts) for seed in seeds])
+        for seed, row in [*enumerate(each), ("mean", each.mean(0))]:
+            rows.append(f"| {name} | {seed} | " + " | ".join(f"{100 * value:.2f}" for value in row) + " |")
+    print("\n| network | seed | float32 | static | qat |\n|---|---|---|---|---|", *rows, sep="\n", file=sys.stderr)
+
+
+def times(folder: pathlib.Path) -> None:
+    """Print the median milliseconds per image of a ResNet-20 at 32x32, batch 1, one thread, in three rounds."""
+    dataset = Dataset("toy", list("0123456789"), 3, 32, [0.5] * 3, [0.25] * 3, True, {}, {})
+    images = numpy.random.default_rng(0).integers(0, 256, (1000, 3, 32, 32), dtype=numpy.uint8)
+    network = build_network("resnet20", 10, 3).eval()
+    trainable = prepare(network, dataset, images[:128], torch.device("cpu"))
+    float32 = with_weights(onnx_ir.from_proto(trainable.graph), {k: v.numpy() for k, v in network.state_dict().items()})
+    models = {"float32": float32, "static": quantize(float32, "static", images[:128])}
+    with torch.no_grad():
+        for part in trainable.rounding.ranges.values():
+            part.high *= 1.01  # other ranges than those of static, as after training
+    models["qat"] = trainable.deployed()
+    sessions = {}
+    for name, model in models.items():
+        onnx.save(model, folder / "timed.onnx")
+        sessions[name] = session(folder / "timed.onnx", 1)
+    calls = {name: lambda image, run=run: run.run(None, {"image": image}) for name, run in sessions.items()}
+    for _ in range(3):
+        medians = {name: numpy.median(part) / 1e6 for name, part in time_in_turns(calls, images).items()}
+        print(" ".join(f"{name}={value:.3f} ms" for name, value in medians.items()), file=sys.stderr)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    work = pathlib.Path(sys.argv[1]).resolve()
+    work.mkdir(parents=True, exist_ok=True)
+    os.chdir(work)
+    times(work)
+    accuracies(work, range(3))
