@@ -136,7 +136,8 @@ def test_all_promised_figures_are_drawn(study):
         for scope in ("local", "global")
         for metric in ("accuracy", "model_size", "inference_time")
     }
-    assert figures == promised | {"local_global_accuracy", "quantization_comparison", "training_history", "pareto"}
+    promised |= {"scopes_accuracy", "quantization_comparison", "training_history", "pareto", "sensitivity"}
+    assert figures == promised
 
 
 def test_an_onnx_file_stands_on_its_own(study):
@@ -226,9 +227,10 @@ def edited(path: pathlib.Path, old: str = "", new: str = "# edited\n"):
 
 # What each rule's outputs lead to.
 NEXT = {
-    "prepare_data": "train train_import prune quantize_export quantize evaluate_accuracy evaluate_latency",
-    "train": "prune quantize evaluate_latency_eager plot",
-    "train_import": "prune quantize evaluate_latency_eager",
+    "prepare_data": "train train_import sensitivity prune quantize_export quantize evaluate_accuracy evaluate_latency",
+    "train": "sensitivity prune quantize evaluate_latency_eager plot",
+    "train_import": "sensitivity prune quantize evaluate_latency_eager",
+    "sensitivity": "plot",
     "prune": "quantize_pruned",
     "quantize_pruned": "evaluate_accuracy evaluate_size evaluate_latency",
     "quantize_export": "quantize",
@@ -239,18 +241,25 @@ NEXT = {
     "evaluate_latency_eager": "summarize",
     "summarize": "plot",
 }
-BUILDS = "train train_import prune quantize_export evaluate_latency_eager"
+BUILDS = "train train_import sensitivity prune quantize_export evaluate_latency_eager"
 RULES = [*(rule for rule in NEXT if rule != "quantize_pruned"), "plot"]
 ALL = " ".join(RULES)
 # The rules whose scripts use each module.
 USED_BY = {
     "__init__": "",
-    "checkpoints": "train train_import prune evaluate_latency_eager",
+    "checkpoints": "train train_import sensitivity prune evaluate_latency_eager",
     "configuration": "",
     "data": f"prepare_data {BUILDS} quantize evaluate_accuracy evaluate_latency",
     "downloads": "prepare_data",
+    "drawing": "plot",
     "errors": ALL,
     "export": "quantize_export",
+    "figures": "plot",
+    "figures_pareto": "plot",
+    "figures_pruning": "plot",
+    "figures_quantization": "plot",
+    "figures_sensitivity": "plot",
+    "figures_training": "plot",
     "files": ALL,
     "image_folder": "prepare_data",
     "job": ALL,
@@ -258,13 +267,13 @@ USED_BY = {
     "models": BUILDS,
     "onnx_contents": "quantize evaluate_size",
     "onnx_graph": "quantize quantize_export",
-    "plots": "plot",
-    "progress": "prepare_data train",
-    "pruning": "prune",
+    "progress": "prepare_data train sensitivity",
+    "pruning": "sensitivity prune",
     "quantization": "quantize",
     "statistics": "summarize",
-    "training": "train",
-    "training_state": "train",
+    "study": "plot",
+    "training": "train sensitivity",
+    "training_state": "train sensitivity",
 }
 
 
@@ -305,6 +314,7 @@ def test_an_edited_script_reruns_its_rule(study, rule):
         ("latency_images: 40", "latency_images: 41", "evaluate_latency evaluate_latency_eager"),
         ("latency_images: 40", "latency_images: 40, threads: 2", "evaluate_latency evaluate_latency_eager"),
         ("rates: [0.0, 0.5]", "rates: [0.0]", "summarize"),
+        ("evaluation:", "sensitivity: {images: 20}\nevaluation:", "sensitivity"),
     ],
 )
 def test_a_changed_parameter_reruns_its_stage(study, old, new, first):
@@ -317,6 +327,7 @@ def test_an_edited_model_file_reruns_what_builds_that_model(study):
         jobs = planned(study, "all")
     assert jobs["train_import"] == jobs["quantize_export"] == jobs["evaluate_latency_eager"] == 1
     assert jobs["prune"] == 2
+    assert jobs["sensitivity"] == 1
     assert "train" not in jobs
 
 
@@ -379,6 +390,7 @@ def test_one_more_rate_runs_that_rate_alone(study):
         jobs = planned(study, "all")
         output = snakemake(study, "--dry-run", "all")
     assert jobs == {
+        "sensitivity": 2,
         "prune": 4,
         "quantize": 4,
         "evaluate_accuracy": 4,
@@ -411,6 +423,7 @@ def test_every_profile_plans_the_default_study(profile, tmp_path):
     assert jobs["prune"] == 18
     assert jobs["quantize"] == 19
     assert jobs["evaluate_latency"] == 19
+    assert jobs["sensitivity"] == 1
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
