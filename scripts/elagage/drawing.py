@@ -74,14 +74,12 @@ def panels(count: int, columns: int = 3, heights: tuple[float, ...] = (3.2,)) ->
 
 
 def label(axis: Axes, x: str, y: str, *titles: str) -> None:
-    """Label an axis, its y only where no panel to the left has the same, and write titles above it, in a row if short.
-
-    A panel is wide enough for 26 letters.
-    """
-    title = ", ".join(titles)
-    if len(title) > 26:
-        title = "\n".join(textwrap.fill(part, 26) for part in titles)
-    axis.set(xlabel=x, ylabel=y if axis.get_subplotspec().is_first_col() else "", title=title)
+    """Label an axis, its y where no panel to the left has the same, and write titles above it, in a row if they fit."""
+    place, title = axis.get_subplotspec(), ", ".join(titles)
+    letters = int(8.7 * min(axis.figure.get_figwidth() / place.get_gridspec().ncols, 3.7))  # 8.7 to an inch
+    if len(title) > letters:
+        title = "\n".join(textwrap.fill(part, letters) for part in titles)
+    axis.set(xlabel=x, ylabel=y if place.is_first_col() else "", title=title)
     axis.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
 
 

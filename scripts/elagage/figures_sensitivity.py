@@ -41,7 +41,7 @@ def explanation(lost: pandas.DataFrame, taken: pandas.DataFrame) -> str:
     global pruning takes more of a layer than was measured are not compared.
     """
     sentences = []
-    order = lost.mean(axis=1).rank().corr(taken.mean(axis=1).rank())
+    order = round(lost.mean(axis=1).rank().corr(taken.mean(axis=1).rank()), 2)
     if not math.isnan(order):
         sign = "spares" if order < 0 else "takes most from"
         words = f"global pruning {sign} the layers that lose most" if abs(order) >= CLEAR else "no clear order"
