@@ -429,6 +429,10 @@ def test_sensitivity_grows_with_the_layers_and_writes_each_number_while_there_is
     assert len(loss.texts) == len(share.texts) == 60 * 2
     assert [text.get_text() for text in loss.get_yticklabels()][:2] == ["stage0.0.conv", "stage0.1.conv"]
     assert loss.texts[1].get_text() == "58" and share.texts[-1].get_text() == "90"
+    table = study().sensitivity
+    named = study()._replace(sensitivity=table.assign(layer="encoder." * 6 + table["layer"]))
+    labels = [text.get_text() for text in FIGURES["sensitivity"](named).axes[0].get_yticklabels()]
+    assert labels[-1].endswith("encoder.stage2.1.conv") and max(map(len, labels)) == 40
     crowded = FIGURES["sensitivity"](study(rates=tuple(rate / 25 for rate in range(25)))).axes[0]
     assert not crowded.texts and len(crowded.get_xticks()) == 12
 

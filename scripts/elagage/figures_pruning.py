@@ -22,11 +22,8 @@ def against_rate(study: Study, stack: tuple[dict[str, Metric], ...], lines: str,
     several, their keys name them in the legend.
     """
     summary = study.summary
-    models, parts, styles = (
-        summary["model"].unique(),
-        ordered(split, summary[split]),
-        line_styles(lines, summary[lines]),
-    )
+    models, parts = summary["model"].unique(), ordered(split, summary[split])
+    styles = line_styles(lines, summary[lines])
     rates = 100 * numpy.unique(summary["rate"])
     gap = min([10, *numpy.diff(rates)])  # points shifted by more would read as other rates
     margin = 0.04 * (rates[-1] - rates[0]) + 0.2 * gap

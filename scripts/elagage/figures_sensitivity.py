@@ -14,6 +14,7 @@ from elagage.study import Study
 
 ROW = 0.19  # inches of a layer: room for text of 7 points
 WRITTEN = 12  # rates up to which a cell has room for its number
+LETTERS = 40  # of a layer's name; its end says more than its beginning
 CLEAR = 0.3  # rank correlation from which on the words claim an order
 
 
@@ -62,7 +63,8 @@ def heat(axis: Axes, table: pandas.DataFrame, top: float, colors: str, title: st
     axis.figure.colorbar(picture, ax=axis, aspect=40, pad=0.01).ax.tick_params(labelsize=7)
     step = math.ceil(table.shape[1] / WRITTEN)
     axis.set_xticks(range(0, table.shape[1], step), [f"{100 * rate:g}" for rate in table.columns[::step]], fontsize=8)
-    names = [textwrap.shorten(name.removesuffix(".weight"), 60) for name in table.index]
+    names = [name.removesuffix(".weight") for name in table.index]
+    names = [name if len(name) <= LETTERS else f"…{name[1 - LETTERS :]}" for name in names]
     axis.set_yticks(range(len(names)), names, fontsize=7)
     axis.set(xlabel="pruning rate (%)")
     axis.set_title(title, fontsize=9)
@@ -93,6 +95,7 @@ def sensitivity(study: Study) -> Figure:
         heat(one, lost, top, "magma_r", "accuracy lost when this layer alone is pruned\n(percentage points)")
         heat(other, taken, 100, "cividis_r", "what global pruning at that rate takes of it\n(% of its weights)")
         seeds = study.sensitivity.loc[study.sensitivity["model"] == model, "seed"].nunique()
-        row.suptitle(f"{textwrap.shorten(model, 80)}{f', mean of {seeds} seeds' if seeds > 1 else ''}", fontsize=10.5)
+        title = f"{model}, mean of {seeds} seeds" if seeds > 1 else model
+        row.suptitle(textwrap.fill(title, int(8.7 * width)), fontsize=10.5)
         row.supxlabel(textwrap.fill(explanation(lost, taken), int(14 * width)), fontsize=8.5)
     return figure
