@@ -8,7 +8,7 @@ CHECKPOINTS = ["dense", *expand("{scope}/{rate}/none", scope=SCOPES, rate=RATES)
 STEM = "results/models/resnet8/seed{seed}/{checkpoint}"
 ARRAYS = expand("results/data/{split}_{kind}.npy", split=["train", "validation", "test"], kind=["images", "labels"])
 FIGURES = [f"{scope}_pruning_{metric}" for scope in SCOPES for metric in ("accuracy", "model_size", "inference_time")]
-FIGURES += ["quantization_comparison", "pareto", "local_global_accuracy", "training_history"]
+FIGURES += ["quantization_comparison", "pareto", "scopes_accuracy", "training_history", "sensitivity"]
 
 
 wildcard_constraints:
@@ -40,6 +40,17 @@ rule train:
     output:
         "results/models/resnet8/seed{seed}/dense.safetensors",
         "results/models/resnet8/seed{seed}/history.csv",
+    shell:
+        "touch {output}"
+
+
+rule sensitivity:
+    input:
+        "results/data/dataset.json",
+        *ARRAYS[2:4],
+        "results/models/resnet8/seed{seed}/dense.safetensors",
+    output:
+        "results/models/resnet8/seed{seed}/sensitivity.csv",
     shell:
         "touch {output}"
 
@@ -149,6 +160,7 @@ rule plot:
     input:
         "results/summary.csv",
         expand("results/models/resnet8/seed{seed}/history.csv", seed=SEEDS),
+        expand("results/models/resnet8/seed{seed}/sensitivity.csv", seed=SEEDS),
     output:
         expand("results/plots/{figure}.png", figure=FIGURES),
     shell:

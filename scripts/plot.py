@@ -1,4 +1,4 @@
-"""Draw the figures of a study from its summary and its training histories."""
+"""Draw the figures of a study from its summary, its training histories and the sensitivity of its layers."""
 
 import io
 import os
@@ -9,9 +9,10 @@ import matplotlib.style
 import pandas
 
 from elagage.errors import UserError
+from elagage.figures import FIGURES
 from elagage.files import reading, whole_file
 from elagage.job import job
-from elagage.plots import FIGURES, Study
+from elagage.study import Study
 
 TEXT = ("model", "scope", "recovery", "mode")
 LOOK = {  # of every file, on top of matplotlib's defaults
@@ -26,19 +27,28 @@ LOOK = {  # of every file, on top of matplotlib's defaults
 }
 
 
-def read_study(summary: str | os.PathLike, histories: Iterable[str | os.PathLike]) -> Study:
-    """Read summary.csv and any number of <model>/seed<seed>/history.csv.
+def read_tables(paths: Iterable[str | os.PathLike]) -> pandas.DataFrame:
+    """Read any number of <model>/seed<seed>/*.csv as one table, with their model and seed; without any it is empty."""
+    tables = []
+    for path in map(pathlib.Path, paths):
+        with reading(path):
+            name, seed = path.parent.parent.name, int(path.parent.name.removeprefix("seed"))
+            tables.append(pandas.read_csv(path).assign(model=name, seed=seed))
+    return pandas.concat(tables, ignore_index=True) if tables else pandas.DataFrame()
+
+
+def read_study(
+    summary: str | os.PathLike,
+    histories: Iterable[str | os.PathLike],
+    sensitivities: Iterable[str | os.PathLike],
+) -> Study:
+    """Read summary.csv, and of each model and seed history.csv and sensitivity.csv.
 
     Names are read as text, or pandas would take a model called `NA` or `007` for a missing value or a number.
     """
-    trainings = []
-    for path in map(pathlib.Path, histories):
-        with reading(path):
-            name, seed = path.parent.parent.name, int(path.parent.name.removeprefix("seed"))
-            trainings.append(pandas.read_csv(path).assign(model=name, seed=seed))
     with reading(summary):
         table = pandas.read_csv(summary, dtype=dict.fromkeys(TEXT, str), keep_default_na=False, na_values=[""])
-    return Study(table, pandas.concat(trainings, ignore_index=True) if trainings else pandas.DataFrame())
+    return Study(table, read_tables(histories), read_tables(sensitivities))
 
 
 def plot(study: Study, outputs: Iterable[str | os.PathLike]) -> None:
@@ -60,4 +70,5 @@ def plot(study: Study, outputs: Iterable[str | os.PathLike]) -> None:
 
 if "snakemake" in globals():
     with job(snakemake.log[0]):
-        plot(read_study(snakemake.input.summary, snakemake.input.histories), snakemake.output)
+        inputs = snakemake.input
+        plot(read_study(inputs.summary, inputs.histories, inputs.sensitivities), snakemake.output)

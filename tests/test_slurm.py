@@ -239,8 +239,8 @@ def test_both_studies_end_with_the_same_bytes(disturbed, abandoned):
 def test_a_variant_needs_less_than_a_slurm_job(slurm, abandoned):
     table = accounting(slurm, abandoned)
     done = table[table["State"].str.startswith("COMPLETED") & table["Comment"].str.startswith("rule_")]
-    # prepare_data, quantize_export, train, the sweep of 3 checkpoints, their timing, summary and figures
-    assert len(done) == 6, table.to_string()
+    # prepare_data, quantize_export, train, sensitivity, the sweep of 3 checkpoints, their timing, summary and figures
+    assert len(done) == 7, table.to_string()
 
 
 @needs_slurm
@@ -259,10 +259,10 @@ def test_a_thousand_variants_need_less_than_150_slurm_jobs(slurm, tmp_path, rate
 
 
 @needs_slurm
-def test_training_asks_for_a_gpu_and_timings_for_a_whole_node(slurm, abandoned):
+def test_training_and_sensitivity_ask_for_a_gpu_and_timings_for_a_whole_node(slurm, abandoned):
     table = accounting(slurm, abandoned)
     gpus = table["ReqTRES"].str.contains("gres/gpu=1")
-    assert set(table.loc[gpus, "Comment"]) == {"rule_train_wildcards_mine_0"}
+    assert set(table.loc[gpus, "Comment"]) == {f"rule_{rule}_wildcards_mine_0" for rule in ("train", "sensitivity")}
     assert table.loc[gpus, "ReqTRES"].str.contains("cpu=32").all()
     [timing] = table.loc[table["Comment"].str.contains("timing"), "AllocTRES"]
     assert "cpu=64" in timing

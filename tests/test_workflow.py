@@ -139,7 +139,8 @@ def test_all_promised_figures_are_drawn(study):
         for scope in ("local", "global")
         for metric in ("accuracy", "model_size", "inference_time")
     }
-    assert figures == promised | {"local_global_accuracy", "quantization_comparison", "training_history", "pareto"}
+    promised |= {"scopes_accuracy", "quantization_comparison", "training_history", "pareto", "sensitivity"}
+    assert figures == promised
 
 
 def test_an_onnx_file_stands_on_its_own(study):
@@ -229,10 +230,11 @@ def edited(path: pathlib.Path, old: str = "", new: str = "# edited\n"):
 
 # What each rule's outputs lead to.
 NEXT = {
-    "prepare_data": "train train_import prune recover quantize_export quantize quantize_qat evaluate_accuracy "
-    "evaluate_latency",
-    "train": "prune quantize quantize_qat evaluate_latency_eager plot",
-    "train_import": "prune quantize quantize_qat evaluate_latency_eager",
+    "prepare_data": "train train_import sensitivity prune recover quantize_export quantize quantize_qat "
+    "evaluate_accuracy evaluate_latency",
+    "train": "sensitivity prune quantize quantize_qat evaluate_latency_eager plot",
+    "train_import": "sensitivity prune quantize quantize_qat evaluate_latency_eager",
+    "sensitivity": "plot",
     "prune": "recover quantize_pruned quantize_qat_pruned",
     "recover": "quantize_pruned quantize_qat_pruned",
     "quantize_pruned": "pack evaluate_accuracy evaluate_size evaluate_latency",
@@ -247,7 +249,7 @@ NEXT = {
     "evaluate_latency_eager": "summarize",
     "summarize": "plot",
 }
-BUILDS = "train train_import prune recover quantize_export quantize_qat evaluate_latency_eager"
+BUILDS = "train train_import sensitivity prune recover quantize_export quantize_qat evaluate_latency_eager"
 # Not in the tiny study: its trainings would take a minute.
 ABSENT = {"quantize_qat", "quantize_qat_pruned"}
 RULES = [*(rule for rule in NEXT if rule not in ABSENT and not rule.endswith("_pruned")), "plot"]
@@ -260,9 +262,16 @@ USED_BY = {
     "configuration": "",
     "data": f"prepare_data {BUILDS} quantize evaluate_accuracy evaluate_latency",
     "downloads": "prepare_data",
+    "drawing": "plot",
     "entropy": "pack evaluate_size",
     "errors": ALL,
     "export": "quantize_export quantize_qat",
+    "figures": "plot",
+    "figures_pareto": "plot",
+    "figures_pruning": "plot",
+    "figures_quantization": "plot",
+    "figures_sensitivity": "plot",
+    "figures_training": "plot",
     "files": ALL,
     "image_folder": "prepare_data",
     "job": ALL,
@@ -274,15 +283,15 @@ USED_BY = {
     "onnx_strip": "quantize quantize_qat",
     "onnx_tensors": "pack evaluate_size",
     "packed": "pack evaluate_size",
-    "plots": "plot",
-    "progress": "prepare_data train recover quantize_qat",
-    "pruning": "prune recover quantize_qat",
+    "progress": "prepare_data train recover sensitivity quantize_qat",
+    "pruning": "prune recover sensitivity quantize_qat",
     "qat": "quantize_qat",
     "quantization": "quantize quantize_qat",
     "recovery": "recover",
     "statistics": "summarize",
-    "training": "train recover quantize_qat",
-    "training_state": "train recover quantize_qat",
+    "study": "plot",
+    "training": "train recover sensitivity quantize_qat",
+    "training_state": "train recover sensitivity quantize_qat",
 }
 
 
@@ -325,6 +334,7 @@ def test_an_edited_script_reruns_its_rule(study, rule):
         ("latency_images: 40", "latency_images: 41", "evaluate_latency evaluate_latency_eager"),
         ("latency_images: 40", "latency_images: 40, threads: 2", "evaluate_latency evaluate_latency_eager"),
         ("rates: [0.0, 0.5]", "rates: [0.0]", "summarize"),
+        ("evaluation:", "sensitivity: {images: 20}\nevaluation:", "sensitivity"),
     ],
 )
 def test_a_changed_parameter_reruns_its_stage(study, old, new, first):
@@ -344,6 +354,7 @@ def test_an_edited_model_file_reruns_what_builds_that_model(study):
         jobs = planned(study, "all")
     assert jobs["train_import"] == jobs["quantize_export"] == jobs["evaluate_latency_eager"] == 1
     assert jobs["prune"] == jobs["recover"] == 2
+    assert jobs["sensitivity"] == 1
     assert "train" not in jobs
 
 
@@ -406,6 +417,7 @@ def test_one_more_rate_runs_that_rate_alone(study):
         jobs = planned(study, "all")
         output = snakemake(study, "--dry-run", "all")
     assert jobs == {
+        "sensitivity": 2,
         "prune": 4,
         "recover": 4,
         "quantize": 8,
@@ -508,6 +520,7 @@ def test_every_profile_plans_the_default_study(profile, tmp_path):
     assert jobs["prune"] == 18
     assert jobs["quantize"] == 19
     assert jobs["evaluate_latency"] == 19
+    assert jobs["sensitivity"] == 1
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])

@@ -186,18 +186,20 @@ def check_files(config: Mapping) -> None:
 
 
 def _check_counts(config: Mapping) -> None:
-    """Raise UserError if more calibration or timing images are asked for than there will be."""
+    """Raise UserError if more calibration, sensitivity or timing images are asked for than there will be."""
     dataset = config["dataset"]
     train, test = IMAGES.get(dataset["name"]) or [
         len(image_files(dataset["path"], split)) for split in ("train", "test")
     ]
-    train -= math.ceil(train * dataset["validation_fraction"])
+    validation = math.ceil(train * dataset["validation_fraction"])
+    train -= validation
     calibrated = {"static", "qat"} & set(config["quantization"]["modes"])
     calibration = config["quantization"]["calibration_images"] if calibrated else 0
     batchnorm = config["retraining"]["batchnorm_images"] if "batchnorm" in config["pruning"]["recovery"] else 0
     for key, asked, there, what in (
         ("quantization.calibration_images", calibration, train, "training images without those for validation"),
         ("retraining.batchnorm_images", batchnorm, train, "training images without those for validation"),
+        ("sensitivity.images", config["sensitivity"]["images"] or 0, validation, "validation images"),
         ("evaluation.latency_images", config["evaluation"]["latency_images"], test, "test images"),
     ):
         if asked > there:

@@ -184,8 +184,10 @@ def figures() -> list[str]:
     """Return the names of the figures that the study has data for."""
     names = [f"{scope}_pruning_{metric}" for scope in SCOPES for metric in ("accuracy", "model_size", "inference_time")]
     names += ["quantization_comparison", "pareto"]
-    names += ["local_global_accuracy"] if len(SCOPES) == 2 else []
+    names += ["scopes_accuracy"] if len(SCOPES) > 1 else []
+    names += ["recovery_comparison"] if len(config["pruning"]["recovery"]) > 1 else []
     names += ["training_history"] if TRAINED else []
+    names += ["sensitivity"] if SENSITIVITY else []
     return names
 
 
@@ -204,6 +206,7 @@ TRAINED = [model for model in MODELS if MODELS[model]["weights"] is None]
 SCOPES = config["pruning"]["scopes"]
 RATES = sorted(map(float, config["pruning"]["rates"]))
 MODES = config["quantization"]["modes"]
+SENSITIVITY = config["sensitivity"]["images"] != 0 and any(RATES)
 VARIANTS = variants()
 MODEL_SEEDS = [f"{model}/seed{seed}" for model in MODELS for seed in seeds(model)]
 DATASET = "results/data/dataset.json"

@@ -1,10 +1,11 @@
-"""summary.csv and the training histories -> plots/*.png."""
+"""summary.csv, training histories and sensitivities -> plots/*.png."""
 
 
 rule plot:
     input:
         summary="results/summary.csv",
         histories=[f"results/models/{name}/history.csv" for name in MODEL_SEEDS if name.rpartition("/")[0] in TRAINED],
+        sensitivities=[f"results/models/{name}/sensitivity.csv" for name in MODEL_SEEDS if SENSITIVITY],
     output:
         [report(f"results/plots/{name}.png", caption=caption(name), category="Figures") for name in figures()],
     log:

@@ -1,0 +1,113 @@
+"""Styles, panels, labels and legends that all figures share.
+
+Markers, line styles and luminances differ, so that figures can be read in grey; axes start at 0 and accuracies end at
+100 %, so that no difference looks larger than it is.
+"""
+
+import math
+import textwrap
+from collections.abc import Iterable
+
+import numpy
+import pandas
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+# Okabe and Ito's colours, which colour-blind people can tell apart. Lightness L* of the first four: 0, 71, 58, 46.
+COLORS = ("#000000", "#E69F00", "#009E73", "#0072B2", "#CC79A7", "#56B4E9", "#D55E00")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+LINES = ("-", ":", "-.", "--", (0, (6, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (8, 3)))
+FILLS = ("full", "none", "left", "bottom")
+# The order of styles and legends; what is not here follows.
+ORDER = {
+    "mode": ("none", "dynamic", "dynamic_conv", "static", "qat"),
+    "scope": ("global", "local", "channel"),
+    "recovery": ("none", "batchnorm", "finetune", "rewind", "iterative"),
+}
+REFERENCE = {"color": "0.5", "linewidth": 0.9, "zorder": 1.8}  # what the drawn is compared with
+
+
+def ordered(column: str, values: Iterable[str]) -> list[str]:
+    """Return the different values in the order of figures."""
+    present = list(dict.fromkeys(values))
+    return [value for value in dict.fromkeys([*ORDER[column], *present]) if value in present]
+
+
+def style(index: int, label: str) -> dict:
+    """Return the colour, marker, line and label of the index-th thing in a figure; after seven the fill changes."""
+    turn, place = divmod(index, len(COLORS))
+    looks = {"color": COLORS[place], "marker": MARKERS[place], "linestyle": LINES[place], "label": label}
+    return looks | {"fillstyle": FILLS[turn % len(FILLS)]}
+
+
+def line_styles(column: str, values: Iterable[str]) -> dict[str, dict]:
+    """Return the style of each mode, scope or recovery, in their order; it is the same in every study."""
+    present = ordered(column, values)
+    places = list(dict.fromkeys([*ORDER[column], *present]))
+    return {value: style(places.index(value), value_name(column, value)) for value in present}
+
+
+def value_name(column: str, value: str) -> str:
+    """Return a mode, scope or recovery as figures call it."""
+    if column == "mode":
+        return "fp32" if value == "none" else f"{value} int8"
+    return "as pruned" if (column, value) == ("recovery", "none") else value
+
+
+def side_by_side(count: int, width: float) -> numpy.ndarray:
+    """Return `count` offsets around 0, evenly over `width`, by which neighbours do not hide each other."""
+    return (numpy.arange(count) - (count - 1) / 2) * width / count
+
+
+def panels(count: int, columns: int = 3, heights: tuple[float, ...] = (3.2,)) -> tuple[Figure, numpy.ndarray]:
+    """Return a figure and `count` stacks of axes of these heights (inches), [count, len(heights)], wrapped."""
+    columns = min(count, columns)
+    rows = math.ceil(count / columns)
+    width = max(7, (3.7 if columns <= 3 else 3) * columns)
+    figure = Figure(figsize=(width, rows * sum(heights) + 1.1), layout="constrained")
+    axes = figure.subplots(rows * len(heights), columns, squeeze=False, height_ratios=heights * rows)
+    axes = axes.reshape(rows, len(heights), columns).swapaxes(1, 2).reshape(-1, len(heights))
+    for axis in axes[count:].ravel():
+        axis.remove()
+    return figure, axes[:count]
+
+
+def label(axis: Axes, x: str, y: str, *titles: str) -> None:
+    """Label an axis, its y where no panel to the left has the same, and write titles above it, in a row if they fit."""
+    place, title = axis.get_subplotspec(), ", ".join(titles)
+    letters = int(8.7 * min(axis.figure.get_figwidth() / place.get_gridspec().ncols, 3.7))  # 8.7 to an inch
+    if len(title) > letters:
+        title = "\n".join(textwrap.fill(part, letters) for part in titles)
+    axis.set(xlabel=x, ylabel=y if place.is_first_col() else "", title=title)
+    axis.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+
+
+def legend(figure: Figure, title: str = "") -> None:
+    """Write one legend below all panels, with each label once, in one row if that fits."""
+    found = {}
+    for axis in figure.axes:
+        for handle, text in zip(*axis.get_legend_handles_labels(), strict=True):
+            found.setdefault(text, handle)
+    room = figure.get_figwidth()
+    widths = [0.6 + 0.08 * len(text) for text in found]  # inches, of handle and text
+    columns = len(found) if sum(widths) < room else max(1, int(room / max(widths)))
+    places = {"loc": "outside lower center", "borderpad": 0.2, "borderaxespad": 0.2}
+    figure.legend(
+        found.values(), found.keys(), title=textwrap.fill(title, int(12 * room)) or None, ncols=columns, **places
+    )
+
+
+def reach(rows: pandas.DataFrame) -> numpy.ndarray | None:
+    """Return the lengths of the whiskers below and above, as errorbar wants them, or None if all are 0.
+
+    Rounding can put a mean of equal numbers a hair below their minimum, and errorbar refuses negative lengths.
+    """
+    lengths = numpy.clip([rows["value"] - rows["low"], rows["high"] - rows["value"]], 0, None)
+    return lengths if lengths.any() else None
+
+
+def digits(value: float) -> str:
+    """Return a number with three significant digits, and all those before the decimal point: 0.0123, 1.27, 1,156."""
+    decimals = 2 - math.floor(math.log10(value)) if value > 0 else 0
+    return f"{value:,.{max(0, decimals)}f}"

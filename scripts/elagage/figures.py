@@ -1,0 +1,18 @@
+"""The figures of a study: a function each, in FIGURES under the name of its file."""
+
+import functools
+
+from elagage.figures_pareto import pareto
+from elagage.figures_pruning import pruning, recovery_comparison, scopes_accuracy
+from elagage.figures_quantization import quantization_comparison
+from elagage.figures_sensitivity import sensitivity
+from elagage.figures_training import training_history
+
+FIGURES = {
+    f"{scope}_pruning_{name}": functools.partial(pruning, scope=scope, name=name)
+    for scope in ("local", "global", "channel")
+    for name in ("accuracy", "model_size", "inference_time")
+} | {
+    figure.__name__: figure
+    for figure in (scopes_accuracy, recovery_comparison, quantization_comparison, pareto, training_history, sensitivity)
+}

@@ -1,0 +1,57 @@
+"""The figure of what accuracy costs."""
+
+import numpy
+from matplotlib.figure import Figure
+
+from elagage.drawing import label, legend, line_styles, ordered, panels, reach, value_name
+from elagage.study import METRICS, Study, estimates, metric, seeds
+
+SCOPE_LINES = ("-", "--", ":")
+
+
+def not_dominated(cost: numpy.ndarray, gain: numpy.ndarray) -> list[bool]:
+    """Return for each point whether no other costs as little and gains as much, and is better in one of the two."""
+    return [not ((cost <= c) & (gain >= g) & ((cost < c) | (gain > g))).any() for c, g in zip(cost, gain, strict=True)]
+
+
+def pareto(study: Study) -> Figure:
+    """Accuracy against size and against time, two panels for each model and recovery, a line for each mode and scope.
+
+    With several recoveries a ring is still given among all variants of the model: one recovery can dominate another.
+    """
+    # Not in ms: absolute times of variants measured at different moments differ by more than most variants do.
+    study = study._replace(summary=study.summary.assign(relative_time=1 / study.summary["speedup"]))
+    summary, counts = study.summary, seeds(study.summary)
+    # The file as stored has the same size at every rate: zeros take their bytes.
+    size = "packed_size" if "packed_size_bytes" in summary else "model_size"
+    costs = [metric(name, summary) for name in (size, "relative_time")]
+    accuracy = METRICS["accuracy"]
+    gains = estimates(study, accuracy)
+    models, recoveries = summary["model"].unique(), ordered("recovery", summary["recovery"])
+    scopes, styles = ordered("scope", summary["scope"]), line_styles("mode", summary["mode"])
+    threads = dict(zip(scopes, SCOPE_LINES, strict=False))
+    shown = [(recovery, model, cost) for recovery in recoveries for model in models for cost in costs]
+    pairs = 1 if len(recoveries) == 1 else len(models) if len(models) > 1 else 2  # side by side
+    figure, axes = panels(len(shown), columns=2 * pairs)
+    for axis, (recovery, model, cost) in zip(axes[:, 0], shown, strict=True):
+        spent = estimates(study, cost)
+        of_model = gains.assign(cost=spent["value"])[gains["model"] == model].sort_values("rate", kind="stable")
+        rows = of_model[of_model["recovery"] == recovery]
+        for (mode, scope), line in rows.groupby(["mode", "scope"], sort=False):
+            axis.plot(line["cost"], line["value"], color=styles[mode]["color"], ls=threads[scope], linewidth=0.8)
+            if counts[model] > 1:
+                spread = {"linestyle": "none", "color": styles[mode]["color"], "alpha": 0.4, "linewidth": 0.8}
+                axis.errorbar(line["cost"], line["value"], reach(line), reach(spent.loc[line.index]), **spread)
+            axis.plot(line["cost"], line["value"], **styles[mode] | {"linestyle": "none"})
+        for scope in scopes if len(scopes) > 1 else []:  # for the legend alone
+            axis.plot([], [], color="0.4", linestyle=threads[scope], linewidth=0.8, label=scope)
+        best = of_model[not_dominated(of_model["cost"].to_numpy(), of_model["value"].to_numpy())]
+        best = best[best["recovery"] == recovery]
+        axis.plot(best["cost"], best["value"], "ok", fillstyle="none", markersize=11, label="not dominated")
+        titles = [model, value_name("recovery", recovery)] if len(recoveries) > 1 else [model]
+        label(axis, cost.label, accuracy.label, *titles)
+        axis.margins(x=0.1)  # room for the circles of the largest
+        axis.set(xlim=cost.limits, ylim=accuracy.limits)
+    several = f"mean of {counts.max()} seeds, bars from the lowest to the highest"
+    legend(figure, several if counts.max() > 1 else "")
+    return figure

@@ -1,0 +1,102 @@
+"""Figures of a measurement against the rate of pruning: by mode, by scope, by recovery."""
+
+import itertools
+
+import numpy
+import pandas
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from elagage.drawing import REFERENCE, label, legend, line_styles, ordered, panels, reach, side_by_side, value_name
+from elagage.errors import UserError
+from elagage.study import METRICS, Metric, Study, estimates, metric, whiskers
+
+# Behind the strong lines of the same colour.
+THIN = {"linewidth": 1, "marker": None, "label": "_"}
+
+
+def against_rate(study: Study, stack: tuple[dict[str, Metric], ...], lines: str, split: str, x: str) -> Figure:
+    """Return a stack of panels for each model and value of the column `split`, a line for each of the column `lines`.
+
+    A panel of the stack draws the metrics of a table: the first with strong lines, others with thin ones; with
+    several, their keys name them in the legend.
+    """
+    summary = study.summary
+    models, parts = summary["model"].unique(), ordered(split, summary[split])
+    styles = line_styles(lines, summary[lines])
+    rates = 100 * numpy.unique(summary["rate"])
+    gap = min([10, *numpy.diff(rates)])  # points shifted by more would read as other rates
+    margin = 0.04 * (rates[-1] - rates[0]) + 0.2 * gap
+    columns = len(parts) if len(models) > 1 and len(parts) > 1 else 3  # a row of panels a model
+    figure, stacks = panels(len(models) * len(parts), columns, heights=(3.2, 1.5)[: len(stack)])
+    for place, metrics in enumerate(stack):
+        tables = {name: estimates(study, measured) for name, measured in metrics.items()}
+        *_, measured = metrics.values()
+        for axis, (model, part) in zip(stacks[:, place], itertools.product(models, parts), strict=True):
+            for thin, (name, table) in enumerate(tables.items()):
+                rows = table[(table["model"] == model) & (table[split] == part)].sort_values("rate", kind="stable")
+                for (value, looks), shift in zip(styles.items(), side_by_side(len(styles), 0.24 * gap), strict=True):
+                    line = rows[rows[lines] == value]
+                    drawn = looks | (THIN if thin else {})
+                    axis.errorbar(100 * line["rate"] + shift, line["value"], reach(line), capsize=2, **drawn)
+                if len(tables) > 1:  # for the legend alone
+                    axis.plot([], [], color="0.4", **({"linewidth": 0.8} if thin else {"marker": "o"}), label=name)
+            references(axis, summary[(summary["model"] == model) & (summary[split] == part)], measured)
+            titles = [model, value_name(split, part)] if len(parts) > 1 else [model]
+            label(axis, x if place == len(stack) - 1 else "", measured.label, *([] if place else titles))
+            axis.margins(y=0.1)  # room for the markers of the highest values
+            axis.set(xlim=(rates[0] - margin, rates[-1] + margin), ylim=measured.limits)
+    legend(figure, whiskers(study, next(iter(stack[0].values()))))
+    return figure
+
+
+def references(axis: Axes, rows: pandas.DataFrame, measured: Metric) -> None:
+    """Draw in grey what the metric is to be compared with.
+
+    The dense float32 model: its accuracy, or its time as measured beside the variants of each rate. That time changes
+    with the machine, not with the rate: what the variants share with it is no effect of pruning. Where channels are
+    removed also that time at the share of multiply-accumulates that is left: what they alone would let expect.
+    """
+    if measured.columns[0] == "accuracy":
+        dense = rows.loc[(rows["rate"] == 0) & (rows["mode"] == "none"), "accuracy"]
+        if len(dense):
+            axis.axhline(measured.scale * dense.mean(), label="dense fp32", **REFERENCE)
+    elif measured.columns[0] == "inference_time_ms":
+        rates = rows.groupby("rate")
+        times = rates["dense_time_ms"].mean()
+        axis.plot(100 * times.index, times, label="dense fp32, timed beside", **REFERENCE)
+        macs = rates["macs"].mean() if "macs" in rows else times * 0
+        if macs.nunique() > 1 and 0 in macs.index:  # zeroed weights are multiplied as before
+            looks = REFERENCE | {"linestyle": "--", "label": "the same at the share of MACs left"}
+            axis.plot(100 * times.index, times * macs / macs[0], **looks)
+
+
+def pruning(study: Study, scope: str, name: str) -> Figure:
+    """A metric against the rate of one scope, a line for each mode, panels for each model and recovery."""
+    rows = study.summary[study.summary["scope"] == scope]
+    if rows.empty:
+        raise UserError(f"pruning.scopes: {scope} is not among them, so there is no {scope} pruning to draw; add it")
+    stack = ({"": metric(name, study.summary)},)
+    if name == "inference_time":
+        stack += ({"": METRICS["speedup"]},)
+    if name == "model_size" and "packed_size_bytes" in rows:
+        stack = ({"packed": metric("packed_size", study.summary), "ONNX file": metric(name, study.summary)},)
+    return against_rate(study._replace(summary=rows), stack, "mode", "recovery", f"{scope} pruning rate (%)")
+
+
+def accuracy_by(study: Study, lines: str, split: str) -> Figure:
+    """Accuracy against the rate, in fp32 if the study has that, else in its first mode."""
+    mode = "none" if "none" in set(study.summary["mode"]) else study.summary["mode"].iloc[0]
+    measured = METRICS["accuracy"]._replace(label=f"{value_name('mode', mode)} test accuracy (%)")
+    rows = study.summary[study.summary["mode"] == mode]
+    return against_rate(study._replace(summary=rows), ({"": measured},), lines, split, "pruning rate (%)")
+
+
+def scopes_accuracy(study: Study) -> Figure:
+    """Accuracy of all scopes against the rate, panels for each model and recovery."""
+    return accuracy_by(study, "scope", "recovery")
+
+
+def recovery_comparison(study: Study) -> Figure:
+    """Accuracy of all recoveries against the rate, panels for each model and scope."""
+    return accuracy_by(study, "recovery", "scope")

@@ -1,0 +1,64 @@
+"""The figure of what quantization does by itself."""
+
+import pandas
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from elagage.drawing import digits, legend, ordered, reach, side_by_side, style, value_name
+from elagage.study import METRICS, Study, estimates, metric, whiskers
+
+
+def points(axis: Axes, rows: pandas.DataFrame, middle: float, looks: dict) -> None:
+    """Draw a point a row at the height `place`, with whiskers and, on the side of the `middle`, its value."""
+    axis.errorbar(rows["value"], rows["place"], xerr=reach(rows), capsize=2.5, **looks | {"linestyle": "none"})
+    for row in rows.itertuples():
+        end, side = (row.high, "left") if row.value < middle else (row.low, "right")
+        text = {"xytext": (7 if side == "left" else -7, 0), "textcoords": "offset points", "fontsize": 9}
+        axis.annotate(digits(row.value), (end, row.place), ha=side, va="center_baseline", **text)
+
+
+def lowest_rate(summary: pandas.DataFrame) -> pandas.DataFrame:
+    """Return the rows of the lowest rate, of one scope; of one recovery if that rate is 0, where they are all equal."""
+    rows = summary[summary["rate"] == summary["rate"].min()]
+    same = ["scope"] if rows["rate"].iloc[0] else ["scope", "recovery"]
+    return rows[(rows[same] == rows[same].iloc[0]).all(axis=1)]
+
+
+def quantization_comparison(study: Study) -> Figure:
+    """Accuracy, sizes and time of every mode at the lowest rate, a row each; PyTorch's eager mode among the times."""
+    summary = lowest_rate(study.summary)
+    lowest, models, recoveries = (
+        study._replace(summary=summary),
+        summary["model"].unique(),
+        summary["recovery"].unique(),
+    )
+    keys = [(recovery, mode) for recovery in recoveries for mode in ordered("mode", summary["mode"])]
+    names = [value_name("mode", mode) for _, mode in keys]
+    if len(recoveries) > 1:
+        names = [f"{value_name('recovery', recovery)}, {name}" for (recovery, _), name in zip(keys, names, strict=True)]
+    names.append("PyTorch eager fp32")
+    columns = ["accuracy", "model_size", *(["packed_size"] if "packed_size_bytes" in summary else []), "inference_time"]
+    height = 1.6 + len(names) * max(0.45, 0.22 * len(models))
+    figure = Figure(figsize=(3 * len(columns), height), layout="constrained")
+    axes = figure.subplots(1, len(columns), sharey=True)
+    for axis, name in zip(axes, columns, strict=True):
+        measured = metric(name, summary)
+        table = estimates(lowest, measured)
+        table["place"] = [keys.index(key) for key in zip(table["recovery"], table["mode"], strict=True)]
+        if name == "inference_time":
+            eager = estimates(lowest, METRICS["eager_time"]).drop_duplicates("model")
+            table = pandas.concat([table, eager.assign(place=len(keys))])
+        middle = (measured.limits[1] or table["value"].max()) / 2
+        for index, (model, shift) in enumerate(zip(models, side_by_side(len(models), 0.8), strict=True)):
+            rows = table[table["model"] == model]
+            points(axis, rows.assign(place=rows["place"] + shift), middle, style(index, model))
+        axis.set(xlabel=measured.label, xlim=measured.limits)
+        axis.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
+    if "packed_size" in columns:  # two sizes of a file are compared on equal axes
+        axes[2].set_xlim(axes[1].get_xlim())
+    axes[0].set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5))
+    rate, scope = summary[["rate", "scope"]].iloc[0]
+    figure.suptitle(f"Quantization {f'after {100 * rate:g} % {scope} pruning' if rate else 'of the dense model'}")
+    legend(figure, whiskers(study, METRICS["accuracy"]))
+    return figure

@@ -1,0 +1,101 @@
+"""The figure of which layers bear pruning, and of what global pruning takes from them."""
+
+import math
+import textwrap
+
+import numpy
+import pandas
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from elagage.errors import UserError
+from elagage.study import Study
+
+ROW = 0.19  # inches of a layer: room for text of 7 points
+WRITTEN = 12  # rates up to which a cell has room for its number
+LETTERS = 40  # of a layer's name; its end says more than its beginning
+CLEAR = 0.3  # rank correlation from which on the words claim an order
+
+
+def tables(rows: pandas.DataFrame) -> tuple[pandas.DataFrame, pandas.DataFrame]:
+    """Return a layer a row and a rate a column, means over the seeds of one model, the layers in their order:
+
+    the accuracy lost in percentage points of the dense model's, and the share in % that global pruning takes.
+    """
+    rows = rows.assign(lost=100 * (rows["dense_correct"] - rows["correct"]) / rows["images"])
+    wide = rows.assign(taken=100 * rows["global_share"]).pivot_table(["lost", "taken"], "layer", "rate")
+    wide = wide.reindex(rows["layer"].unique())
+    return wide["lost"], wide["taken"]
+
+
+def predicted(lost: pandas.DataFrame, taken: pandas.Series) -> float:
+    """Return the loss in percentage points if each layer loses by itself what it does at the share taken from it."""
+    rates = [0, *100 * lost.columns]
+    return sum(numpy.interp(taken[layer], rates, [0, *losses]) for layer, losses in lost.iterrows())
+
+
+def explanation(lost: pandas.DataFrame, taken: pandas.DataFrame) -> str:
+    """Return in words whether global pruning spares the layers that lose most, and what follows if losses add up.
+
+    Spearman's rank correlation is Pearson's of the ranks; of constant or single values there is none. Rates at which
+    global pruning takes more of a layer than was measured are not compared.
+    """
+    sentences = []
+    order = round(lost.mean(axis=1).rank().corr(taken.mean(axis=1).rank()), 2)
+    if not math.isnan(order):
+        sign = "spares" if order < 0 else "takes most from"
+        words = f"global pruning {sign} the layers that lose most" if abs(order) >= CLEAR else "no clear order"
+        sentences.append(f"Rank correlation between a layer's loss and what is taken of it: {order:.2f}, {words}.")
+    measured = [rate for rate in taken if (taken[rate] <= 100 * lost.columns.max()).all()]
+    if measured:
+        better = sum(predicted(lost, taken[rate]) < lost[rate].sum() for rate in measured)
+        sentences.append(
+            f"Losses added up over the layers are lower for global than for local pruning "
+            f"at {better} of {len(measured)} rates."
+        )
+    return " ".join(sentences)
+
+
+def heat(axis: Axes, table: pandas.DataFrame, top: float, colors: str, title: str) -> None:
+    """Draw a table as colours, pale at 0 and dark at `top`, with its numbers in the cells if they fit."""
+    picture = axis.imshow(table, cmap=colors, vmin=0, vmax=top, aspect="auto", interpolation="nearest")
+    axis.figure.colorbar(picture, ax=axis, aspect=40, pad=0.01).ax.tick_params(labelsize=7)
+    step = math.ceil(table.shape[1] / WRITTEN)
+    axis.set_xticks(range(0, table.shape[1], step), [f"{100 * rate:g}" for rate in table.columns[::step]], fontsize=8)
+    names = [name.removesuffix(".weight") for name in table.index]
+    names = [name if len(name) <= LETTERS else f"…{name[1 - LETTERS :]}" for name in names]
+    axis.set_yticks(range(len(names)), names, fontsize=7)
+    axis.set(xlabel="pruning rate (%)")
+    axis.set_title(title, fontsize=9)
+    axis.grid(visible=False)
+    axis.tick_params(length=0)
+    for (row, column), value in numpy.ndenumerate(table.to_numpy() if step == 1 else numpy.empty((0, 0))):
+        red, green, blue, _ = colormaps[colors](numpy.clip(value / top, 0, 1))
+        shade = "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.5 else "white"
+        number = f"{value:.1f}" if abs(value) < 9.95 else f"{value:.0f}"
+        number = "0" if number in ("0.0", "-0.0") else number
+        axis.text(column, row, number, ha="center", va="center", fontsize=6.5, color=shade)
+
+
+def sensitivity(study: Study) -> Figure:
+    """Accuracy lost by each layer pruned alone and, beside it, what global pruning takes from it, a row per model."""
+    if study.sensitivity.empty:
+        raise UserError("sensitivity.images is 0 or no rate is above 0, so there is no sensitivity to draw; change it")
+    models = study.sensitivity["model"].unique()
+    parts = [tables(study.sensitivity[study.sensitivity["model"] == model]) for model in models]
+    top = max(1, *(lost.max(axis=None) for lost, _ in parts))  # one scale, so that models can be compared
+    rates = max(lost.shape[1] for lost, _ in parts)
+    width = max(9, 2.5 + 2 * (0.36 * min(rates, WRITTEN) + 0.6))
+    heights = [max(1.2, ROW * len(lost)) + 1.5 for lost, _ in parts]
+    figure = Figure(figsize=(width, sum(heights)), layout="constrained")
+    rows = figure.subfigures(len(models), 1, height_ratios=heights, squeeze=False)[:, 0]
+    for model, (lost, taken), row in zip(models, parts, rows, strict=True):
+        one, other = row.subplots(1, 2, sharey=True)
+        heat(one, lost, top, "magma_r", "accuracy lost when this layer alone is pruned\n(percentage points)")
+        heat(other, taken, 100, "cividis_r", "what global pruning at that rate takes of it\n(% of its weights)")
+        seeds = study.sensitivity.loc[study.sensitivity["model"] == model, "seed"].nunique()
+        title = f"{model}, mean of {seeds} seeds" if seeds > 1 else model
+        row.suptitle(textwrap.fill(title, int(8.7 * width)), fontsize=10.5)
+        row.supxlabel(textwrap.fill(explanation(lost, taken), int(14 * width)), fontsize=8.5)
+    return figure

@@ -1,0 +1,76 @@
+"""What figures show: the tables of a study, and estimates from them with their spread."""
+
+from typing import NamedTuple
+
+import pandas
+
+VARIANT = ["model", "scope", "rate", "recovery", "mode"]
+
+
+class Study(NamedTuple):
+    """What is drawn: summary.csv, and the rows of every history.csv and sensitivity.csv with their model and seed."""
+
+    summary: pandas.DataFrame
+    history: pandas.DataFrame
+    sensitivity: pandas.DataFrame
+
+
+class Metric(NamedTuple):
+    """A measurement: the label and ends of its axis, and the columns of summary.csv with its value and interval."""
+
+    label: str
+    scale: float  # drawn value = column * scale
+    columns: tuple[str, ...]  # value, low, high; the value alone if it has no interval
+    limits: tuple[float, float | None] = (0, None)  # None: the data decide
+
+
+METRICS = {
+    # To 103 %, for markers at 100 % to stay whole.
+    "accuracy": Metric("test accuracy (%)", 100, ("accuracy", "accuracy_low", "accuracy_high"), (0, 103)),
+    "model_size": Metric("model size (kB)", 1e-3, ("model_size_bytes",)),
+    "packed_size": Metric("packed size (kB)", 1e-3, ("packed_size_bytes",)),
+    "speedup": Metric("speed-up\n(dense fp32 = 1)", 1, ("speedup", "speedup_low", "speedup_high")),
+    "relative_time": Metric("time per image (dense fp32 = 1)", 1, ("relative_time",)),
+    **{
+        name: Metric("inference time per image (ms)", 1, (f"{name}_ms", f"{name}_low_ms", f"{name}_high_ms"))
+        for name in ("inference_time", "eager_time")
+    },
+}
+
+
+def metric(name: str, summary: pandas.DataFrame) -> Metric:
+    """Return METRICS[name], sizes in MB where the largest file would need five digits in kB (1,000 B)."""
+    found = METRICS[name]
+    if name.endswith("_size") and summary["model_size_bytes"].max() >= 1e7:
+        return found._replace(label=found.label.replace("(kB)", "(MB)"), scale=1e-6)
+    return found
+
+
+def seeds(summary: pandas.DataFrame) -> pandas.Series:
+    """Return how many seeds each model has: a model that came with its weights has one beside several of others."""
+    return summary.groupby("model", sort=False)["seed"].nunique()
+
+
+def estimates(study: Study, measured: Metric) -> pandas.DataFrame:
+    """Return a row a variant: VARIANT, value, low and high in the drawn unit.
+
+    For a model with one seed low and high are the ends of the 95 % interval; for one with several the value is the mean
+    over the seeds, low and high are the lowest and the highest.
+    """
+    summary = study.summary
+    value, low, high = measured.columns if len(measured.columns) == 3 else measured.columns * 3
+    one = summary["model"].map(seeds(summary)) == 1
+    ends = summary.assign(low=summary[low].where(one, summary[value]), high=summary[high].where(one, summary[value]))
+    groups = ends.groupby(VARIANT, sort=False)
+    return (measured.scale * groups.agg(value=(value, "mean"), low=("low", "min"), high=("high", "max"))).reset_index()
+
+
+def whiskers(study: Study, measured: Metric) -> str:
+    """Return what the whiskers of each model stand for, as the title of a legend."""
+    counts = seeds(study.summary)
+    one, parts = list(counts.index[counts == 1]), []
+    if counts.max() > 1:
+        parts.append(f"mean of {counts.max()} seeds, whiskers from the lowest to the highest")
+    if one and len(measured.columns) == 3:
+        parts.append((f"one seed of {', '.join(one)}, " if parts else "") + "whiskers: 95 % interval")
+    return "; ".join(parts)

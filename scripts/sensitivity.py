@@ -1,0 +1,116 @@
+"""Measure what pruning each layer alone costs in accuracy (Li et al. 2017, section 3.2; Han et al. 2015, fig. 6)."""
+
+import copy
+import csv
+import os
+from collections.abc import Callable, Iterable, Iterator
+
+import torch
+from torch import nn
+
+from elagage.checkpoints import load_network
+from elagage.data import Dataset, Split
+from elagage.files import whole_file
+from elagage.job import job
+from elagage.models import Normalize, naming
+from elagage.progress import progress
+from elagage.pruning import magnitude_prune, prunable
+from elagage.training import default_device, evaluate, make_deterministic
+
+MOST = 1000  # images unless the study states a number: one is then a tenth of a percentage point
+
+
+def layers(network: nn.Module) -> dict[str, nn.Module]:
+    """Return each layer with a prunable weight under the weight's name in the state dict, a shared weight once."""
+    names = {id(parameter): name for name, parameter in network.named_parameters()}
+    return {names[id(getattr(module, kind))]: module for module, kind in prunable(network)}
+
+
+def global_shares(network: nn.Module, rate: float) -> dict[str, float]:
+    """Return the share of each layer's weights that is zero after global pruning at this rate; the network stays."""
+    pruned = copy.deepcopy(network)
+    magnitude_prune(pruned, "global", rate)
+    return {name: float((layer.weight == 0).double().mean()) for name, layer in layers(pruned).items()}
+
+
+def each_pruned_alone(network: nn.Module, rates: Iterable[float]) -> Iterator[tuple[str, float]]:
+    """Yield (layer, rate) while the network has that layer alone pruned by magnitude; afterwards it is as before."""
+    for name, layer in layers(network).items():
+        whole = layer.weight.detach().clone()
+        for rate in rates:
+            magnitude_prune(layer, "local", rate)
+            yield name, rate
+            layer.weight.data.copy_(whole)
+
+
+def measure(
+    network: nn.Module,
+    normalize: Normalize,
+    split: Split,
+    rates: list[float],
+    device: torch.device,
+    advance: Callable[[int], None] = lambda accuracies: None,
+) -> list[dict]:
+    """Return a row for each layer and rate, accuracies in float32 on all images of the split.
+
+    layer: name in the state dict; weights: of the layer; rate; correct: images, with this layer alone pruned;
+    dense_correct: images, with none pruned; images; accuracy: correct / images; global_share: share of the layer's
+    weights that is zero after global pruning at this rate. `advance(1)` is called after each accuracy.
+    """
+    network.to(device)
+    images, weights = len(split), {name: layer.weight.numel() for name, layer in layers(network).items()}
+    shares = {rate: global_shares(network, rate) for rate in rates}
+    dense_correct = round(evaluate(network, normalize, split, device)[1] * images)
+    advance(1)
+    rows = []
+    for layer, rate in each_pruned_alone(network, rates):
+        correct = round(evaluate(network, normalize, split, device)[1] * images)
+        row = {"layer": layer, "weights": weights[layer], "rate": rate, "correct": correct}
+        row |= {"dense_correct": dense_correct, "images": images, "accuracy": correct / images}
+        rows.append(row | {"global_share": shares[rate][layer]})
+        advance(1)
+    return rows
+
+
+def sensitivity(
+    dataset_path: str,
+    validation_split: Split,
+    checkpoint: str,
+    architecture: str,
+    images: int | None,
+    rates: list[float],
+    threads: int,
+    label: str,
+    output: str,
+) -> None:
+    """Write the rows of `measure`, on the first `images` of the split (None: all, but at most MOST), as CSV."""
+    torch.set_num_threads(min(threads, os.cpu_count() or 1))
+    make_deterministic()
+    dataset, device = Dataset.read(dataset_path), default_device()
+    network, _ = load_network(checkpoint, architecture, dataset)
+    split = validation_split.first(images or min(MOST, len(validation_split)), "sensitivity.images")
+    with naming(architecture):
+        accuracies = 1 + len(rates) * len(layers(network))
+        with progress(accuracies, " accuracies", label) as advance:
+            rows = measure(network, Normalize(dataset).to(device), split, rates, device, advance)
+    with whole_file(output) as temporary, open(temporary, "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+if "snakemake" in globals():
+    # Has to be set before the first CUDA call for cuBLAS to be deterministic.
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+    with job(snakemake.log[0]):
+        sensitivity(
+            snakemake.input.dataset,
+            Split.read(snakemake.input.validation_images, snakemake.input.validation_labels),
+            snakemake.input.checkpoint,
+            snakemake.params.architecture,
+            snakemake.params.images,
+            snakemake.params.rates,
+            snakemake.threads,
+            f"sensitivity of {snakemake.wildcards.model} seed {snakemake.wildcards.seed}",
+            snakemake.output.csv,
+        )
