@@ -76,14 +76,6 @@ def default_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def multiplies_bfloat16(device: torch.device) -> bool:
-    """Return whether the device has instructions for bfloat16, which trains 1.5 times as fast on a CPU with them."""
-    if device.type == "cuda":
-        return True
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-
-
 def make_deterministic() -> None:
     """Make the same seed give the same bytes on the same machine (torch's notes on reproducibility)."""
     torch.use_deterministic_algorithms(True, warn_only=True)
@@ -98,7 +90,8 @@ def train_one_epoch(network, normalize, batches, optimizer, scheduler, check, ad
     network.train()
     loss_sum = correct = seen = 0
     for images, labels in batches:
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=multiplies_bfloat16(images.device)):
+        # Not on CPUs: with avx512_bf16 a ResNet-20 trained 1.5 times as fast on an AMD EPYC, 0.74 times on a Xeon.
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=images.is_cuda):
             logits = network(normalize(images).contiguous(memory_format=torch.channels_last))
         loss = functional.cross_entropy(logits.float(), labels)
         check(loss.item(), scheduler.get_last_lr()[0])
