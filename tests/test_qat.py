@@ -154,6 +154,17 @@ def test_the_prepared_network_computes_what_its_onnx_file_does_with_the_operator
     assert count_contents(model) == count_contents(static)
 
 
+@pytest.mark.parametrize("name", SMALL | NETWORKS)
+def test_without_rounding_the_prepared_network_is_the_float32_one(name):
+    trainable = prepared((SMALL | NETWORKS)[name])
+    rounding = trainable.rounding.eval()
+    pixels = Normalize(DATASET)(torch.from_numpy(images(20)))
+    with torch.inference_mode():
+        expected, found = rounding.network(pixels), rounding.without_rounding(pixels)
+        assert relative_error(found.numpy(), expected.numpy()) < 1e-5
+        assert relative_error(rounding(pixels).numpy(), expected.numpy()) > 1e-4  # which rounding changes
+
+
 def test_a_network_of_one_layer_agrees_to_a_level():
     trainable = prepared(NoLinear)
     for part in trainable.rounding.ranges.values():
@@ -169,19 +180,19 @@ def wrongly_folded(weight, bias, scale, shift, mean, variance, epsilon):
 
 
 @pytest.mark.parametrize(
-    ("name", "wrong"),
+    ("name", "wrong", "message"),
     [
-        ("fold_batchnorm", wrongly_folded),
-        ("round_weight", lambda weight, axis: torch.zeros_like(weight)),
-        ("WEIGHT_LEVELS", 2),
-        ("ACTIVATION_LEVELS", 15),
+        ("fold_batchnorm", wrongly_folded, r"differs by \d+% from the float32 one.*use mode static"),
+        ("round_weight", lambda weight, axis: torch.zeros_like(weight), r"differs by \d+%.*use mode static"),
+        ("WEIGHT_LEVELS", 2, r"int8 ONNX file differs by \d+%.*use mode static"),
+        ("ACTIVATION_LEVELS", 15, r"int8 ONNX file differs by \d+%.*use mode static"),
     ],
 )
-def test_a_prepared_network_that_computes_something_else_is_refused(monkeypatch, name, wrong):
+def test_a_prepared_network_that_computes_something_else_is_refused(monkeypatch, name, wrong, message):
     check_agreement(prepared(ReusedBlock), DATASET, images(50))
     monkeypatch.setattr(qat, name, wrong)
     trainable = prepared(ReusedBlock)
-    with pytest.raises(UserError, match=r"differs by \d+%.*use mode static"):
+    with pytest.raises(UserError, match=message):
         check_agreement(trainable, DATASET, images(50))
 
 

@@ -41,9 +41,9 @@ def settings(**changes) -> TrainingSettings:
     return TrainingSettings(**vars(SETTINGS) | changes)
 
 
-def learn(network, dataset, train, validation, chosen, *rest) -> tuple[dict, list[dict]]:
+def learn(network, dataset, train, validation, chosen, *rest, **options) -> tuple[dict, list[dict]]:
     """Train as the rule `train` does."""
-    return fit(network, dataset, train, validation, chosen, warmup_and_cosine(chosen), *rest)
+    return fit(network, dataset, train, validation, chosen, warmup_and_cosine(chosen), *rest, **options)
 
 
 @pytest.fixture(autouse=True)
@@ -346,9 +346,9 @@ def test_what_constrains_the_optimizer_holds_after_every_step():
         optimizer.register_step_post_hook(lambda *_: nn.init.zeros_(network[1].weight))
 
     parts = separable(32), separable(8)
-    best, _ = fit(linear(), GREY, *parts, settings(), 0, CPU, fresh(), constrain=only_bias)
+    best, _ = learn(linear(), GREY, *parts, settings(), 0, CPU, fresh(), constrain=only_bias)
     assert not best["1.weight"].any()
-    free, _ = fit(linear(), GREY, *parts, settings(), 0, CPU, fresh())
+    free, _ = learn(linear(), GREY, *parts, settings(), 0, CPU, fresh())
     assert free["1.weight"].any()
 
 

@@ -43,6 +43,8 @@ RANGE_MOMENTUM = 0.01  # share of the newest batch in an activation's range
 # 0.001 to 0.02 in most networks, 0.08 in an untrained ResNet-18. A block that is called several times and rounded
 # wrongly makes 0.8.
 AGREEMENT = 0.25
+# The same without any rounding, between the prepared network and the float32 one: folding makes 1e-6.
+FLOAT32_AGREEMENT = 1e-3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,9 +188,16 @@ class Rounding(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return the logits; without autocast, because bfloat16 cannot tell 256 levels apart."""
+        return self._run(fx.Interpreter, images)
+
+    def without_rounding(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the logits as forward does, but with nothing rounded: those of the float32 network."""
+        return self._run(_WithoutRounding, images)
+
+    def _run(self, interpreter: type[fx.Interpreter], images: torch.Tensor) -> torch.Tensor:
         inputs = [self._input(node, images) for node in self.graph.find_nodes(op="placeholder")]
         with torch.autocast(images.device.type, enabled=False):
-            return fx.Interpreter(self, graph=self.graph).run(*inputs)[0]
+            return interpreter(self, graph=self.graph).run(*inputs)[0]
 
     def _input(self, node: fx.Node, images: torch.Tensor) -> torch.Tensor | None:
         target = self.targets[node.name]
@@ -205,6 +214,13 @@ class Rounding(nn.Module):
             scale, zero_point = (value.cpu().numpy() for value in module.parameters_of_uint8())
             found[name.removeprefix(RANGE_OF)] = {"scale": scale, "zero_point": zero_point.astype(numpy.uint8)}
         return found
+
+
+class _WithoutRounding(fx.Interpreter):
+    def call_function(self, target, args, kwargs):
+        if target is round_weight or isinstance(getattr(target, "__self__", None), Range):
+            return args[0]
+        return super().call_function(target, args, kwargs)
 
 
 def _insert_after(node: fx.Node, function: Callable, *arguments, but: tuple = ()) -> None:
@@ -281,16 +297,17 @@ def prepare(network: nn.Module, dataset: Dataset, calibration: numpy.ndarray, de
 def check_agreement(trainable: Trainable, dataset: Dataset, images: numpy.ndarray) -> onnx.ModelProto:
     """Return the int8 ONNX model if it computes what the network in PyTorch does; else raise UserError.
 
-    images: uint8 [n, channels, height, width]. Not compared with float32, from which int8 may well differ: that is
-    what training mends.
+    images: uint8 [n, channels, height, width]. The network in PyTorch is compared with the float32 one too, with its
+    rounding left out: with it int8 may well differ from float32, which is what training mends.
     """
+    _check_folding(trainable, dataset, images)
     model = trainable.deployed()
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     logits = session.run(None, {"image": images})[0]
     network = nn.Sequential(Normalize(dataset), trainable.rounding).to(trainable.device).eval()
     pixels = torch.from_numpy(images).to(trainable.device)
     expected = checked_logits(network, pixels, len(dataset.classes)).cpu().numpy()
-    error = numpy.linalg.norm(logits - expected) / numpy.linalg.norm(expected)
+    error = _relative_error(logits, expected)
     same = (logits.argmax(1) == expected.argmax(1)).mean()
     print(
         f"ONNX Runtime and PyTorch differ by {error:.2%} and agree on the class of {same:.2%} of {len(images)} images"
@@ -301,6 +318,24 @@ def check_agreement(trainable: Trainable, dataset: Dataset, images: numpy.ndarra
             f"not help; use mode static instead of qat"
         )
     return model
+
+
+@torch.inference_mode()
+def _check_folding(trainable: Trainable, dataset: Dataset, images: numpy.ndarray) -> None:
+    """Raise UserError unless the network that is trained computes, without its rounding, what the float32 one does."""
+    rounding = trainable.rounding.to(trainable.device).eval()
+    pixels = Normalize(dataset).to(trainable.device)(torch.from_numpy(images).to(trainable.device))
+    expected = rounding.network(pixels).cpu().numpy()
+    error = _relative_error(rounding.without_rounding(pixels).cpu().numpy(), expected)
+    if not error <= FLOAT32_AGREEMENT:
+        raise UserError(
+            f"the network prepared for training differs by {error:.0%} from the float32 one before anything is "
+            f"rounded, so its batch norm could not be folded; use mode static instead of qat"
+        )
+
+
+def _relative_error(values: numpy.ndarray, expected: numpy.ndarray) -> float:
+    return float(numpy.linalg.norm(values - expected) / numpy.linalg.norm(expected))
 
 
 def _numpy_state(network: nn.Module) -> dict[str, numpy.ndarray]:
