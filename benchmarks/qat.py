@@ -23,7 +23,7 @@ from elagage.onnx_graph import with_weights
 from elagage.pruning import magnitude_prune
 from elagage.qat import prepare
 from elagage.quantization import quantize
-from elagage.training import TrainingSettings, fit
+from elagage.training import TrainingSettings, fit, warmup_and_cosine
 from elagage.training_state import TrainingState
 from prepare_data import prepare_data
 from quantize_qat import quantize_qat
@@ -72,7 +72,8 @@ def variants(folder: pathlib.Path, name: str, seed: int, parts: dict[str, Split]
     if not dense.exists():
         state = TrainingState(folder / "training_state.pt", {"network": architecture, "seed": seed})
         cpu = torch.device("cpu")
-        best, _ = fit(network, dataset, parts["train"], parts["validation"], SETTINGS, seed, cpu, state)
+        images = parts["train"], parts["validation"]
+        best, _ = fit(network, dataset, *images, SETTINGS, warmup_and_cosine(SETTINGS), seed, cpu, state)
         save_checkpoint(dense, best, {})
     network, _ = load_network(dense, architecture, dataset)
     if NETWORKS[name]:

@@ -2,6 +2,7 @@
 
 import pathlib
 
+from elagage.errors import UserError
 from elagage.files import reading, whole_file
 from elagage.job import job
 from elagage.onnx_tensors import initializers
@@ -9,12 +10,19 @@ from elagage.packed import pack, unpack
 
 
 def pack_variant(variant: str, packed: str) -> None:
-    """Write the packed form of an ONNX file, once it has been unpacked again to the same bytes."""
+    """Write the packed form of an ONNX file, once it has been unpacked again to the same bytes.
+
+    Raises UserError if the file is damaged, or is one that unpacking would take for a forgery.
+    """
     model = pathlib.Path(variant).read_bytes()
     with reading(variant):
         tensors = initializers(model)
+    try:
+        content = pack(model, tensors)
+    except ValueError as error:
+        raise UserError(f"{variant}: cannot be packed ({error}); leave out the highest of pruning.rates") from error
     with whole_file(packed) as temporary:
-        temporary.write_bytes(pack(model, tensors))
+        temporary.write_bytes(content)
         if unpack(temporary) != model:
             raise RuntimeError(f"{variant} would not be the same after packing")
         print(f"{variant}: {len(model)} bytes, packed {temporary.stat().st_size}")

@@ -9,6 +9,9 @@ from elagage.job import job
 from elagage.models import naming
 from elagage.pruning import count_weights, magnitude_prune
 
+# Provenance that is not true any more after pruning.
+OF_THE_SOURCE = ("validation_accuracy", "retraining", "retraining_epoch")
+
 
 def prune(dataset_path: str, source: str, architecture: str, scope: str, rate: float, checkpoint: str) -> None:
     """Write the pruned checkpoint; its provenance holds scope, rate and the counted zeros and weights.
@@ -27,8 +30,9 @@ def prune(dataset_path: str, source: str, architecture: str, scope: str, rate: f
             zeros, weights = magnitude_prune(network, scope, rate)
     print(f"{zeros} of {weights} weights are zero, and {dense_weights - weights} are gone")
     print(f"{1 - (weights - zeros) / dense_weights:.4%} of the dense network's {dense_weights} weights in all")
+    kept = {key: value for key, value in provenance.items() if key not in OF_THE_SOURCE}
     pruning = {"scope": scope, "rate": rate, "recovery": "none", "zeros": zeros, "weights": weights}
-    save_checkpoint(checkpoint, network.state_dict(), provenance | pruning | {"dense_weights": dense_weights})
+    save_checkpoint(checkpoint, network.state_dict(), kept | pruning | {"dense_weights": dense_weights})
 
 
 if "snakemake" in globals():

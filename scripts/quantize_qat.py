@@ -19,7 +19,7 @@ from elagage.onnx_strip import strip
 from elagage.progress import progress
 from elagage.pruning import hold_zeros
 from elagage.qat import check_agreement, prepare
-from elagage.training import TrainingSettings, default_device, fit, warmup_and_cosine
+from elagage.training import TrainingSettings, default_device, fit, make_deterministic, warmup_and_cosine
 from elagage.training_state import TrainingState, identity
 
 COMPARED = 500  # validation images on which PyTorch and ONNX Runtime have to agree
@@ -44,12 +44,14 @@ def quantize_qat(
     """
     torch.set_num_threads(min(threads, os.cpu_count() or 1))
     dataset, device = Dataset.read(dataset_path), default_device()
+    make_deterministic()
     network, provenance = load_network(checkpoint, architecture, dataset, seed)
     calibration = train_split.first(calibration_images, "quantization.calibration_images").images
     with naming(architecture):
         trainable = prepare(network, dataset, calibration, device)
         check_agreement(trainable, dataset, validation_split.images[:COMPARED])
-    label = f"train {pathlib.Path(output).stem} seed {seed}"
+    place = [str(provenance[key]) for key in ("model", "scope", "rate", "recovery") if key in provenance]
+    label = f"train {' '.join(place)} seed {seed} for int8"
     with progress(settings.epochs * len(train_split), " images", label) as advance:
         print(f"device={torch.cuda.get_device_name(device) if device.type == 'cuda' else device}")
         best_state, history = fit(
@@ -94,7 +96,6 @@ if "snakemake" in globals():
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
     with job(snakemake.log[0]):
         params, seed = snakemake.params, int(snakemake.wildcards.seed)
-        settings = TrainingSettings(**params.training)
         depends = [snakemake.input.dataset, snakemake.input.checkpoint, *snakemake.input.user_model]
         quantize_qat(
             snakemake.input.dataset,
@@ -103,7 +104,7 @@ if "snakemake" in globals():
             snakemake.input.checkpoint,
             params.architecture,
             seed,
-            dataclasses.replace(settings, epochs=params.epochs, learning_rate=params.learning_rate, warmup_epochs=0),
+            TrainingSettings(**params.settings),
             params.calibration_images,
             snakemake.threads,
             TrainingState(pathlib.Path(params.state), identity({**params, "seed": seed}, depends)),

@@ -20,7 +20,8 @@ SHOWN = {  # column of summary.md -> how to write it
     "accuracy [95 % interval]": "{accuracy:.2%} [{accuracy_low:.2%}, {accuracy_high:.2%}]",
     "size / kB": "{kilobytes:.1f}",
     "packed / kB": "{packed_kilobytes:.1f}",
-    "MMACs": "{mmacs:.1f}",
+    "entropy / kB": "{entropy_kilobytes:.1f}",
+    "MMACs": "{mmacs}",
     "int8 weights": "{int8_share:.1%}",
     "time / ms [95 % interval]": "{inference_time_ms:.3f} [{inference_time_low_ms:.3f}, {inference_time_high_ms:.3f}]",
     "dense beside / ms": "{dense_time_ms:.3f}",
@@ -40,6 +41,8 @@ def measurements(accuracy_path: str, size_path: str, latency_path: str) -> dict:
         row |= {"sparsity": sparsity(size)}
         row |= {"model_size_bytes": size["bytes"], "packed_size_bytes": size["packed_bytes"]}
         row |= {"packed_bound_bytes": round(size["packed_bound_bytes"]), "macs": size["macs"]}
+        row |= {"packed_weight_bytes": size["packed_weight_bytes"]}
+        row |= {"packed_weight_bound_bytes": round(size["packed_weight_bound_bytes"])}
         row |= {"torch": size["provenance"]["torch"]}
         row |= {key: size[key] for key in ("weights", "zeros", "int8_weights", "operators", "int8_operators")}
     with reading(latency_path):
@@ -80,7 +83,8 @@ def markdown(summary: pandas.DataFrame) -> str:
     rows = summary.assign(
         kilobytes=summary["model_size_bytes"] / 1000,
         packed_kilobytes=summary["packed_size_bytes"] / 1000,
-        mmacs=summary["macs"].astype(float) / 1e6,
+        entropy_kilobytes=summary["packed_bound_bytes"] / 1000,
+        mmacs=["unknown" if pandas.isna(macs) else f"{macs / 1e6:.1f}" for macs in summary["macs"]],
         int8_share=summary["int8_weights"] / summary["weights"],
     )
     table = pandas.DataFrame(
@@ -102,7 +106,10 @@ def markdown(summary: pandas.DataFrame) -> str:
         )
     lines.append("- Speed-up: against the dense float32 model in ONNX Runtime, timed turn by turn with the variant.")
     lines.append("- Size and time: of ONNX files in which zeros are stored and multiplied like other weights.")
-    lines.append("- Packed: the same file in little more room than its entropy; scripts/unpack.py gives it back.")
+    lines.append(
+        "- Packed: the same file as scripts/unpack.py gives it back. Entropy: the order-0 entropies of the file's "
+        "tensors, summed up; what the packed file takes beside them is mostly the graph."
+    )
     lines.append("- MMACs: millions of multiply-accumulates of one image, zeros included.")
     lines.append(
         "- Sparsity: share of the dense model's weights that are removed or zero, counted in the file, where rounding "

@@ -9,12 +9,11 @@ from torch import nn
 
 from elagage.checkpoints import save_checkpoint
 from elagage.data import Dataset, Split
-from elagage.errors import UserError
 from elagage.files import whole_file
 from elagage.job import job
 from elagage.models import Normalize, build_network, checked_logits, naming
 from elagage.progress import progress
-from elagage.training import TrainingSettings, default_device, fit, warmup_and_cosine
+from elagage.training import TrainingSettings, check_trainable, default_device, fit, warmup_and_cosine
 from elagage.training_state import TrainingState, identity
 
 
@@ -42,8 +41,7 @@ def train(
     deployed = nn.Sequential(Normalize(dataset), network).eval()
     with naming(architecture):
         checked_logits(deployed, torch.from_numpy(validation_split.images[:2]), len(dataset.classes))
-        if not any(parameter.requires_grad for parameter in network.parameters()):
-            raise UserError("no parameter has requires_grad, so there is nothing to train; give its weights instead")
+        check_trainable(network)
     with progress(settings.epochs * len(train_split), " images", f"train {name} seed {seed}") as advance:
         device = default_device()
         print(f"device={torch.cuda.get_device_name(device) if device.type == 'cuda' else device}")

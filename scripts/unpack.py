@@ -1,6 +1,7 @@
 """Unpack an ONNX file: python scripts/unpack.py model.onnx.packed model.onnx
 
-It needs NumPy and constriction, and nothing else of Elagage than the files that it imports.
+It needs Python 3.10 or newer on Linux or macOS, NumPy and constriction, and nothing else of Elagage than the files that
+it imports.
 """
 
 import argparse
@@ -18,6 +19,8 @@ def unpack_to(packed: str, model: str, force: bool) -> None:
         raise UserError(f"{model}: is there already; name another file, or replace it with --force")
     try:
         content = unpack(packed)
+    except MemoryError as error:
+        raise UserError(f"{packed}: needs more memory than there is to be unpacked") from error
     except OSError as error:
         raise UserError(
             f"{packed}: cannot be read ({error.strerror}); name a file that ends in .onnx.packed"

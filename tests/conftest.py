@@ -9,8 +9,29 @@ from collections.abc import Iterator
 import numpy
 import pytest
 
+from elagage.checkpoints import save_checkpoint
 from elagage.data import SPLITS, Dataset
 from elagage.files import write_json
+from elagage.models import build_network
+from elagage.training_state import TrainingState
+from prune import prune
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing catches it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DiesAfter(TrainingState):
+    """A state whose process is killed right after it was saved so many times."""
+
+    saves: list
+
+    def save(self, content) -> None:
+        super().save(content)
+        self.saves.pop()
+        if not self.saves:
+            raise Killed
 
 
 @pytest.fixture
@@ -48,3 +69,19 @@ def small_disk(tmp_path) -> Iterator[pathlib.Path]:
         pytest.skip("mounting a small disk needs root")
     yield folder
     subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+@pytest.fixture
+def dense(tmp_path, dataset) -> pathlib.Path:
+    """A resnet8 with weights that no training has seen."""
+    path = tmp_path / "dense.safetensors"
+    provenance = {"model": "mine", "validation_accuracy": 0.99, "torch": "1.0"}
+    save_checkpoint(path, build_network("resnet8", 3, 1, seed=1).state_dict(), provenance)
+    return path
+
+
+@pytest.fixture
+def pruned(tmp_path, dataset, dense) -> pathlib.Path:
+    path = tmp_path / "none.safetensors"
+    prune(dataset / "dataset.json", dense, "resnet8", "global", 0.8, path)
+    return path

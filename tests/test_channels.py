@@ -233,6 +233,12 @@ def test_the_share_of_weights_removed_is_close_to_the_rate_and_as_counted(name, 
     assert 1 - weights / count_weights(dense)[1] == pytest.approx(rate, abs=0.05)
 
 
+@pytest.mark.parametrize("rate", [0.02, 0.05])
+def test_a_low_rate_removes_something(rate):
+    dense, _, (_, weights) = pruned("resnet20", rate)
+    assert 1 - weights / count_weights(dense)[1] == pytest.approx(rate, abs=rate / 2)
+
+
 @pytest.mark.parametrize("rate, multiple", [(0.5, 16), (0.9, 8)])
 def test_resnet20_is_left_with_multiples_that_are_fast(rate, multiple):
     network = pruned("resnet20", rate)[1]

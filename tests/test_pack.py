@@ -21,7 +21,19 @@ from elagage.export import export_graph
 from elagage.onnx_graph import with_weights
 from elagage.onnx_strip import strip
 from elagage.onnx_tensors import initializers
-from elagage.packed import HEADER, LZMA, MAGIC, SMALL, STREAM, VERSION, bound_bytes, pack, packed_weight_bytes, unpack
+from elagage.packed import (
+    HEADER,
+    LZMA,
+    MAGIC,
+    SMALL,
+    STREAM,
+    VERSION,
+    Tensor,
+    bound_bytes,
+    pack,
+    packed_weight_bytes,
+    unpack,
+)
 from elagage.pruning import magnitude_prune
 from elagage.quantization import quantize
 from pack import pack_variant
@@ -224,11 +236,13 @@ def signed(body: bytes) -> bytes:
     return MAGIC + hashlib.sha256(body).digest() + body
 
 
-def test_a_newer_version_asks_for_a_newer_elagage(small):
+def test_another_version_asks_for_the_elagage_that_packed_it(small):
     body = small.read_bytes()[len(MAGIC) + 32 :]
-    small.write_bytes(signed(struct.pack("<H", VERSION + 1) + body[2:]))
-    with pytest.raises(UserError, match=r"model\.onnx\.packed: packed in version 2 .* newer Elagage"):
-        unpack(small)
+    for version in (VERSION + 1, 0):
+        small.write_bytes(signed(struct.pack("<H", version) + body[2:]))
+        expected = rf"model\.onnx\.packed: packed in version {version} .* the Elagage that packed it"
+        with pytest.raises(UserError, match=expected):
+            unpack(small)
 
 
 def test_a_forged_file_is_refused(small):
@@ -237,33 +251,38 @@ def test_a_forged_file_is_refused(small):
     random = numpy.random.default_rng(0)
     for number in range(600):
         forged = bytearray(body)
-        start, size = random.integers(2, len(body)), random.integers(1, 9)
+        # Not in the versions, of the format and of constriction: these are only told.
+        start, size = random.integers(18, len(body)), random.integers(1, 9)
         if number < 300:
-            start = random.integers(2, HEADER.size + 300)
+            start = random.integers(18, HEADER.size + 300)
         forged[start : start + size] = random.bytes(random.integers(0, 9))
         if forged == body:
             continue
         small.write_bytes(signed(bytes(forged)))
-        with pytest.raises(UserError, match=r"model\.onnx\.packed: arrived as it was written, but cannot be unpacked"):
+        expected = r"model\.onnx\.packed: arrived as it was written, but cannot be unpacked .*use constriction "
+        with pytest.raises(UserError, match=expected):
             unpack(small)
+
+
+def header(size: int, frame: int) -> bytes:
+    return HEADER.pack(VERSION, b"0.5.0", bytes(32), size, frame)
 
 
 def forged_frame(table: list[tuple[int, int, int, int]], kept: bytes, size: int, streams: bytes = b"") -> bytes:
     rows = numpy.array(table, "<u4").reshape(-1, 4).T.tobytes()
     frame = lzma.compress(struct.pack("<I", len(table)) + rows + kept, **LZMA)
-    return signed(HEADER.pack(VERSION, bytes(32), size, len(frame)) + frame + streams)
+    return signed(header(size, len(frame)) + frame + streams)
 
 
 HUGE = 2**32 - 1
 STREAMS = STREAM.pack(True, 4) + bytes([1, 2, 3, 4])
 BOMBS = {
     "the file": forged_frame([], b"abc", 2**63),
-    "the frame": signed(HEADER.pack(VERSION, bytes(32), 9, 2**63) + b"abc"),
+    "the frame": signed(header(9, 2**63) + b"abc"),
     "a frame of zeros": forged_frame([], bytes(2 * SMALL), 2 * SMALL),
-    "the number of tensors": signed(
-        HEADER.pack(VERSION, bytes(32), 9, len(frame := lzma.compress(struct.pack("<I", HUGE), **LZMA))) + frame
-    ),
-    "an empty frame": signed(HEADER.pack(VERSION, bytes(32), 9, 0)),
+    "the number of tensors": signed(header(9, len(frame := lzma.compress(struct.pack("<I", HUGE), **LZMA))) + frame),
+    "tensors that it has": forged_frame([(0, 0, 1, 1)] * 4_000_000, b"abc", 3, STREAMS * 2),
+    "an empty frame": signed(header(9, 0)),
     "a tensor": forged_frame([(0, HUGE, 8, 1)], b"", 8 * HUGE, STREAMS * 9),
     "a tensor as large as allowed": forged_frame([(0, SMALL, 1, 1)], b"", SMALL, STREAMS * 2),
     "many tensors": forged_frame([(0, HUGE, 1, 1)] * 1000, b"", 9, STREAMS * 2),
@@ -290,8 +309,18 @@ def test_absurd_sizes_are_refused_without_taking_memory(what, tmp_path):
 
 def test_what_would_not_be_unpacked_is_not_packed():
     content = file_of(numpy.zeros((1000, 20_000), numpy.float32))
-    with pytest.raises(UserError, match="nearly all weights are 0"):
+    with pytest.raises(ValueError, match="nearly all weights are 0"):
         pack(content, initializers(content))
+    with pytest.raises(ValueError, match="65537 tensors"):
+        pack(bytes(16), [Tensor(0, 0, 1, True)] * 65537)
+
+
+def test_a_file_that_cannot_be_packed_is_named(tmp_path):
+    model, packed = tmp_path / "model.onnx", tmp_path / "model.onnx.packed"
+    model.write_bytes(file_of(numpy.zeros((1000, 20_000), numpy.float32)))
+    with pytest.raises(UserError, match=r"model\.onnx: cannot be packed .* pruning\.rates"):
+        pack_variant(model, packed)
+    assert not packed.exists()
 
 
 def run_unpack(*arguments) -> subprocess.CompletedProcess:
@@ -322,6 +351,15 @@ def test_the_tool_unpacks_and_never_shows_a_traceback(small, tmp_path):
         assert failed.stderr.startswith(f"error: {packed}: ") and words in failed.stderr
         assert "Traceback" not in failed.stderr
         assert not (tmp_path / "other.onnx").exists()
+
+
+def test_too_little_memory_is_said(small, tmp_path, monkeypatch):
+    def unpack_in_little_memory(path):
+        raise MemoryError
+
+    monkeypatch.setattr("unpack.unpack", unpack_in_little_memory)
+    with pytest.raises(UserError, match=r"model\.onnx\.packed: needs more memory"):
+        unpack_to(small, tmp_path / "model.onnx", force=False)
 
 
 def test_a_failed_job_leaves_no_packed_file(small_disk, tmp_path):

@@ -8,6 +8,7 @@ import onnx
 import onnx_ir
 import pytest
 import torch
+from conftest import DiesAfter, Killed
 from test_quantize import (
     DATASET,
     NETWORKS,
@@ -163,6 +164,27 @@ def test_without_rounding_the_prepared_network_is_the_float32_one(name):
         expected, found = rounding.network(pixels), rounding.without_rounding(pixels)
         assert relative_error(found.numpy(), expected.numpy()) < 1e-5
         assert relative_error(rounding(pixels).numpy(), expected.numpy()) > 1e-4  # which rounding changes
+
+
+@pytest.mark.parametrize("mode", ["static", "qat"])
+def test_a_filter_that_was_pruned_whole_keeps_its_bias(mode):
+    torch.manual_seed(0)
+    convolutions = nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.ReLU()
+    network = nn.Sequential(*convolutions, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 3)).eval()
+    with torch.no_grad():
+        network[0].weight *= 30  # levels of its outputs, and of biases by the scale 1, far apart
+        network[2].weight /= 30
+        network[2].weight[:12] = 0
+        network[2].bias[:12] = torch.linspace(0, 0.3, 12)
+    trainable = prepare(network, DATASET, images(64, seed=2), CPU)
+    pixels = images(50)
+    if mode == "qat":
+        logits = onnx_logits(trainable.deployed(), pixels)
+    else:
+        float32 = with_weights(onnx_ir.from_proto(trainable.graph), tensors(network))
+        logits = onnx_logits(quantize(float32, "static", images(64, seed=2)), pixels)
+    assert relative_error(logits, torch_logits(network, pixels)) < 0.03
+    assert relative_error(logits, rounded_logits(trainable, pixels)) < 0.01
 
 
 def test_a_network_of_one_layer_agrees_to_a_level():
@@ -328,23 +350,6 @@ def test_a_seed_gives_the_same_bytes_and_another_seed_others(study):
     assert a != c
 
 
-class Killed(BaseException):
-    """Stands for SIGKILL: nothing catches it."""
-
-
-@dataclasses.dataclass(frozen=True)
-class DiesAfter(TrainingState):
-    """A state whose process is killed right after it was saved so many times."""
-
-    saves: list
-
-    def save(self, content) -> None:
-        super().save(content)
-        self.saves.pop()
-        if not self.saves:
-            raise Killed
-
-
 @pytest.mark.parametrize("epochs", [1, 2])
 def test_a_run_killed_after_an_epoch_ends_with_the_same_bytes(study, epochs):
     trained(study, "SharedConvolution", rate=0.5, output="undisturbed.onnx")
@@ -363,7 +368,7 @@ def test_a_run_killed_after_an_epoch_ends_with_the_same_bytes(study, epochs):
     [
         ("BranchesOnData", "cannot be exported to ONNX .*data-dependent"),
         ("NoWeights", "qat changed nothing.*remove qat"),
-        ("Frozen", "nothing to train; use mode static"),
+        ("Frozen", "nothing to train; .*leave out mode qat"),
     ],
 )
 def test_a_network_that_cannot_be_trained_for_int8_is_named(study, name, message):

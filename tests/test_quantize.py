@@ -331,6 +331,8 @@ def test_multiply_accumulates_of_single_operators():
     assert count(make("MatMul", ["x", "x"], ["y"]), [2, 5, 5]) == 2 * 5 * 5 * 5  # a product without weights
     assert count(make("Relu", ["x"], ["y"]), [7]) == 0
     assert count(make("MatMul", ["x", "w"], ["y"]), ["unknown", 7], floats((7, 3))) is None
+    assert count(make("Einsum", ["x", "w"], ["y"], equation="bi,ij->bj"), [7], floats((7, 3))) is None
+    assert count(make("MatMul", ["x", "w"], ["y"]), [99], floats((99, 50))) == 99 * 50  # more than a shape would take
 
 
 def test_names_in_subgraphs_follow_and_an_input_is_never_joined():

@@ -5,6 +5,7 @@ import pathlib
 import pytest
 import torch
 import yaml
+from conftest import DiesAfter, Killed
 from torch import nn
 
 from elagage.checkpoints import load_checkpoint, save_checkpoint
@@ -15,7 +16,6 @@ from elagage.pruning import count_weights, hold_zeros, magnitude_prune
 from elagage.recovery import SCHEDULES, finetune, rewind
 from elagage.training import TrainingSettings, evaluate, warmup_and_cosine
 from elagage.training_state import TrainingState
-from prune import prune
 from recover import recover
 
 torch.set_num_threads(1)  # on a busy machine two threads wait for each other a hundred times longer than they compute
@@ -24,8 +24,7 @@ SETTINGS = TrainingSettings(
     epochs=6, batch_size=8, learning_rate=0.05, momentum=0.9, weight_decay=0.0005, warmup_epochs=1, flip=None
 )
 RETRAINING = {
-    "batchnorm": {"batchnorm_images": 24},
-    "finetune": {"epochs": 3, "learning_rate": None},
+    "finetune": {"epochs": 3, "learning_rate": 0.0005},
     "rewind": {"epochs": 3},
     "iterative": {"epochs": 3},
 }
@@ -36,8 +35,9 @@ def split(dataset: pathlib.Path, name: str) -> Split:
 
 
 def recovered(dataset: pathlib.Path, pruned: pathlib.Path, recovery: str, output: pathlib.Path, **changes):
-    """Return the checkpoint's path; changes: architecture, seed, or settings of the recovery."""
+    """Return the checkpoint's path; changes: architecture, seed, state, or settings of the recovery."""
     architecture, seed = changes.pop("architecture", "resnet8"), changes.pop("seed", 0)
+    state = changes.pop("state", TrainingState(output / "state.pt", {}))
     checkpoint = output / f"{recovery}.safetensors"
     recover(
         dataset / "dataset.json",
@@ -51,25 +51,10 @@ def recovered(dataset: pathlib.Path, pruned: pathlib.Path, recovery: str, output
         SETTINGS,
         RETRAINING[recovery] | changes,
         1,
-        TrainingState(output / "state.pt", {}),
+        state,
         checkpoint,
     )
     return checkpoint
-
-
-@pytest.fixture
-def dense(tmp_path, dataset) -> pathlib.Path:
-    """A resnet8 with weights that no training has seen."""
-    path = tmp_path / "dense.safetensors"
-    save_checkpoint(path, build_network("resnet8", 3, 1, seed=1).state_dict(), {"model": "mine", "torch": "1.0"})
-    return path
-
-
-@pytest.fixture
-def pruned(tmp_path, dataset, dense) -> pathlib.Path:
-    path = tmp_path / "none.safetensors"
-    prune(dataset / "dataset.json", dense, "resnet8", "global", 0.8, path)
-    return path
 
 
 def weights(checkpoint: pathlib.Path) -> dict[str, torch.Tensor]:
@@ -87,54 +72,12 @@ def test_what_was_pruned_is_zero_afterwards_without_a_sign(tmp_path, dataset, pr
         assert not torch.signbit(after[name][zero]).any()
 
 
-@pytest.mark.parametrize("recovery", ["finetune", "rewind", "iterative"])
+@pytest.mark.parametrize("recovery", RETRAINING)
 def test_retraining_changes_the_weights_that_were_left(tmp_path, dataset, pruned, recovery):
     before, after = weights(pruned), weights(recovered(dataset, pruned, recovery, tmp_path / "out"))
     for name, tensor in before.items():
         left = tensor != 0
         assert (after[name][left] != tensor[left]).float().mean() > 0.99, name
-
-
-def test_batchnorm_changes_the_statistics_and_nothing_else(tmp_path, dataset, pruned):
-    before = load_checkpoint(pruned)[0]
-    after = load_checkpoint(recovered(dataset, pruned, "batchnorm", tmp_path / "out"))[0]
-    changed = {name for name in before if not torch.equal(before[name], after[name])}
-    kinds = ("running_mean", "running_var", "num_batches_tracked")
-    assert changed == {name for name in before if name.endswith(kinds)}
-
-
-def test_batchnorm_takes_the_mean_and_variance_of_the_images(tmp_path, dataset):
-    (tmp_path / "net.py").write_text(
-        "from torch import nn\n"
-        "def build(num_classes, in_channels):\n"
-        "    return nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(64, num_classes))\n"
-    )
-    architecture = f"{tmp_path}/net.py:build"
-    network, source = build_network(architecture, 3, 1), tmp_path / "none.safetensors"
-    save_checkpoint(source, network.state_dict(), {"scope": "global", "rate": 0.5})
-    output = recovered(dataset, source, "batchnorm", tmp_path, architecture=architecture)
-    state = load_checkpoint(output)[0]
-    # The data set's mean and deviation are those of its training images, which normalization makes 0 and 1.
-    assert state["0.running_mean"].item() == pytest.approx(0, abs=1e-4)
-    assert state["0.running_var"].item() == pytest.approx(1, rel=1e-2)
-
-
-def test_batchnorm_without_a_batch_norm_says_so(tmp_path, dataset):
-    (tmp_path / "net.py").write_text(
-        "from torch import nn\n"
-        "def build(num_classes, in_channels):\n"
-        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes))\n"
-    )
-    architecture, source = f"{tmp_path}/net.py:build", tmp_path / "none.safetensors"
-    save_checkpoint(source, build_network(architecture, 3, 1).state_dict(), {"scope": "global", "rate": 0.5})
-    with pytest.raises(UserError, match=r"net\.py:build.*batchnorm changes nothing.*remove batchnorm"):
-        recovered(dataset, source, "batchnorm", tmp_path / "out", architecture=architecture)
-    assert not (tmp_path / "out").exists()
-
-
-def test_batchnorm_on_more_images_than_there_are_names_the_key(tmp_path, dataset, pruned):
-    with pytest.raises(UserError, match=r"retraining\.batchnorm_images: 25 images asked for, but there are only 24"):
-        recovered(dataset, pruned, "batchnorm", tmp_path / "out", batchnorm_images=25)
 
 
 def test_retraining_regains_accuracy(tmp_path, dataset, pruned):
@@ -144,6 +87,18 @@ def test_retraining_regains_accuracy(tmp_path, dataset, pruned):
     after = accuracy(path, *normalize_and_test)
     assert before < 0.7 < after
     assert load_checkpoint(path)[1]["validation_accuracy"] == pytest.approx(after)
+
+
+def test_a_network_whose_parameters_are_frozen_is_named(tmp_path, dataset):
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\n"
+        "def build(num_classes, in_channels):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes)).requires_grad_(False)\n"
+    )
+    architecture, source = f"{tmp_path}/net.py:build", tmp_path / "none.safetensors"
+    save_checkpoint(source, build_network(architecture, 3, 1).state_dict(), {"scope": "global", "rate": 0.5})
+    with pytest.raises(UserError, match=r"net\.py:build.*no parameter has requires_grad.*leave out"):
+        recovered(dataset, source, "finetune", tmp_path / "out", architecture=architecture)
 
 
 def accuracy(checkpoint: pathlib.Path, dataset: Dataset, images: Split) -> float:
@@ -157,7 +112,8 @@ def test_the_checkpoint_says_where_it_comes_from(tmp_path, dataset, pruned):
     provenance = load_checkpoint(recovered(dataset, pruned, "finetune", tmp_path / "out"))[1]
     assert provenance.pop("retraining_epoch") in (1, 2, 3)
     assert 0 <= provenance.pop("validation_accuracy") <= 1
-    assert provenance == before | {"recovery": "finetune", "torch": torch.__version__}
+    retraining = {"epochs": 3, "learning_rate": 0.0005}
+    assert provenance == before | {"recovery": "finetune", "retraining": retraining, "torch": torch.__version__}
     assert provenance["zeros"] == round(0.8 * provenance["weights"])
 
 
@@ -173,26 +129,15 @@ def test_another_seed_takes_the_images_in_another_order(tmp_path, dataset, prune
     assert recovered(dataset, pruned, "finetune", tmp_path / "second", seed=1).read_bytes() != first
 
 
-class Killed(BaseException):
-    """Stands for SIGKILL: nothing catches it."""
-
-
 @pytest.mark.parametrize("epoch", [1, 2])
-def test_a_killed_retraining_goes_on_and_ends_with_the_same_bytes(tmp_path, dataset, pruned, monkeypatch, epoch):
+def test_a_killed_retraining_goes_on_and_ends_with_the_same_bytes(tmp_path, dataset, pruned, epoch):
     undisturbed = recovered(dataset, pruned, "rewind", tmp_path / "first").read_bytes()
-    save, saved = TrainingState.save, []
-
-    def save_and_die(state, content):
-        save(state, content)
-        saved.append(content)
-        if len(saved) == epoch:
-            raise Killed
-
-    monkeypatch.setattr(TrainingState, "save", save_and_die)
+    state = DiesAfter(tmp_path / "second/state.pt", {}, [None] * epoch)
     with pytest.raises(Killed):
-        recovered(dataset, pruned, "rewind", tmp_path / "second")
+        recovered(dataset, pruned, "rewind", tmp_path / "second", state=state)
+    assert state.path.exists()
     assert recovered(dataset, pruned, "rewind", tmp_path / "second").read_bytes() == undisturbed
-    assert len(saved) == 3
+    assert not state.path.exists()
 
 
 def test_rewinding_repeats_the_learning_rates_of_the_last_epochs():
@@ -208,11 +153,10 @@ def test_rewinding_all_epochs_is_the_whole_training():
     assert rates[0] == rates[1]
 
 
-@pytest.mark.parametrize(("stated", "expected"), [(None, 0.0005), (0.02, 0.02)])
-def test_fine_tuning_keeps_one_learning_rate(stated, expected):
-    schedule = finetune(SETTINGS, epochs=4, learning_rate=stated)
+def test_fine_tuning_keeps_one_learning_rate():
+    schedule = finetune(SETTINGS, epochs=4, learning_rate=0.02)
     assert schedule.epochs == 4
-    assert [schedule.learning_rate(step, 5) for step in range(20)] == pytest.approx([expected] * 20)
+    assert [schedule.learning_rate(step, 5) for step in range(20)] == [0.02] * 20
 
 
 def test_a_loss_that_is_not_finite_names_the_key_of_its_learning_rate(tmp_path, dataset):
@@ -223,7 +167,7 @@ def test_a_loss_that_is_not_finite_names_the_key_of_its_learning_rate(tmp_path, 
     )
     architecture, source = f"{tmp_path}/plain.py:build", tmp_path / "none.safetensors"
     save_checkpoint(source, build_network(architecture, 3, 1).state_dict(), {"scope": "global", "rate": 0.5})
-    with pytest.raises(UserError, match=r"^retraining\.learning_rate: .*lower retraining\.learning_rate"):
+    with pytest.raises(UserError, match=r"^retraining\.learning_rate: .*; lower retraining\.learning_rate$"):
         recovered(dataset, source, "finetune", tmp_path / "out", architecture=architecture, learning_rate=1e30)
 
 

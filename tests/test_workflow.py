@@ -231,12 +231,13 @@ def edited(path: pathlib.Path, old: str = "", new: str = "# edited\n"):
 
 # What each rule's outputs lead to.
 NEXT = {
-    "prepare_data": "train train_import sensitivity prune recover quantize_export quantize quantize_qat "
-    "evaluate_accuracy evaluate_latency",
+    "prepare_data": "train train_import sensitivity prune recover recover_batchnorm quantize_export quantize "
+    "quantize_qat evaluate_accuracy evaluate_latency",
     "train": "sensitivity prune quantize quantize_qat evaluate_latency_eager plot",
     "train_import": "sensitivity prune quantize quantize_qat evaluate_latency_eager",
     "sensitivity": "plot",
-    "prune": "recover quantize_pruned quantize_qat_pruned",
+    "prune": "recover recover_batchnorm quantize_pruned quantize_qat_pruned",
+    "recover_batchnorm": "quantize_pruned quantize_qat_pruned",
     "recover": "quantize_pruned quantize_qat_pruned",
     "quantize_pruned": "pack evaluate_accuracy evaluate_size evaluate_latency",
     "quantize_qat_pruned": "pack evaluate_accuracy evaluate_size evaluate_latency",
@@ -250,9 +251,11 @@ NEXT = {
     "evaluate_latency_eager": "summarize",
     "summarize": "plot",
 }
-BUILDS = "train train_import sensitivity prune recover quantize_export quantize_qat evaluate_latency_eager"
-# Not in the tiny study: its trainings would take a minute.
-ABSENT = {"quantize_qat", "quantize_qat_pruned"}
+BUILDS = (
+    "train train_import sensitivity prune recover recover_batchnorm quantize_export quantize_qat evaluate_latency_eager"
+)
+# Not in the tiny study: their jobs would take a minute.
+ABSENT = {"recover_batchnorm", "quantize_qat", "quantize_qat_pruned"}
 RULES = [*(rule for rule in NEXT if rule not in ABSENT and not rule.endswith("_pruned")), "plot"]
 ALL = " ".join(RULES)
 # The rules whose scripts use each module.
@@ -285,14 +288,14 @@ USED_BY = {
     "onnx_tensors": "pack evaluate_size",
     "packed": "pack evaluate_size",
     "progress": "prepare_data train recover sensitivity quantize_qat",
-    "pruning": "prune recover sensitivity quantize_qat",
+    "pruning": "prune recover recover_batchnorm sensitivity quantize_qat",
     "qat": "quantize_qat",
     "quantization": "quantize quantize_qat",
-    "recovery": "recover",
+    "recovery": "recover recover_batchnorm",
     "statistics": "summarize",
     "study": "plot",
-    "training": "train recover sensitivity quantize_qat",
-    "training_state": "train recover sensitivity quantize_qat",
+    "training": "train recover recover_batchnorm sensitivity quantize_qat",
+    "training_state": "train recover recover_batchnorm sensitivity quantize_qat",
 }
 
 
@@ -341,6 +344,13 @@ def test_an_edited_script_reruns_its_rule(study, rule):
 def test_a_changed_parameter_reruns_its_stage(study, old, new, first):
     with edited(study / "config/config.yaml", old, new):
         assert set(planned(study, "all")) == with_what_follows(first)
+
+
+def test_recovery_batchnorm_starts_from_each_pruned_checkpoint(study):
+    with edited(study / "config/config.yaml", "finetune]", "finetune, batchnorm]"):
+        jobs = planned(study, "all")
+    assert jobs["recover_batchnorm"] == jobs["quantize"] == jobs["evaluate_accuracy"] == 4
+    assert not {"train", "train_import", "prune", "recover", "quantize_export"} & set(jobs)
 
 
 def test_mode_qat_trains_each_checkpoint_once_and_leaves_the_other_modes(study):

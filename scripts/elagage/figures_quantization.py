@@ -37,7 +37,7 @@ def quantization_comparison(study: Study) -> Figure:
     names = [value_name("mode", mode) for _, mode in keys]
     if len(recoveries) > 1:
         names = [f"{value_name('recovery', recovery)}, {name}" for (recovery, _), name in zip(keys, names, strict=True)]
-    names.append("PyTorch eager fp32")
+    names.append(f"PyTorch eager fp32{', dense' if summary['rate'].iloc[0] else ''}")
     columns = ["accuracy", "model_size", *(["packed_size"] if "packed_size_bytes" in summary else []), "inference_time"]
     height = 1.6 + len(names) * max(0.45, 0.22 * len(models))
     figure = Figure(figsize=(3 * len(columns), height), layout="constrained")

@@ -7,6 +7,9 @@ from collections.abc import Mapping
 import numpy
 import onnx
 
+# Operators that multiply and accumulate in ways that are not counted here.
+UNCOUNTED = {"Einsum", "LSTM", "GRU", "RNN", "DeformConv", "Attention"}
+SHAPE_BYTES = 1024  # of a tensor that may say how to reshape, pad or slice
 # Input that holds the weight, of each operator that multiplies and accumulates.
 WEIGHT_INPUT = {
     "Conv": 1,
@@ -92,10 +95,11 @@ def count_multiply_accumulates(model: onnx.ModelProto) -> int | None:
     """Count the multiply-accumulates of one image: of convolutions, linear layers and matrix products, zeros included.
 
     An operator behind QDQ counts like the float32 one, a bias not at all. None if the shapes that they depend on
-    cannot be inferred from the graph.
+    cannot be inferred from the graph, or if another operator multiplies too.
     """
-    single = onnx.ModelProto()
-    single.CopyFrom(model)
+    if UNCOUNTED & {node.op_type for node in model.graph.node}:
+        return None
+    single = _without_large_values(model)
     for value in single.graph.input:
         value.type.tensor_type.shape.dim[0].dim_value = 1
     for value in single.graph.output:
@@ -112,6 +116,29 @@ def count_multiply_accumulates(model: onnx.ModelProto) -> int | None:
                 return None
             total += count
     return total
+
+
+def _without_large_values(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy in which weights have their shapes alone: shape inference copies what they hold several times."""
+    graph = model.graph
+    bare = [
+        tensor
+        if len(tensor.raw_data) <= SHAPE_BYTES
+        else onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+        for tensor in graph.initializer
+    ]
+    smaller = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions)
+    smaller.graph.CopyFrom(
+        onnx.GraphProto(
+            name=graph.name,
+            node=graph.node,
+            input=graph.input,
+            output=graph.output,
+            value_info=graph.value_info,
+            initializer=bare,
+        )
+    )
+    return smaller
 
 
 def _multiply_accumulates(node: onnx.NodeProto, shapes: Mapping[str, list[int]]) -> int:

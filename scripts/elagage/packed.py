@@ -9,6 +9,7 @@ then, of those values, one stream for each byte, the lowest first. A stream is e
 
 import dataclasses
 import hashlib
+import importlib.metadata
 import io
 import lzma
 import os
@@ -23,7 +24,8 @@ from elagage.errors import UserError
 
 MAGIC = b"ONNXPACK"
 VERSION = 1
-HEADER = struct.Struct("<H32sQQ")  # version, SHA-256 and bytes of the ONNX file, bytes of the compressed frame
+# Version, that of constriction as text, SHA-256 and bytes of the ONNX file, bytes of the compressed frame.
+HEADER = struct.Struct("<H16s32sQQ")
 STREAM = struct.Struct("<?Q")  # whether it is entropy-coded, bytes
 WIDTHS = (1, 2, 4, 8)  # bytes of a value
 # Raw, because the headers of LZMA's own formats ask for memory.
@@ -31,6 +33,7 @@ LZMA = {"format": lzma.FORMAT_RAW, "filters": [{"id": lzma.FILTER_LZMA2, "preset
 # Bytes of the largest ONNX file that is taken out of so many bytes, for what a forged file may claim. Weights of which
 # one in 1000 is not 0 shrink about 800 times.
 EXPANSION, SMALL = 4096, 64 << 20
+MOST_TENSORS = 1 << 16  # large models have some thousands; each takes 300 bytes of memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,13 +56,16 @@ class Tensor:
 def pack(model: bytes, tensors: Sequence[Tensor]) -> bytes:
     """Return the packed form of an ONNX file in which these tensors lie, in this order.
 
-    Raises UserError if so little is left that `unpack` would take it for a forgery: nearly all weights are 0.
+    Raises ValueError if `unpack` would take it for a forgery: nearly all weights are 0, or tensors are too many.
     """
+    if len(tensors) > MOST_TENSORS:
+        raise ValueError(f"{len(tensors)} tensors are more than the {MOST_TENSORS} that are unpacked")
     ends = [0, *(tensor.end for tensor in tensors)]
     starts = [*(tensor.start for tensor in tensors), len(model)]
     kept = b"".join(model[end:start] for end, start in zip(ends, starts, strict=True))
     frame = lzma.compress(_table(tensors) + kept, **LZMA)
-    body = [HEADER.pack(VERSION, hashlib.sha256(model).digest(), len(model), len(frame)), frame]
+    coder = importlib.metadata.version("constriction").encode()
+    body = [HEADER.pack(VERSION, coder, hashlib.sha256(model).digest(), len(model), len(frame)), frame]
     for group in _groups(tensors):
         values = numpy.frombuffer(b"".join(model[tensor.start : tensor.end] for tensor in group), f"<u{group[0].width}")
         for stream in _streams(values, _lengths(group)):
@@ -67,7 +73,7 @@ def pack(model: bytes, tensors: Sequence[Tensor]) -> bytes:
     content = b"".join(body)
     packed = MAGIC + hashlib.sha256(content).digest() + content
     if len(model) > _largest(packed):
-        raise UserError(f"{len(model)} bytes shrink to {len(packed)}, more than is unpacked: nearly all weights are 0")
+        raise ValueError(f"{len(model)} bytes shrink to {len(packed)}, more than is unpacked: nearly all weights are 0")
     return packed
 
 
@@ -83,22 +89,22 @@ def unpack(path: str | os.PathLike) -> bytes:
     checksum, body = packed[len(MAGIC) :][:32], packed[len(MAGIC) + 32 :]
     if hashlib.sha256(body).digest() != checksum or len(body) < HEADER.size:
         raise UserError(f"{path}: damaged or cut short; copy it again from where it came, or pack the ONNX file again")
-    version = HEADER.unpack_from(body)[0]
-    if version > VERSION:
+    version, coder, checksum, _, _ = HEADER.unpack_from(body)
+    if version != VERSION:
         raise UserError(
             f"{path}: packed in version {version} of the format, of which this Elagage knows {VERSION}; unpack it with "
-            f"a newer Elagage"
+            f"the Elagage that packed it"
         )
     try:
         model = b"".join(_pieces(body, _largest(packed)))
-        if hashlib.sha256(model).digest() != HEADER.unpack_from(body)[1]:
+        if hashlib.sha256(model).digest() != checksum:
             raise ValueError("what comes out has another checksum than what went in")
     except MemoryError:
         raise
     except Exception as error:  # libraries raise of every kind for what they did not write
         raise UserError(
             f"{path}: arrived as it was written, but cannot be unpacked ({error}); get it from somebody you trust, or "
-            f"use the versions of NumPy and constriction that it was packed with"
+            f"use constriction {coder.rstrip(bytes(1)).decode(errors='replace')}, with which it was packed"
         ) from error
     return model
 
@@ -110,7 +116,7 @@ def packed_weight_bytes(path: str | os.PathLike) -> int:
     """
     packed = pathlib.Path(path).read_bytes()
     file = io.BytesIO(packed[len(MAGIC) + 32 :])
-    _, _, _, frame = HEADER.unpack(_take(file, HEADER.size))
+    *_, frame = HEADER.unpack(_take(file, HEADER.size))
     tensors, _ = _read_frame(_take(file, frame), _largest(packed))
     total = len(lzma.compress(_table(tensors), **LZMA)) if any(tensor.weight for tensor in tensors) else 0
     for group in _groups(tensors):
@@ -204,6 +210,8 @@ def _read_frame(compressed: bytes, largest: int) -> tuple[list[Tensor], bytes]:
     decompressor = lzma.LZMADecompressor(**LZMA)
     frame = decompressor.decompress(compressed, max_length=largest)
     (count,) = struct.unpack_from("<I", frame)
+    if count > MOST_TENSORS:
+        raise ValueError(f"{count} tensors announced")
     table = numpy.frombuffer(frame, "<u4", 4 * count, 4).reshape(4, count).T.tolist()
     tensors, start = [], 0
     for gap, values, width, weight in table:
@@ -217,7 +225,7 @@ def _read_frame(compressed: bytes, largest: int) -> tuple[list[Tensor], bytes]:
 def _pieces(body: bytes, largest: int) -> Iterator[bytes]:
     """Yield the ONNX file piece by piece: what lies before each tensor, and the tensor."""
     file = io.BytesIO(body)
-    _, _, size, frame = HEADER.unpack(_take(file, HEADER.size))
+    *_, size, frame = HEADER.unpack(_take(file, HEADER.size))
     tensors, kept = _read_frame(_take(file, frame), largest)
     if size > largest or len(kept) + sum(tensor.end - tensor.start for tensor in tensors) != size:
         raise ValueError(f"{size} bytes announced")

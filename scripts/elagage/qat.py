@@ -28,7 +28,8 @@ from elagage.errors import UserError
 from elagage.export import export_program
 from elagage.models import Normalize, checked_logits
 from elagage.onnx_graph import PREPROCESS, with_weights
-from elagage.quantization import quantize
+from elagage.quantization import SMALLEST_RANGE, quantize
+from elagage.training import check_trainable
 
 aten = torch.ops.aten
 LAYERS = (aten.conv1d.default, aten.conv2d.default, aten.conv3d.default, aten.linear.default)
@@ -114,8 +115,8 @@ def round_weight(weight: torch.Tensor, axis: int | None) -> torch.Tensor:
     A weight of zero stays exactly zero.
     """
     dims = [dim for dim in range(weight.ndim) if axis is None or dim != axis % weight.ndim]
-    scale = weight.detach().abs().amax(dims) / WEIGHT_LEVELS
-    scale = torch.where(scale < torch.finfo(torch.float32).tiny, 1.0, scale)
+    low, high = weight.detach().amin(dims).clamp(max=0), weight.detach().amax(dims).clamp(min=0)
+    scale = torch.maximum(-low, torch.maximum(high, low + SMALLEST_RANGE)) / WEIGHT_LEVELS
     zero_point = torch.zeros_like(scale, dtype=torch.int32)
     if axis is None:
         return torch.fake_quantize_per_tensor_affine(weight, scale, zero_point, -WEIGHT_LEVELS, WEIGHT_LEVELS)
@@ -283,8 +284,7 @@ def prepare(network: nn.Module, dataset: Dataset, calibration: numpy.ndarray, de
     calibration: uint8 [n, channels, height, width]. Raises UserError if the network cannot be exported, if nothing of
     it becomes int8, or if there is nothing to train.
     """
-    if not any(parameter.requires_grad for parameter in network.parameters()):
-        raise UserError("no parameter has requires_grad, so there is nothing to train; use mode static instead of qat")
+    check_trainable(network)
     graph, program = export_program(network, dataset)
     exported = onnx_ir.to_proto(graph)
     float32 = with_weights(graph, _numpy_state(network))
@@ -335,7 +335,9 @@ def _check_folding(trainable: Trainable, dataset: Dataset, images: numpy.ndarray
 
 
 def _relative_error(values: numpy.ndarray, expected: numpy.ndarray) -> float:
-    return float(numpy.linalg.norm(values - expected) / numpy.linalg.norm(expected))
+    """Return the norm of the difference by that of what was expected; 0 if both are nothing but zeros."""
+    difference, size = numpy.linalg.norm(values - expected), numpy.linalg.norm(expected)
+    return float(difference / size) if difference else 0.0
 
 
 def _numpy_state(network: nn.Module) -> dict[str, numpy.ndarray]:

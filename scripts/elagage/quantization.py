@@ -20,6 +20,9 @@ CALIBRATION_BATCH = 64  # images; ranges are those of all images whatever the ba
 # 7-bit weights: products of two 8-bit numbers saturate in the 16-bit sums of CPUs without VNNI, so that a file made on
 # one machine would lose accuracy on another.
 REDUCE_RANGE = True
+# Smallest range of a channel's weights and of an activation. A filter that was pruned whole, of range 0, would get the
+# scale 1.0, by which the levels of its bias would be as far apart as those of its input.
+SMALLEST_RANGE = 1e-4
 
 
 class _Calibration(CalibrationDataReader):
@@ -58,7 +61,10 @@ def _static(source: pathlib.Path, target: pathlib.Path, images: numpy.ndarray, r
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
         nodes_to_exclude=preprocess,
-        extra_options={"TensorQuantOverrides": {name: [parameters] for name, parameters in ranges.items()}},
+        extra_options={
+            "TensorQuantOverrides": {name: [parameters] for name, parameters in ranges.items()},
+            "MinimumRealRange": SMALLEST_RANGE,
+        },
     )
 
 

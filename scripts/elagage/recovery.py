@@ -1,4 +1,4 @@
-"""What follows pruning: batch norm statistics estimated anew, or a retraining in which pruned weights stay zero."""
+"""What follows pruning: batch norm statistics estimated anew, or a schedule by which what is left trains on."""
 
 import dataclasses
 from collections.abc import Callable
@@ -17,14 +17,9 @@ from elagage.training import Schedule, TrainingSettings, warmup_and_cosine
 STATISTICS_BATCH = 250  # images; the statistics are means over the batches
 
 
-def finetune(settings: TrainingSettings, epochs: int, learning_rate: float | None = None) -> Schedule:
-    """Return a constant learning rate, the last one of the training (Han et al. 2015; Renda et al. 2020, section 3).
-
-    Their schedules end at a hundredth of the first learning rate. Ours ends at zero, at which nothing learns, so that
-    a hundredth stands in unless `learning_rate` says otherwise.
-    """
-    rate = settings.learning_rate / 100 if learning_rate is None else learning_rate
-    return Schedule(epochs, lambda step, epoch_steps: rate, "retraining.learning_rate")
+def finetune(settings: TrainingSettings, epochs: int, learning_rate: float) -> Schedule:
+    """Return a constant learning rate, a low one (Han et al. 2015; Renda et al. 2020, section 3)."""
+    return Schedule(epochs, lambda step, epoch_steps: learning_rate, "retraining.learning_rate")
 
 
 def rewind(settings: TrainingSettings, epochs: int) -> Schedule:

@@ -77,9 +77,19 @@ def default_device() -> torch.device:
 
 
 def make_deterministic() -> None:
-    """Make the same seed give the same bytes on the same machine (torch's notes on reproducibility)."""
+    """Make the same seed give the same bytes on the same machine, in float32 (torch's notes on reproducibility)."""
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.allow_tf32 = False  # rounds what convolutions of GPUs read to 10 bits; the ONNX file does not
+
+
+def check_trainable(network: nn.Module) -> None:
+    """Raise UserError if all parameters of the network are frozen."""
+    if not any(parameter.requires_grad for parameter in network.parameters()):
+        raise UserError(
+            "no parameter has requires_grad, so there is nothing to train; give the model its weights, and leave out "
+            "mode qat and all of pruning.recovery but none and batchnorm"
+        )
 
 
 def train_one_epoch(network, normalize, batches, optimizer, scheduler, check, advance) -> tuple[float, float]:
@@ -137,9 +147,10 @@ class Schedule:
     def check(self, loss: float, learning_rate: float) -> None:
         """Raise UserError if the loss is not a finite number."""
         if not math.isfinite(loss):
+            warmup = " or lengthen training.warmup_epochs" if self.key == "training.learning_rate" else ""
             raise UserError(
-                f"{self.key}: the loss became {loss} at a learning rate of {learning_rate:.3g}; lower {self.key} or "
-                f"lengthen training.warmup_epochs"
+                f"{self.key}: the loss became {loss} at a learning rate of {learning_rate:.3g}; "
+                f"lower {self.key}{warmup}"
             )
 
 
@@ -181,8 +192,9 @@ def fit(
 
     `state` is saved after each epoch. A training that finds it goes on from there and, on the same kind of machine,
     ends with the same bytes as one that was never interrupted, if the network keeps all that it learns in its state
-    dict.
+    dict. Raises UserError if there is nothing to train, or if the loss is not finite.
     """
+    check_trainable(network)
     make_deterministic()
     network.to(device, memory_format=torch.channels_last)
     normalize = Normalize(dataset).to(device)

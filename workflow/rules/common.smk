@@ -112,7 +112,7 @@ def split_arrays(split: str) -> dict[str, str]:
 
 
 def seeds(model: str) -> list[int]:
-    """Return the seeds of a model: a model whose weights are given is the same for all of them."""
+    """Return the seeds of a model: one whose weights are given has the first, for its retraining if there is any."""
     return config["seeds"] if MODELS[model]["weights"] is None else config["seeds"][:1]
 
 
@@ -132,6 +132,15 @@ def checkpoint(scope: str, rate: float, recovery: str) -> str:
         return "dense"
     first = next(filter(None, RATES))
     return f"{scope}/{rate}/{'rewind' if recovery == 'iterative' and rate == first else recovery}"
+
+
+def low_learning_rate(stated: float | None) -> float:
+    """Return the learning rate stated for a training that starts from a trained model, else a hundredth of the first.
+
+    The papers go on at the last one (Renda et al. 2020, section 3), which is a hundredth of the first in their step
+    schedules. Ours ends at zero, at which nothing learns.
+    """
+    return config["training"]["learning_rate"] / 100 if stated is None else stated
 
 
 def with_channels_removed(wildcards) -> dict[str, str]:
@@ -217,5 +226,5 @@ wildcard_constraints:
     seed="|".join(map(str, config["seeds"])),
     scope="local|global|channel",
     rate="|".join(re.escape(str(rate)) for rate in RATES),
-    recovery="batchnorm|finetune|rewind|iterative",
+    recovery="finetune|rewind|iterative",
     checkpoint=f"dense|[a-z]+/({'|'.join(re.escape(str(rate)) for rate in RATES)})/[a-z]+",

@@ -80,9 +80,12 @@ rule quantize_qat:
         runtime=growing(720),
     params:
         architecture=lambda wildcards: MODELS[wildcards.model]["architecture"],
-        training=config["training"],
-        epochs=config["quantization"]["qat_epochs"],
-        learning_rate=config["quantization"]["qat_learning_rate"] or config["training"]["learning_rate"] / 100,
+        settings=config["training"]
+        | {
+            "epochs": config["quantization"]["qat_epochs"],
+            "learning_rate": low_learning_rate(config["quantization"]["qat_learning_rate"]),
+            "warmup_epochs": 0,
+        },
         calibration_images=config["quantization"]["calibration_images"],
         # Not an output, because Snakemake deletes those of a killed job.
         state="results/models/{model}/seed{seed}/{checkpoint}-qat.training_state.pt",

@@ -4,11 +4,11 @@ For iterative, each rate is pruned from what recovered at the rate before it: a 
 """
 
 # What each recovery takes from the table `retraining`: a change of the rest does not run it again.
+RETRAINING_EPOCHS = {"epochs": config["retraining"]["epochs"]}
 RETRAINING = {
-    "batchnorm": ["batchnorm_images"],
-    "finetune": ["epochs", "learning_rate"],
-    "rewind": ["epochs"],
-    "iterative": ["epochs"],
+    "finetune": RETRAINING_EPOCHS | {"learning_rate": low_learning_rate(config["retraining"]["learning_rate"])},
+    "rewind": RETRAINING_EPOCHS,
+    "iterative": RETRAINING_EPOCHS,
 }
 
 
@@ -34,7 +34,7 @@ rule recover:
     params:
         architecture=lambda wildcards: MODELS[wildcards.model]["architecture"],
         settings=config["training"],
-        retraining=lambda wildcards: {key: config["retraining"][key] for key in RETRAINING[wildcards.recovery]},
+        retraining=lambda wildcards: RETRAINING[wildcards.recovery],
         # Not an output, because Snakemake deletes those of a killed job.
         state="results/models/{model}/seed{seed}/{scope}/{rate}/{recovery}.training_state.pt",
         code=code("recover"),
@@ -42,3 +42,30 @@ rule recover:
         "Recover {wildcards.model}, seed {wildcards.seed}, {wildcards.scope} {wildcards.rate}, {wildcards.recovery}"
     script:
         "../../scripts/recover.py"
+
+
+rule recover_batchnorm:
+    input:
+        **split_arrays("train"),
+        **split_arrays("validation"),
+        dataset=DATASET,
+        pruned=f"{PRUNED}/none.safetensors",
+        user_model=user_model,
+    output:
+        checkpoint=f"{PRUNED}/batchnorm.safetensors",
+    log:
+        "results/logs/recover_batchnorm/{model}/seed{seed}/{scope}/{rate}.log",
+    conda:
+        "../../envs/recover_batchnorm.yaml"
+    threads: 1
+    resources:
+        mem_mb=growing(2000),
+        runtime=growing(10),
+    params:
+        architecture=lambda wildcards: MODELS[wildcards.model]["architecture"],
+        batchnorm_images=config["retraining"]["batchnorm_images"],
+        code=code("recover_batchnorm"),
+    message:
+        "Estimate batch norm of {wildcards.model}, seed {wildcards.seed}, {wildcards.scope} {wildcards.rate}, anew"
+    script:
+        "../../scripts/recover_batchnorm.py"
