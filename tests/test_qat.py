@@ -28,13 +28,14 @@ from torch import nn
 from torch.nn import functional
 
 from elagage import qat
+from elagage.channels import channel_prune
 from elagage.checkpoints import save_checkpoint
 from elagage.data import Dataset, Split
 from elagage.errors import UserError
 from elagage.models import Normalize, build_network
 from elagage.onnx_contents import count_contents, description
 from elagage.onnx_graph import with_weights
-from elagage.pruning import LAYERS, magnitude_prune
+from elagage.pruning import LAYERS, count_weights, magnitude_prune
 from elagage.qat import check_agreement, prepare, round_weight
 from elagage.quantization import quantize
 from elagage.training import TrainingSettings
@@ -272,13 +273,17 @@ def split(dataset: pathlib.Path, name: str) -> Split:
     return Split.read(dataset / f"{name}_images.npy", dataset / f"{name}_labels.npy")
 
 
-def trained(dataset: pathlib.Path, name: str, seed=0, rate=0.0, output="qat.onnx", state=None, **changes):
-    """Train the network with weights as after training, pruned, and return the file."""
+def trained(
+    dataset: pathlib.Path, name: str, seed=0, rate=0.0, scope="global", output="qat.onnx", state=None, **changes
+):
+    """Train the network with weights as after training, pruned, and return the file and the network."""
     architecture = name if name.startswith("resnet") else f"my_model.py:{name}"
     network = lively(build_network(architecture, 3, 1))
-    if rate:
-        magnitude_prune(network, "global", rate)
-    save_checkpoint("checkpoint.safetensors", network.state_dict(), {"model": "mine", "rate": rate})
+    if scope == "channel":
+        channel_prune(network, Dataset.read(dataset / "dataset.json"), rate, count_weights(network)[1])
+    elif rate:
+        magnitude_prune(network, scope, rate)
+    save_checkpoint("checkpoint.safetensors", network.state_dict(), {"model": "mine", "scope": scope, "rate": rate})
     quantize_qat(
         dataset / "dataset.json",
         split(dataset, "train"),
@@ -316,6 +321,17 @@ def test_pruned_zeros_are_zeros_in_the_file_position_by_position(study, name):
         assert (array[(layers[key] == 0).numpy()] == 0).all(), key
         assert (layers[key] == 0).any()
     assert any((array != int8_weights(dense)[key]).any() for key, array in stored.items())  # it did learn
+
+
+@pytest.mark.parametrize("name", ["resnet8", "ReusedBlock"])
+def test_a_network_without_channels_is_trained_and_stays_small(study, name):
+    model, network = trained(study, name, rate=0.5, scope="channel")
+    weights = int8_weights(model)
+    assert all(array.shape == network.get_parameter(key).shape for key, array in weights.items())
+    counts = count_contents(model)
+    assert counts["int8_weights"] == counts["weights"] == count_weights(network)[1]
+    dense = build_network(name if name == "resnet8" else f"my_model.py:{name}", 3, 1)
+    assert counts["weights"] < 0.7 * count_weights(dense)[1]
 
 
 def test_weights_have_seven_bits_and_a_scale_for_each_channel(study):

@@ -534,7 +534,7 @@ def test_every_profile_plans_the_default_study(profile, tmp_path):
     assert jobs["sensitivity"] == 1
 
 
-@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+@pytest.mark.parametrize("name", ["recovery", "cifar10", "cifar100"])
 def test_the_configurations_on_offer_plan_a_study(name, tmp_path):
     config = REPOSITORY / f"config/{name}.yaml"
     snakefile = REPOSITORY / "workflow/Snakefile"
