@@ -53,7 +53,6 @@ def quantize_qat(
     place = [str(provenance[key]) for key in ("model", "scope", "rate", "recovery") if key in provenance]
     label = f"train {' '.join(place)} seed {seed} for int8"
     with progress(settings.epochs * len(train_split), " images", label) as advance:
-        print(f"device={torch.cuda.get_device_name(device) if device.type == 'cuda' else device}")
         best_state, history = fit(
             trainable.rounding,
             dataset,

@@ -38,7 +38,7 @@ def recover(
     of which is gone at the end.
     """
     torch.set_num_threads(min(threads, os.cpu_count() or 1))
-    dataset, device = Dataset.read(dataset_path), default_device()
+    dataset = Dataset.read(dataset_path)
     network, provenance = load_network(pruned, architecture, dataset, seed)
     with naming(architecture):
         check_trainable(network)
@@ -46,7 +46,6 @@ def recover(
     schedule = SCHEDULES[recovery](settings, **retraining)
     title = f"{recovery} {name} seed {seed} {provenance['scope']} {provenance['rate']}"
     with progress(schedule.epochs * len(train_split), " images", title) as advance:
-        print(f"device={torch.cuda.get_device_name(device) if device.type == 'cuda' else device}")
         best_state, history = fit(
             network,
             dataset,
@@ -55,7 +54,7 @@ def recover(
             settings,
             schedule,
             seed,
-            device,
+            default_device(),
             state,
             advance,
             constrain=hold_zeros,

@@ -43,8 +43,6 @@ def train(
         checked_logits(deployed, torch.from_numpy(validation_split.images[:2]), len(dataset.classes))
         check_trainable(network)
     with progress(settings.epochs * len(train_split), " images", f"train {name} seed {seed}") as advance:
-        device = default_device()
-        print(f"device={torch.cuda.get_device_name(device) if device.type == 'cuda' else device}")
         best_state, history = fit(
             network,
             dataset,
@@ -53,7 +51,7 @@ def train(
             settings,
             warmup_and_cosine(settings),
             seed,
-            device,
+            default_device(),
             state,
             advance,
         )

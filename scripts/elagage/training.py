@@ -196,6 +196,7 @@ def fit(
     """
     check_trainable(network)
     make_deterministic()
+    print(f"device={torch.cuda.get_device_name(device) if device.type == 'cuda' else device}")
     network.to(device, memory_format=torch.channels_last)
     normalize = Normalize(dataset).to(device)
     generator = torch.Generator().manual_seed(seed)
