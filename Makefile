@@ -6,6 +6,7 @@ RUN = .venv/bin
 
 study: .venv/installed
 	$(RUN)/snakemake all --quiet reason
+	@echo "Look at results/plots/ and results/summary.md; '$(RUN)/snakemake --report report.html' joins them, with captions."
 
 test: .venv/installed
 	$(RUN)/ruff check .

@@ -84,7 +84,7 @@ def markdown(summary: pandas.DataFrame) -> str:
         kilobytes=summary["model_size_bytes"] / 1000,
         packed_kilobytes=summary["packed_size_bytes"] / 1000,
         entropy_kilobytes=summary["packed_bound_bytes"] / 1000,
-        mmacs=["unknown" if pandas.isna(macs) else f"{macs / 1e6:.1f}" for macs in summary["macs"]],
+        mmacs=["unknown" if pandas.isna(macs) else f"{macs / 1e6:.3g}" for macs in summary["macs"]],
         int8_share=summary["int8_weights"] / summary["weights"],
     )
     table = pandas.DataFrame(
@@ -104,8 +104,12 @@ def markdown(summary: pandas.DataFrame) -> str:
             f"- Times: median of {first['latency_images']} test images, one at a time, threads: {first['threads']}, "
             f"on {cpu} ({instructions}), ONNX Runtime {first['onnxruntime']}; {len(part)} of {len(summary)} rows."
         )
-    lines.append("- Speed-up: against the dense float32 model in ONNX Runtime, timed turn by turn with the variant.")
-    lines.append("- Size and time: of ONNX files in which zeros are stored and multiplied like other weights.")
+    lines.append(
+        "- Speed-up: against the dense float32 model in ONNX Runtime, timed turn by turn with the variant: the median "
+        "of the ratios, image by image, which need not be the ratio of the median times. Its interval is that of this "
+        "run; on a machine with other work another run may differ by more."
+    )
+    lines.append("- Size and time: of ONNX files, in which zeros are stored and multiplied like other weights.")
     lines.append(
         "- Packed: the same file as scripts/unpack.py gives it back. Entropy: the order-0 entropies of the file's "
         "tensors, summed up; what the packed file takes beside them is mostly the graph."

@@ -83,6 +83,16 @@ def label(axis: Axes, x: str, y: str, *titles: str) -> None:
     axis.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
 
 
+def limit(axis: Axes, which: str, ends: tuple[float, float | None]) -> None:
+    """Set the ends of axis `which`, x or y; None leaves room for the markers of the highest values."""
+    low, high = ends
+    if high is None:
+        axis.margins(**{which: 0})
+        top = getattr(axis, f"get_{which}lim")()[1]
+        high = top + 0.1 * (top - low)
+    axis.set(**{f"{which}lim": (low, high)})
+
+
 def legend(figure: Figure, title: str = "") -> None:
     """Write one legend below all panels, with each label once, in one row if that fits."""
     found = {}

@@ -3,7 +3,7 @@
 import numpy
 from matplotlib.figure import Figure
 
-from elagage.drawing import label, legend, line_styles, ordered, panels, reach, value_name
+from elagage.drawing import label, legend, limit, line_styles, ordered, panels, reach, value_name
 from elagage.study import METRICS, Study, estimates, metric, seeds
 
 SCOPE_LINES = ("-", "--", ":")
@@ -50,8 +50,8 @@ def pareto(study: Study) -> Figure:
         axis.plot(best["cost"], best["value"], "ok", fillstyle="none", markersize=11, label="not dominated")
         titles = [model, value_name("recovery", recovery)] if len(recoveries) > 1 else [model]
         label(axis, cost.label, accuracy.label, *titles)
-        axis.margins(x=0.1)  # room for the circles of the largest
-        axis.set(xlim=cost.limits, ylim=accuracy.limits)
+        limit(axis, "x", cost.limits)
+        limit(axis, "y", accuracy.limits)
     several = f"mean of {counts.max()} seeds, bars from the lowest to the highest"
     legend(figure, several if counts.max() > 1 else "")
     return figure

@@ -7,7 +7,18 @@ import pandas
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from elagage.drawing import REFERENCE, label, legend, line_styles, ordered, panels, reach, side_by_side, value_name
+from elagage.drawing import (
+    REFERENCE,
+    label,
+    legend,
+    limit,
+    line_styles,
+    ordered,
+    panels,
+    reach,
+    side_by_side,
+    value_name,
+)
 from elagage.errors import UserError
 from elagage.study import METRICS, Metric, Study, estimates, metric, whiskers
 
@@ -44,8 +55,8 @@ def against_rate(study: Study, stack: tuple[dict[str, Metric], ...], lines: str,
             references(axis, summary[(summary["model"] == model) & (summary[split] == part)], measured)
             titles = [model, value_name(split, part)] if len(parts) > 1 else [model]
             label(axis, x if place == len(stack) - 1 else "", measured.label, *([] if place else titles))
-            axis.margins(y=0.1)  # room for the markers of the highest values
-            axis.set(xlim=(rates[0] - margin, rates[-1] + margin), ylim=measured.limits)
+            limit(axis, "x", (rates[0] - margin, rates[-1] + margin))
+            limit(axis, "y", measured.limits)
     legend(figure, whiskers(study, next(iter(stack[0].values()))))
     return figure
 
