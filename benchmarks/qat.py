@@ -123,7 +123,7 @@ def times(folder: pathlib.Path) -> None:
     float32 = with_weights(onnx_ir.from_proto(trainable.graph), {k: v.numpy() for k, v in network.state_dict().items()})
     models = {"float32": float32, "static": quantize(float32, "static", images[:128])}
     with torch.no_grad():
-        for part in trainable.rounding.ranges.values():
+        for part in trainable.fake_quantized.ranges.values():
             part.high *= 1.01  # other ranges than those of static, as after training
     models["qat"] = trainable.deployed()
     sessions = {}

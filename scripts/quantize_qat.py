@@ -54,7 +54,7 @@ def quantize_qat(
     label = f"train {' '.join(place)} seed {seed} for int8"
     with progress(settings.epochs * len(train_split), " images", label) as advance:
         best_state, history = fit(
-            trainable.rounding,
+            trainable.fake_quantized,
             dataset,
             train_split,
             validation_split,
@@ -66,7 +66,7 @@ def quantize_qat(
             advance,
             constrain=hold_zeros,
         )
-    trainable.rounding.load_state_dict(best_state)
+    trainable.fake_quantized.load_state_dict(best_state)
     with naming(architecture):
         model = check_agreement(trainable, dataset, validation_split.images[:COMPARED])
     print("qat", json.dumps(count_contents(model)))

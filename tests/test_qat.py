@@ -27,16 +27,17 @@ from test_quantize import (
 from torch import nn
 from torch.nn import functional
 
-from elagage import qat
+from elagage import fake_quantization
 from elagage.channels import channel_prune
 from elagage.checkpoints import save_checkpoint
 from elagage.data import Dataset, Split
 from elagage.errors import UserError
+from elagage.fake_quantization import fake_quantize_weight
 from elagage.models import Normalize, build_network
 from elagage.onnx_contents import count_contents, description
 from elagage.onnx_graph import with_weights
 from elagage.pruning import LAYERS, count_weights, magnitude_prune
-from elagage.qat import check_agreement, prepare, round_weight
+from elagage.qat import check_agreement, prepare
 from elagage.quantization import quantize
 from elagage.training import TrainingSettings
 from elagage.training_state import TrainingState
@@ -132,7 +133,7 @@ SMALL = {
 
 
 def rounded_logits(trainable, pixels: numpy.ndarray) -> numpy.ndarray:
-    return torch_logits(trainable.rounding.eval(), pixels)
+    return torch_logits(trainable.fake_quantized.eval(), pixels)
 
 
 def prepared(kind, count: int = 64):
@@ -148,21 +149,21 @@ def test_the_prepared_network_computes_what_its_onnx_file_does_with_the_operator
     # Levels that flip by sums in another order; the untrained ResNet-18 amplifies them.
     limit = 0.1 if name == "torchvision_resnet18" else 0.03
     assert relative_error(rounded_logits(trainable, pixels), logits) < limit
-    float32 = torch_logits(trainable.rounding.network, pixels)
+    float32 = torch_logits(trainable.fake_quantized.network, pixels)
     assert relative_error(rounded_logits(trainable, pixels), logits) < relative_error(float32, logits)
-    float32 = with_weights(onnx_ir.from_proto(trainable.graph), tensors(trainable.rounding.network))
+    float32 = with_weights(onnx_ir.from_proto(trainable.graph), tensors(trainable.fake_quantized.network))
     static = quantize(float32, "static", images(64, seed=2))
     assert [node.op_type for node in model.graph.node] == [node.op_type for node in static.graph.node]
     assert count_contents(model) == count_contents(static)
 
 
 @pytest.mark.parametrize("name", SMALL | NETWORKS)
-def test_without_rounding_the_prepared_network_is_the_float32_one(name):
+def test_without_fake_quantization_the_prepared_network_is_the_float32_one(name):
     trainable = prepared((SMALL | NETWORKS)[name])
-    rounding = trainable.rounding.eval()
+    rounding = trainable.fake_quantized.eval()
     pixels = Normalize(DATASET)(torch.from_numpy(images(20)))
     with torch.inference_mode():
-        expected, found = rounding.network(pixels), rounding.without_rounding(pixels)
+        expected, found = rounding.network(pixels), rounding.without_fake_quantization(pixels)
         assert relative_error(found.numpy(), expected.numpy()) < 1e-5
         assert relative_error(rounding(pixels).numpy(), expected.numpy()) > 1e-4  # which rounding changes
 
@@ -190,10 +191,10 @@ def test_a_filter_that_was_pruned_whole_keeps_its_bias(mode):
 
 def test_a_network_of_one_layer_agrees_to_a_level():
     trainable = prepared(NoLinear)
-    for part in trainable.rounding.ranges.values():
+    for part in trainable.fake_quantized.ranges.values():
         part.high *= 0.9  # not the range of static any more
     difference = rounded_logits(trainable, images(50)) - onnx_logits(trainable.deployed(), images(50))
-    level = list(trainable.rounding.ranges.values())[-1].parameters_of_uint8()[0].item()
+    level = list(trainable.fake_quantized.ranges.values())[-1].parameters_of_uint8()[0].item()
     assert numpy.abs(difference).max() < 0.1 * level  # means of a map that agrees but for single levels
 
 
@@ -206,21 +207,21 @@ def wrongly_folded(weight, bias, scale, shift, mean, variance, epsilon):
     ("name", "wrong", "message"),
     [
         ("fold_batchnorm", wrongly_folded, r"differs by \d+% from the float32 one.*use mode static"),
-        ("round_weight", lambda weight, axis: torch.zeros_like(weight), r"differs by \d+%.*use mode static"),
+        ("fake_quantize_weight", lambda weight, axis: torch.zeros_like(weight), r"differs by \d+%.*use mode static"),
         ("WEIGHT_LEVELS", 2, r"int8 ONNX file differs by \d+%.*use mode static"),
         ("ACTIVATION_LEVELS", 15, r"int8 ONNX file differs by \d+%.*use mode static"),
     ],
 )
 def test_a_prepared_network_that_computes_something_else_is_refused(monkeypatch, name, wrong, message):
     check_agreement(prepared(ReusedBlock), DATASET, images(50))
-    monkeypatch.setattr(qat, name, wrong)
+    monkeypatch.setattr(fake_quantization, name, wrong)
     trainable = prepared(ReusedBlock)
     with pytest.raises(UserError, match=message):
         check_agreement(trainable, DATASET, images(50))
 
 
 def test_a_range_follows_the_batches_in_training_alone_and_always_holds_zero():
-    part = qat.Range(0.01, 0)  # 0 to 2.55
+    part = fake_quantization.FakeQuantize(0.01, 0)  # 0 to 2.55
     part.eval()(torch.tensor([-5.0, 9.0]))
     assert (part.low.item(), part.high.item()) == pytest.approx((0, 2.55))
     for _ in range(1000):
@@ -232,7 +233,7 @@ def test_a_range_follows_the_batches_in_training_alone_and_always_holds_zero():
 
 
 def test_what_an_activation_is_rounded_to_is_a_level_and_what_is_clipped_has_no_gradient():
-    part = qat.Range(0.5, 10).eval()  # -5 to 122.5
+    part = fake_quantization.FakeQuantize(0.5, 10).eval()  # -5 to 122.5
     values = torch.tensor([-6.0, -5.0, 0.2, 0.3, 122.4, 130], requires_grad=True)
     rounded = part(values)
     assert rounded.tolist() == [-5, -5, 0, 0.5, 122.5, 122.5]
@@ -245,7 +246,7 @@ def test_a_weight_is_rounded_to_129_levels_a_channel_and_zero_stays_zero(axis):
     weight = torch.randn(5, 7, 3, 3, generator=torch.Generator().manual_seed(0))
     weight[2] = 0
     weight[:, 3] = 0
-    rounded = round_weight(weight, axis)
+    rounded = fake_quantize_weight(weight, axis)
     channels = [weight] if axis is None else weight.unbind(axis)
     for channel, got in zip(channels, [rounded] if axis is None else rounded.unbind(axis), strict=True):
         level = channel.abs().max() / 64

@@ -270,6 +270,7 @@ USED_BY = {
     "entropy": "pack evaluate_size",
     "errors": ALL,
     "export": "quantize_export quantize_qat",
+    "fake_quantization": "quantize_qat",
     "figures": "plot",
     "figures_pareto": "plot",
     "figures_pruning": "plot",
