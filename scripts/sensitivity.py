@@ -10,6 +10,7 @@ from torch import nn
 
 from elagage.checkpoints import load_network
 from elagage.data import Dataset, Split
+from elagage.errors import UserError
 from elagage.files import whole_file
 from elagage.job import job
 from elagage.models import Normalize, naming
@@ -83,7 +84,12 @@ def sensitivity(
     label: str,
     output: str,
 ) -> None:
-    """Write the rows of `measure`, on the first `images` of the split (None: all, but at most MOST), as CSV."""
+    """Write the rows of `measure`, on the first `images` of the split (None: all, but at most MOST), as CSV.
+
+    Raises UserError if there is no rate.
+    """
+    if not rates:
+        raise UserError("pruning.rates: 0.0 alone prunes nothing, so there is no sensitivity to measure; add a rate")
     torch.set_num_threads(min(threads, os.cpu_count() or 1))
     make_deterministic()
     dataset, device = Dataset.read(dataset_path), default_device()

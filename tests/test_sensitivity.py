@@ -137,9 +137,9 @@ def dense(tmp_path):
     return path
 
 
-def run(dataset, dense, images, output):
+def run(dataset, dense, images, output, rates=(0.5, 0.9)):
     split = Split.read(dataset / "validation_images.npy", dataset / "validation_labels.npy")
-    sensitivity(dataset / "dataset.json", split, dense, "resnet8", images, [0.5, 0.9], 1, "mine", output)
+    sensitivity(dataset / "dataset.json", split, dense, "resnet8", images, list(rates), 1, "mine", output)
     with open(output, newline="") as file:
         return list(csv.DictReader(file))
 
@@ -168,4 +168,10 @@ def test_the_same_dense_model_gives_the_same_file_again(tmp_path, dataset, dense
 def test_more_images_than_there_are_are_refused_and_nothing_is_written(tmp_path, dataset, dense):
     with pytest.raises(UserError, match=r"sensitivity\.images: 10 .* only 9"):
         run(dataset, dense, 10, tmp_path / "out" / "sensitivity.csv")
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_a_rate_there_is_nothing_to_measure(tmp_path, dataset, dense):
+    with pytest.raises(UserError, match=r"pruning\.rates: .* add a rate"):
+        run(dataset, dense, None, tmp_path / "out" / "sensitivity.csv", rates=())
     assert not (tmp_path / "out").exists()

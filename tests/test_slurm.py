@@ -193,7 +193,7 @@ def test_a_job_killed_for_its_memory_is_started_with_more(slurm, disturbed):
     assert failed
     assert last == "COMPLETED"
     # FAILED in the accounting: Snakemake, which waits in the job for the step that is killed, ends by itself.
-    logs = (disturbed / "results/logs/slurm/rule_quantize_export/mine").glob("*.log")
+    logs = (disturbed / "results/logs/slurm/rule_quantize_export").glob("*/*.log")
     assert ["Out Of Memory" in log.read_text() for log in logs] == [True] * len(failed)
     asked = table.loc[table["Comment"].str.contains("rule_quantize_export"), "ReqTRES"]
     memory = [int(re.search(r"mem=(\d+)M", text)[1]) for text in asked]
@@ -239,8 +239,9 @@ def test_both_studies_end_with_the_same_bytes(disturbed, abandoned):
 def test_a_variant_needs_less_than_a_slurm_job(slurm, abandoned):
     table = accounting(slurm, abandoned)
     done = table[table["State"].str.startswith("COMPLETED") & table["Comment"].str.startswith("rule_")]
-    # prepare_data, quantize_export, train, sensitivity, the sweep of 3 checkpoints, their timing, summary and figures
-    assert len(done) == 7, table.to_string()
+    # prepare_data, quantize_export, train, sensitivity, prune, the sweep of 3 checkpoints, their timing, and summary with
+    # figures
+    assert len(done) == 8, table.to_string()
 
 
 @needs_slurm
