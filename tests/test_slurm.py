@@ -239,7 +239,7 @@ def test_both_studies_end_with_the_same_bytes(disturbed, abandoned):
 def test_a_variant_needs_less_than_a_slurm_job(slurm, abandoned):
     table = accounting(slurm, abandoned)
     done = table[table["State"].str.startswith("COMPLETED") & table["Comment"].str.startswith("rule_")]
-    # prepare_data, quantize_export, train, sensitivity, prune, the sweep of 3 checkpoints, their timing, and summary with
+    # prepare_data, quantize_export, train, sensitivity, prune, the sweep of 3 checkpoints, their timing, summary and
     # figures
     assert len(done) == 8, table.to_string()
 
