@@ -75,6 +75,7 @@ def variants(folder: pathlib.Path, name: str, seed: int, parts: dict[str, Split]
         images = parts["train"], parts["validation"]
         best, _ = fit(network, dataset, *images, SETTINGS, warmup_and_cosine(SETTINGS), seed, cpu, state)
         save_checkpoint(dense, best, {})
+        state.remove()
     network, _ = load_network(dense, architecture, dataset)
     if NETWORKS[name]:
         magnitude_prune(network, "global", NETWORKS[name])
