@@ -414,7 +414,7 @@ def test_the_explanation_says_whether_global_pruning_spares_the_sensitive_layers
     ]
     text = explanation(*tables(layer_table(rows)))
     assert f"{words}." in text
-    assert text.endswith(f"lower for global than for local pruning at {better} of 2 rates.")
+    assert text.endswith(f"than for local pruning at {better} of the 2 rates that this can be said of.")
 
 
 def test_the_explanation_leaves_out_what_was_not_measured():

@@ -52,7 +52,7 @@ def explanation(lost: pandas.DataFrame, taken: pandas.DataFrame) -> str:
         better = sum(predicted(lost, taken[rate]) < lost[rate].sum() for rate in measured)
         sentences.append(
             f"Losses added up over the layers are lower for global than for local pruning "
-            f"at {better} of {len(measured)} rates."
+            f"at {better} of the {len(measured)} rates that this can be said of."
         )
     return " ".join(sentences)
 
@@ -94,8 +94,10 @@ def sensitivity(study: Study) -> Figure:
         one, other = row.subplots(1, 2, sharey=True)
         heat(one, lost, top, "magma_r", "accuracy lost when this layer alone is pruned\n(percentage points)")
         heat(other, taken, 100, "cividis_r", "what global pruning at that rate takes of it\n(% of its weights)")
-        seeds = study.sensitivity.loc[study.sensitivity["model"] == model, "seed"].nunique()
-        title = f"{model}, mean of {seeds} seeds" if seeds > 1 else model
+        of_model = study.sensitivity[study.sensitivity["model"] == model]
+        seeds = of_model["seed"].nunique()
+        title = f"{model}, {of_model['images'].iloc[0]} validation images"
+        title += f", mean of {seeds} seeds" if seeds > 1 else ""
         row.suptitle(textwrap.fill(title, int(8.7 * width)), fontsize=10.5)
         row.supxlabel(textwrap.fill(explanation(lost, taken), int(14 * width)), fontsize=8.5)
     return figure
