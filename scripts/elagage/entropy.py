@@ -25,12 +25,17 @@ class _Counts:
         self.sequence = self.alphabet * self.all / self.all.sum() + 0.02
 
     def add(self, symbols: numpy.ndarray) -> None:
-        counts = numpy.bincount(symbols, minlength=self.alphabet)
+        counts = numpy.bincount(symbols, minlength=self.alphabet) if self.alphabet > 2 else _zeros_and_ones(symbols)
         self.sequence += counts
         self.all += counts
 
     def model(self) -> constriction.stream.model.Categorical:
         return constriction.stream.model.Categorical(self.sequence.astype(numpy.float32), perfect=False)
+
+
+def _zeros_and_ones(bits: numpy.ndarray) -> numpy.ndarray:
+    ones = numpy.count_nonzero(bits)  # ten times as fast as bincount, which copies to 64-bit integers
+    return numpy.array([len(bits) - ones, ones])
 
 
 def _blocks(lengths: list[int]) -> Iterator[tuple[bool, int, int]]:
