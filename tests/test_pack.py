@@ -22,9 +22,12 @@ from elagage.onnx_graph import with_weights
 from elagage.onnx_strip import strip
 from elagage.onnx_tensors import initializers
 from elagage.packed import (
+    CODED,
     HEADER,
     LZMA,
     MAGIC,
+    PLAIN,
+    SAME,
     SMALL,
     STREAM,
     VERSION,
@@ -191,6 +194,39 @@ def test_symbols_come_back(lengths, alphabet):
     assert (decode(encode(symbols, lengths, alphabet), lengths, alphabet) == symbols).all()
 
 
+def test_symbols_that_were_not_expected_come_back():
+    symbols = numpy.repeat(numpy.array([0, 255, 7, 255], numpy.uint8), [100_000, 3, 50_000, 1000])
+    for lengths in ([151_003], [100_000, 51_003], [100_003, 50_000, 1000]):
+        assert (decode(encode(symbols, lengths, 256), lengths, 256) == symbols).all()
+
+
+def test_a_sequence_like_the_ones_before_costs_less_to_learn():
+    random = numpy.random.default_rng(0)
+    deviations = [20] * 20 + [16] * 5
+    parts = [random.normal(0, deviation, 700).astype(numpy.int8).view(numpy.uint8) for deviation in deviations]
+    bound = sum(map(entropy_bytes, parts))
+    together = len(encode(numpy.concatenate(parts), [700] * len(parts), 256))
+    assert bound < together < 1.04 * bound
+    alone = sum(len(encode(part, [700], 256)) for part in parts)
+    assert together < 0.95 * alone
+
+
+def test_a_mask_is_stored_where_zeros_were_pruned(tmp_path):
+    """Without one, the zeros among the values cost what the mask would, and unpacking decodes half as many symbols."""
+    random = numpy.random.default_rng(0)
+    dense = random.normal(0, 20, (100, 1000)).astype(numpy.int8)
+    pruned = numpy.where(abs(dense) < 20, 0, dense).astype(numpy.int8)
+    assert 0.01 < (dense == 0).mean() < 1 / 16 < (pruned == 0).mean()
+    for array, masks in ((dense, [(SAME, 1)]), (pruned, [(CODED, pytest.approx(12_500, rel=0.15))])):
+        path = packed_file(tmp_path, file_of(array))
+        body = path.read_bytes()[len(MAGIC) + 32 :]
+        *_, frame = HEADER.unpack_from(body)
+        assert [STREAM.unpack_from(body, HEADER.size + frame)] == masks
+        weights = initializers(file_of(array))
+        assert packed_weight_bytes(path) < 1.01 * bound_bytes(file_of(array), weights) + 100
+        assert unpack(path) == file_of(array)
+
+
 @pytest.fixture
 def small(tmp_path) -> pathlib.Path:
     """A packed file with entropy-coded and plain streams, weights and vectors."""
@@ -275,7 +311,7 @@ def forged_frame(table: list[tuple[int, int, int, int]], kept: bytes, size: int,
 
 
 HUGE = 2**32 - 1
-STREAMS = STREAM.pack(True, 4) + bytes([1, 2, 3, 4])
+STREAMS = STREAM.pack(CODED, 4) + bytes([1, 2, 3, 4])
 BOMBS = {
     "the file": forged_frame([], b"abc", 2**63),
     "the frame": signed(header(9, 2**63) + b"abc"),
@@ -288,8 +324,14 @@ BOMBS = {
     "many tensors": forged_frame([(0, HUGE, 1, 1)] * 1000, b"", 9, STREAMS * 2),
     "the gap before a tensor": forged_frame([(HUGE, 16, 1, 1)], b"abc", 19, STREAMS * 2),
     "the width": forged_frame([(0, 16, 3, 1)], b"abc", 51, STREAMS * 4),
-    "a stream": forged_frame([(0, 16, 1, 1)], b"abc", 19, STREAM.pack(True, 2**63) + b"abc"),
-    "a plain stream": forged_frame([(0, 16, 1, 1)], b"abc", 19, STREAM.pack(False, 2**63) + b"abc"),
+    "a stream": forged_frame([(0, 16, 1, 1)], b"abc", 19, STREAM.pack(CODED, 2**63) + b"abc"),
+    "a plain stream": forged_frame([(0, 16, 1, 1)], b"abc", 19, STREAM.pack(PLAIN, 2**63) + b"abc"),
+    "one symbol for many": forged_frame([(0, SMALL, 8, 1)], b"", 8 * SMALL, (STREAM.pack(SAME, 1) + b"\1") * 9),
+    "symbols, many times": forged_frame(
+        [(0, SMALL // 8, 8, 1)], b"", SMALL, STREAM.pack(SAME, 4096) + bytes(4096) + STREAMS * 8
+    ),
+    "no symbol for many": forged_frame([(0, 16, 1, 1)], b"abc", 19, STREAM.pack(SAME, 0) * 2),
+    "the form of a stream": forged_frame([(0, 16, 1, 1)], b"abc", 19, STREAM.pack(3, 16) + bytes(16)),
     "a tensor without values": forged_frame([(0, 0, 1, 1), (0, 0, 4, 0)], b"abc", 3, STREAMS * 7),
 }
 

@@ -3,8 +3,9 @@
     magic | SHA-256 of all that follows | header | frame | streams
 
 The frame, compressed by LZMA, lists where tensors lay in the file and holds what is left of the file without them.
-Tensors of the same width share their streams, weights apart from vectors: first a mask of the values that are not 0,
-then, of those values, one stream for each byte, the lowest first. A stream is entropy-coded if that is shorter.
+Tensors of the same width share their streams, weights apart from vectors: first a mask of the values that are not 0
+(of all values, if few are 0), then, of those values, one stream for each byte, the lowest first. A stream is
+entropy-coded if that is shorter.
 """
 
 import dataclasses
@@ -23,10 +24,12 @@ from elagage.entropy import decode, encode, entropy_bytes
 from elagage.errors import UserError
 
 MAGIC = b"ONNXPACK"
-VERSION = 1
+VERSION = 2
 # Version, that of constriction as text, SHA-256 and bytes of the ONNX file, bytes of the compressed frame.
 HEADER = struct.Struct("<H16s32sQQ")
-STREAM = struct.Struct("<?Q")  # whether it is entropy-coded, bytes
+STREAM = struct.Struct("<BQ")  # form, bytes
+PLAIN, CODED, SAME = range(3)  # symbols as they are (bits: eight in a byte), entropy-coded, one that stands for all
+MASKED = 15 / 16  # share of values other than 0 from which no mask is worth its time
 WIDTHS = (1, 2, 4, 8)  # bytes of a value
 # Raw, because the headers of LZMA's own formats ask for memory.
 LZMA = {"format": lzma.FORMAT_RAW, "filters": [{"id": lzma.FILTER_LZMA2, "preset": 6, "dict_size": 1 << 20}]}
@@ -68,7 +71,7 @@ def pack(model: bytes, tensors: Sequence[Tensor]) -> bytes:
     body = [HEADER.pack(VERSION, coder, hashlib.sha256(model).digest(), len(model), len(frame)), frame]
     for group in _groups(tensors):
         values = numpy.frombuffer(b"".join(model[tensor.start : tensor.end] for tensor in group), f"<u{group[0].width}")
-        for stream in _streams(values, _lengths(group)):
+        for stream in _streams(values, _worth_a_mask(values), _lengths(group)):
             body += _encoded(*stream)
     content = b"".join(body)
     packed = MAGIC + hashlib.sha256(content).digest() + content
@@ -134,13 +137,11 @@ def bound_bytes(model: bytes, tensors: Sequence[Tensor]) -> float:
     entropies of their first bytes, of their second bytes, and so on; frequencies are the tensor's own, and no table
     of them is counted.
     """
-    return sum(
-        entropy_bytes(symbols)
-        for tensor in tensors
-        for symbols, _, _ in _streams(
-            numpy.frombuffer(model, f"<u{tensor.width}", tensor.values, tensor.start), [tensor.values]
-        )
-    )
+    total = 0.0
+    for tensor in tensors:
+        values = numpy.frombuffer(model, f"<u{tensor.width}", tensor.values, tensor.start)
+        total += sum(entropy_bytes(symbols) for symbols, _, _ in _streams(values, values != 0, [tensor.values]))
+    return total
 
 
 def _table(tensors: Sequence[Tensor]) -> bytes:
@@ -169,9 +170,19 @@ def _count_ones(mask: numpy.ndarray, lengths: Sequence[int]) -> list[int]:
     return [int(numpy.count_nonzero(part)) for part in numpy.split(mask, numpy.cumsum(lengths)[:-1])]
 
 
-def _streams(values: numpy.ndarray, lengths: list[int]) -> Iterator[tuple[numpy.ndarray, list[int], int]]:
-    """Yield (symbols, lengths, alphabet) of each stream of values, unsigned [n], n the sum of the lengths."""
+def _worth_a_mask(values: numpy.ndarray) -> numpy.ndarray:
+    """Return which values are stored, bool [n]: those that are not 0, or all if few are 0, for the speed of unpacking.
+
+    By the chain rule of entropy a mask makes the whole no smaller; it is for values whose zeros were pruned.
+    """
     mask = values != 0
+    return mask if mask.mean() < MASKED else numpy.ones_like(mask)
+
+
+def _streams(
+    values: numpy.ndarray, mask: numpy.ndarray, lengths: list[int]
+) -> Iterator[tuple[numpy.ndarray, list[int], int]]:
+    """Yield (symbols, lengths, alphabet) of each stream of values, unsigned [n], n the sum of the lengths."""
     yield mask.view(numpy.uint8), lengths, 2
     ones = _count_ones(mask, lengths)
     columns = values[mask].view(numpy.uint8).reshape(-1, values.itemsize)
@@ -180,19 +191,27 @@ def _streams(values: numpy.ndarray, lengths: list[int]) -> Iterator[tuple[numpy.
 
 
 def _encoded(symbols: numpy.ndarray, lengths: list[int], alphabet: int) -> tuple[bytes, bytes]:
+    if len(symbols) and (symbols == symbols[0]).all():
+        return STREAM.pack(SAME, 1), symbols[:1].tobytes()
     plain = (numpy.packbits(symbols) if alphabet == 2 else symbols).tobytes()
     coded = encode(symbols, lengths, alphabet)
-    shortest = min(plain, coded, key=len)
-    return STREAM.pack(shortest is coded, len(shortest)), shortest
+    if len(coded) < len(plain):
+        return STREAM.pack(CODED, len(coded)), coded
+    return STREAM.pack(PLAIN, len(plain)), plain
 
 
 def _decoded(file: io.BytesIO, lengths: list[int], alphabet: int) -> numpy.ndarray:
-    coded, size = STREAM.unpack(_take(file, STREAM.size))
+    form, size = STREAM.unpack(_take(file, STREAM.size))
     content = _take(file, size)
-    if coded:
+    if form == CODED:
         return decode(content, lengths, alphabet)
     symbols = numpy.frombuffer(content, numpy.uint8)
-    symbols = numpy.unpackbits(symbols, count=sum(lengths)) if alphabet == 2 else symbols
+    if form == SAME:
+        symbols = symbols[:1].repeat(sum(lengths))
+    elif form != PLAIN:
+        raise ValueError(f"a stream of form {form}")
+    elif alphabet == 2:
+        symbols = numpy.unpackbits(symbols, count=sum(lengths))
     if len(symbols) != sum(lengths):
         raise ValueError(f"a stream of {sum(lengths)} symbols has {len(symbols)}")
     return symbols
