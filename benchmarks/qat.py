@@ -1,9 +1,11 @@
 """What quantization-aware training gains over static quantization: accuracy on digits, and time per image.
 
-PYTHONPATH=scripts python benchmarks/qat.py FOLDER; takes about ten minutes on one core. The table, in Markdown, and the
-times are printed to standard error, the trainings to standard output.
+PYTHONPATH=scripts python benchmarks/qat.py FOLDER; takes about ten minutes on one core. With names of built-in networks
+after the folder, it is those that are trained. The table, in Markdown, and the times are printed to standard error, the
+trainings to standard output.
 """
 
+import argparse
 import dataclasses
 import os
 import pathlib
@@ -77,7 +79,7 @@ def variants(folder: pathlib.Path, name: str, seed: int, parts: dict[str, Split]
         save_checkpoint(dense, best, {})
         state.remove()
     network, _ = load_network(dense, architecture, dataset)
-    if NETWORKS[name]:
+    if NETWORKS.get(name):
         magnitude_prune(network, "global", NETWORKS[name])
     source = folder / "source.safetensors"
     save_checkpoint(source, network.state_dict(), {})
@@ -101,14 +103,14 @@ def variants(folder: pathlib.Path, name: str, seed: int, parts: dict[str, Split]
     return tuple(accuracy(model, folder / f"{kind}.onnx", parts["test"]) for kind, model in models.items())
 
 
-def accuracies(folder: pathlib.Path, seeds: range) -> None:
+def accuracies(folder: pathlib.Path, networks: list[str], seeds: range) -> None:
     names = [f"{split}_{kind}" for split in SPLITS for kind in ("images", "labels")]
     outputs = {name: str(folder / f"{name}.npy") for name in names} | {"dataset": str(folder / "dataset.json")}
     prepare_data("digits", "", 16, 0.1, outputs)
     parts = {split: Split.read(outputs[f"{split}_images"], outputs[f"{split}_labels"]) for split in SPLITS}
     (folder / "reused.py").write_text(REUSED)
     rows = []
-    for name in NETWORKS:
+    for name in networks:
         each = numpy.array([variants(folder, name, seed, parts) for seed in seeds])
         for seed, row in [*enumerate(each), ("mean", each.mean(0))]:
             rows.append(f"| {name} | {seed} | " + " | ".join(f"{100 * value:.2f}" for value in row) + " |")
@@ -138,9 +140,13 @@ def times(folder: pathlib.Path) -> None:
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("folder", type=pathlib.Path, help="where checkpoints and models are written")
+    parser.add_argument("networks", nargs="*", metavar="network", help="such as resnet56")
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
-    work = pathlib.Path(sys.argv[1]).resolve()
+    work = arguments.folder.resolve()
     work.mkdir(parents=True, exist_ok=True)
     os.chdir(work)
     times(work)
-    accuracies(work, range(3))
+    accuracies(work, arguments.networks or list(NETWORKS), range(3))

@@ -6,22 +6,27 @@ import constriction
 import numpy
 
 # Symbols of the first block of a sequence, and how much longer each block is than all before it: frequencies are
-# renewed often while they are little known, and seldom enough for the speed of decoding.
-FIRST_BLOCK = 32
+# renewed often while they are little known, and seldom enough for the speed of decoding. The last is for memory.
+FIRST_BLOCK, LAST_BLOCK = 32, 65536
+# Share of the least frequent symbol. constriction 0.5.0 works with 2**-24 in float32, and takes a last symbol that has
+# less for impossible, though its documentation says otherwise; 2**-24 was enough in 6,000 trials.
+LEAST = 2**-22
 # What was measured best, of powers of two, on ResNets, pruned and not, as float32 and as int8:
 WEIGHT = 8  # of a symbol in the frequencies of all sequences, where each symbol of the alphabet has 1 to start with
-FORGET = 8  # of those frequencies one part in so many, at each new sequence: layers resemble the ones just before them
+FORGET = 8  # of those frequencies one part in so many, rounded down, for each sequence: near layers are more alike
 NEIGHBOURHOODS = 8  # equal parts of an alphabet of bytes
 NEIGHBOURHOOD_WEIGHT = 16  # symbols of the sequence that the expected frequencies of neighbourhoods weigh
 SYMBOL_WEIGHT = 2048  # the same for symbols, but not more than what they were learned from
+
+
+# All arithmetic on frequencies is on exact integers, or IEEE 754 in one order, so that other machines count the same.
 
 
 class _ByteFrequencies:
     """Frequencies of bytes, learned on three levels, each of which is what the next expects: a hierarchical prior.
 
     A sequence is expected to be like those before it; its neighbourhoods of symbols are learned fast, for a density of
-    weights is smooth, and its symbols slowly (MacKay, Peto 1995, A hierarchical Dirichlet language model). All
-    arithmetic is on exact integers, or IEEE 754 in one order, so that other machines count the same.
+    weights is smooth, and its symbols slowly (MacKay, Peto 1995, A hierarchical Dirichlet language model).
     """
 
     def __init__(self):
@@ -30,10 +35,11 @@ class _ByteFrequencies:
 
     def start_sequence(self) -> None:
         self.all += WEIGHT * self.counts
-        self.all = numpy.maximum(self.all - self.all // FORGET, 1)
+        self.all -= self.all // FORGET
         neighbourhoods, total = self.all.sum(1, keepdims=True), int(self.all.sum())
+        self.weight = min(SYMBOL_WEIGHT, total / WEIGHT)
         self.expected = NEIGHBOURHOOD_WEIGHT / total * neighbourhoods
-        self.within = min(SYMBOL_WEIGHT, total / WEIGHT) * (self.all / neighbourhoods)
+        self.within = self.weight * (self.all / neighbourhoods)
         self.counts = numpy.zeros_like(self.all)
         self.length = 0
 
@@ -42,9 +48,9 @@ class _ByteFrequencies:
         self.length += len(symbols)
 
     def model(self) -> constriction.stream.model.Categorical:
-        neighbourhoods = self.expected + numpy.add.reduce(self.counts, 1, keepdims=True)
+        neighbourhoods = self.expected + self.counts.sum(1, keepdims=True)
         frequencies = self.counts + neighbourhoods / (NEIGHBOURHOOD_WEIGHT + self.length) * self.within
-        return constriction.stream.model.Categorical(frequencies.ravel().astype(numpy.float32), perfect=False)
+        return _categorical(frequencies.ravel(), self.length + self.weight)
 
 
 class _BitFrequencies:
@@ -64,7 +70,13 @@ class _BitFrequencies:
         self.all_zeros, self.all_ones = self.all_zeros + zeros, self.all_ones + ones
 
     def model(self) -> constriction.stream.model.Categorical:
-        return constriction.stream.model.Categorical(numpy.array([self.zeros, self.ones], "f4"), perfect=False)
+        return _categorical(numpy.array([self.zeros, self.ones]), self.zeros + self.ones)
+
+
+def _categorical(frequencies: numpy.ndarray, total: float) -> constriction.stream.model.Categorical:
+    """Return the model of these frequencies, float64 [alphabet], in which no symbol is impossible."""
+    frequencies = numpy.maximum(frequencies, LEAST * total).astype(numpy.float32)
+    return constriction.stream.model.Categorical(frequencies, perfect=False)
 
 
 FREQUENCIES = {2: _BitFrequencies, 256: _ByteFrequencies}  # by alphabet
@@ -72,14 +84,14 @@ FREQUENCIES = {2: _BitFrequencies, 256: _ByteFrequencies}  # by alphabet
 
 def _blocks(lengths: list[int]) -> Iterator[tuple[bool, int, int]]:
     """Yield (whether a sequence starts here, first symbol, symbol after the last) for each block of all sequences."""
-    first = 0
+    end = 0
     for length in lengths:
-        start, end = first, first + length
+        begin = start = end
+        end = begin + length
         while start < end:
-            stop = min(start + (start - first) + FIRST_BLOCK, end)
-            yield start == first, start, stop
+            stop = min(start + min(start - begin + FIRST_BLOCK, LAST_BLOCK), end)
+            yield start == begin, start, stop
             start = stop
-        first = end
 
 
 def encode(symbols: numpy.ndarray, lengths: list[int], alphabet: int) -> bytes:
@@ -89,8 +101,8 @@ def encode(symbols: numpy.ndarray, lengths: list[int], alphabet: int) -> bytes:
     https://arxiv.org/abs/1311.2540), whose decoder takes first what was encoded last.
     """
     frequencies, coded = FREQUENCIES[alphabet](), []
-    for first, start, stop in _blocks(lengths):
-        if first:
+    for new, start, stop in _blocks(lengths):
+        if new:
             frequencies.start_sequence()
         coded.append((symbols[start:stop], frequencies.model()))
         frequencies.add(symbols[start:stop])
@@ -103,12 +115,12 @@ def encode(symbols: numpy.ndarray, lengths: list[int], alphabet: int) -> bytes:
 def decode(coded: bytes, lengths: list[int], alphabet: int) -> numpy.ndarray:
     """Return the symbols, uint8 [sum of lengths], that `encode` was given with the same lengths and alphabet.
 
-    Other bytes than those give other symbols; raises ValueError if they cannot come from `encode`.
+    Other bytes than those give other symbols, or ValueError.
     """
     coder = constriction.stream.stack.AnsCoder(numpy.frombuffer(coded, "<u4").astype(numpy.uint32))
     frequencies, symbols = FREQUENCIES[alphabet](), numpy.empty(sum(lengths), numpy.uint8)
-    for first, start, stop in _blocks(lengths):
-        if first:
+    for new, start, stop in _blocks(lengths):
+        if new:
             frequencies.start_sequence()
         symbols[start:stop] = coder.decode(frequencies.model(), stop - start)
         frequencies.add(symbols[start:stop])
