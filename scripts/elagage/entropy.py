@@ -11,12 +11,12 @@ FIRST_BLOCK, LAST_BLOCK = 32, 65536
 # Share of the least frequent symbol. constriction 0.5.0 works with 2**-24 in float32, and takes a last symbol that has
 # less for impossible, though its documentation says otherwise; 2**-24 was enough in 6,000 trials.
 LEAST = 2**-22
-# What was measured best, of powers of two, on ResNets, pruned and not, as float32 and as int8:
+# What was measured best, of powers of two, on ResNets, random and trained, pruned and not, as float32 and as int8:
 WEIGHT = 8  # of a symbol in the frequencies of all sequences, where each symbol of the alphabet has 1 to start with
 FORGET = 8  # of those frequencies one part in so many, rounded down, for each sequence: near layers are more alike
 NEIGHBOURHOODS = 8  # equal parts of an alphabet of bytes
 NEIGHBOURHOOD_WEIGHT = 16  # symbols of the sequence that the expected frequencies of neighbourhoods weigh
-SYMBOL_WEIGHT = 2048  # the same for symbols, but not more than what they were learned from
+SYMBOL_WEIGHT = 16  # the same for symbols, times how many are in use, but not more than what they were learned from
 
 
 # All arithmetic on frequencies is on exact integers, or IEEE 754 in one order, so that other machines count the same.
@@ -37,7 +37,9 @@ class _ByteFrequencies:
         self.all += WEIGHT * self.counts
         self.all -= self.all // FORGET
         neighbourhoods, total = self.all.sum(1, keepdims=True), int(self.all.sum())
-        self.weight = min(SYMBOL_WEIGHT, total / WEIGHT)
+        # The inverse Simpson index: hundreds in a byte of mantissa, a few in one of sign and exponent.
+        in_use = total**2 / sum(count**2 for count in self.all.ravel().tolist())
+        self.weight = min(SYMBOL_WEIGHT * in_use, total / WEIGHT)
         self.expected = NEIGHBOURHOOD_WEIGHT / total * neighbourhoods
         self.within = self.weight * (self.all / neighbourhoods)
         self.counts = numpy.zeros_like(self.all)
