@@ -1,4 +1,7 @@
-"""Symbols <-> bytes at the cost of their order-0 entropy, sequence by sequence, without stored frequency tables."""
+"""Symbols <-> bytes at the cost of their order-0 entropy, sequence by sequence, without stored frequency tables.
+
+All arithmetic on frequencies is on exact integers, or IEEE 754 in one order, so that other machines count the same.
+"""
 
 from collections.abc import Iterator
 
@@ -19,9 +22,6 @@ NEIGHBOURHOOD_WEIGHT = 16  # symbols of the sequence that the expected frequenci
 SYMBOL_WEIGHT = 16  # the same for symbols, times how many are in use, but not more than what they were learned from
 
 
-# All arithmetic on frequencies is on exact integers, or IEEE 754 in one order, so that other machines count the same.
-
-
 class _ByteFrequencies:
     """Frequencies of bytes, learned on three levels, each of which is what the next expects: a hierarchical prior.
 
@@ -34,11 +34,12 @@ class _ByteFrequencies:
         self.counts = numpy.zeros_like(self.all)
 
     def start_sequence(self) -> None:
+        """Learn from the sequence that ended what to expect of the next."""
         self.all += WEIGHT * self.counts
         self.all -= self.all // FORGET
         neighbourhoods, total = self.all.sum(1, keepdims=True), int(self.all.sum())
         # The inverse Simpson index: hundreds in a byte of mantissa, a few in one of sign and exponent.
-        in_use = total**2 / sum(count**2 for count in self.all.ravel().tolist())
+        in_use = 1 / numpy.square(self.all / total).cumsum()[-1]  # not sum(), which adds in an order of its own
         self.weight = min(SYMBOL_WEIGHT * in_use, total / WEIGHT)
         self.expected = NEIGHBOURHOOD_WEIGHT / total * neighbourhoods
         self.within = self.weight * (self.all / neighbourhoods)
@@ -62,6 +63,7 @@ class _BitFrequencies:
         self.all_zeros, self.all_ones = 1, 1
 
     def start_sequence(self) -> None:
+        """Forget the sequence that ended, but for its part in all."""
         weight = 2 / (self.all_zeros + self.all_ones)
         self.zeros, self.ones = weight * self.all_zeros, weight * self.all_ones
 
