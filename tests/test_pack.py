@@ -15,7 +15,7 @@ import onnx_ir
 import pytest
 from test_quantize import DATASET, NETWORKS, images, lively, tensors
 
-from elagage.entropy import decode, encode, entropy_bytes
+from elagage.entropy import BitFrequencies, ByteFrequencies, decode, encode, entropy_bytes
 from elagage.errors import UserError
 from elagage.export import export_graph
 from elagage.onnx_graph import with_weights
@@ -179,25 +179,27 @@ def test_the_bound_is_the_entropy_of_the_mask_and_of_each_byte():
 def test_the_coder_reaches_the_entropy_of_long_sequences_and_learns_from_short_ones():
     random = numpy.random.default_rng(0)
     for share in (0.5, 0.9, 0.99):
-        long = (random.random(200_000) > share).astype(numpy.uint8)
-        assert len(encode(long, [len(long)], 2)) < 1.01 * entropy_bytes(long) + 8
+        long = random.random(200_000) > share
+        coded = encode(numpy.packbits(long), [len(long) // 8], BitFrequencies)
+        assert len(coded) < 1.01 * entropy_bytes(long.view(numpy.uint8)) + 8
     skewed = numpy.minimum(random.geometric(0.3, 64 * 100), 255).astype(numpy.uint8)
     lengths = [64] * 100
-    assert len(encode(skewed, lengths, 256)) < 1.1 * entropy_bytes(skewed) < 0.5 * len(skewed)
-    assert (decode(encode(skewed, lengths, 256), lengths, 256) == skewed).all()
+    assert len(encode(skewed, lengths, ByteFrequencies)) < 1.1 * entropy_bytes(skewed) < 0.5 * len(skewed)
+    assert (decode(encode(skewed, lengths, ByteFrequencies), lengths, ByteFrequencies) == skewed).all()
 
 
 @pytest.mark.parametrize("lengths", [[], [0], [0, 1, 0], [63, 64, 65], [1] * 30, [100_000, 3]])
-@pytest.mark.parametrize("alphabet", [2, 256])
-def test_symbols_come_back(lengths, alphabet):
-    symbols = numpy.random.default_rng(0).integers(0, alphabet, sum(lengths), dtype=numpy.uint8)
-    assert (decode(encode(symbols, lengths, alphabet), lengths, alphabet) == symbols).all()
+@pytest.mark.parametrize("kind", [BitFrequencies, ByteFrequencies])
+def test_symbols_come_back(lengths, kind):
+    symbols = numpy.random.default_rng(0).integers(0, 256, sum(lengths), dtype=numpy.uint8)
+    assert (decode(encode(symbols, lengths, kind), lengths, kind) == symbols).all()
 
 
 def test_symbols_that_were_not_expected_come_back():
     symbols = numpy.repeat(numpy.array([0, 255, 7, 255], numpy.uint8), [100_000, 3, 50_000, 1000])
     for lengths in ([151_003], [100_000, 51_003], [100_003, 50_000, 1000]):
-        assert (decode(encode(symbols, lengths, 256), lengths, 256) == symbols).all()
+        for kind in (BitFrequencies, ByteFrequencies):
+            assert (decode(encode(symbols, lengths, kind), lengths, kind) == symbols).all()
 
 
 @pytest.mark.parametrize("length", range(8000, 10_000, 100))
@@ -205,10 +207,10 @@ def test_the_last_symbol_of_the_alphabet_is_never_impossible(length):
     """constriction gives a last symbol of next to no frequency the probability 0, at one in eight lengths."""
     symbols = numpy.random.default_rng(length).integers(0, 100, 8000 + length).astype(numpy.uint8)
     symbols[-1] = 255
-    assert (decode(encode(symbols, [length, 8000], 256), [length, 8000], 256) == symbols).all()
-    bits = numpy.zeros(4 * length + 4000, numpy.uint8)
-    bits[-length // 4 :] = 1
-    assert (decode(encode(bits, [4 * length, 4000], 2), [4 * length, 4000], 2) == bits).all()
+    bits = numpy.zeros(length + 8000, numpy.uint8)
+    bits[-1] = 255
+    for part, kind in ((symbols, ByteFrequencies), (bits, BitFrequencies)):
+        assert (decode(encode(part, [length, 8000], kind), [length, 8000], kind) == part).all()
 
 
 def test_tensors_of_nothing_come_back(tmp_path):
@@ -223,9 +225,9 @@ def test_a_sequence_like_the_ones_before_costs_less_to_learn():
     deviations = [20] * 20 + [16] * 5
     parts = [random.normal(0, deviation, 700).astype(numpy.int8).view(numpy.uint8) for deviation in deviations]
     bound = sum(map(entropy_bytes, parts))
-    together = len(encode(numpy.concatenate(parts), [700] * len(parts), 256))
+    together = len(encode(numpy.concatenate(parts), [700] * len(parts), ByteFrequencies))
     assert bound < together < 1.04 * bound
-    alone = sum(len(encode(part, [700], 256)) for part in parts)
+    alone = sum(len(encode(part, [700], ByteFrequencies)) for part in parts)
     assert together < 0.95 * alone
 
 

@@ -3,14 +3,16 @@
 All arithmetic on frequencies is on exact integers, or IEEE 754 in one order, so that other machines count the same.
 """
 
+import operator
 from collections.abc import Iterator
+from itertools import accumulate
 
 import constriction
 import numpy
 
-# Symbols of the first block of a sequence, and how much longer each block is than all before it: frequencies are
-# renewed often while they are little known, and seldom enough for the speed of decoding. The last is for memory.
-FIRST_BLOCK, LAST_BLOCK = 32, 65536
+# Blocks end where frequencies are renewed: often while these are little known, and seldom enough for the speed of
+# decoding. After n symbols comes a block of FIRST_BLOCK + n + n * n / GROWTH, or, for memory, LAST_BLOCK.
+GROWTH, LAST_BLOCK = 256, 65536
 # Share of the least frequent symbol. constriction 0.5.0 works with 2**-24 in float32, and takes a last symbol that has
 # less for impossible, though its documentation says otherwise; 2**-24 was enough in 6,000 trials.
 LEAST = 2**-22
@@ -20,14 +22,17 @@ FORGET = 8  # of those frequencies one part in so many, rounded down, for each s
 NEIGHBOURHOODS = 8  # equal parts of an alphabet of bytes
 NEIGHBOURHOOD_WEIGHT = 16  # symbols of the sequence that the expected frequencies of neighbourhoods weigh
 SYMBOL_WEIGHT = 16  # the same for symbols, times how many are in use, but not more than what they were learned from
+ONES = numpy.array([symbol.bit_count() for symbol in range(256)])  # bits of a byte that are 1
 
 
-class _ByteFrequencies:
+class ByteFrequencies:
     """Frequencies of bytes, learned on three levels, each of which is what the next expects: a hierarchical prior.
 
     A sequence is expected to be like those before it; its neighbourhoods of symbols are learned fast, for a density of
     weights is smooth, and its symbols slowly (MacKay, Peto 1995, A hierarchical Dirichlet language model).
     """
+
+    FIRST_BLOCK = 32
 
     def __init__(self):
         self.all = numpy.ones((NEIGHBOURHOODS, 256 // NEIGHBOURHOODS), numpy.int64)
@@ -56,8 +61,13 @@ class _ByteFrequencies:
         return _categorical(frequencies.ravel(), self.length + self.weight)
 
 
-class _BitFrequencies:
-    """Frequencies of 0 and 1: those of a new sequence start at those of all before it, which weigh like two bits."""
+class BitFrequencies:
+    """Frequencies of eight bits in a byte, which are independent: one symbol to decode instead of eight.
+
+    Those of a new sequence start at those of all before it, which weigh like two bits.
+    """
+
+    FIRST_BLOCK = 8
 
     def __init__(self):
         self.all_zeros, self.all_ones = 1, 1
@@ -67,45 +77,47 @@ class _BitFrequencies:
         weight = 2 / (self.all_zeros + self.all_ones)
         self.zeros, self.ones = weight * self.all_zeros, weight * self.all_ones
 
-    def add(self, bits: numpy.ndarray) -> None:
-        ones = int(numpy.count_nonzero(bits))  # ten times as fast as bincount, which copies to 64-bit integers
-        zeros = len(bits) - ones
+    def add(self, symbols: numpy.ndarray) -> None:
+        ones = int(numpy.bitwise_count(symbols).sum())
+        zeros = 8 * len(symbols) - ones
         self.zeros, self.ones = self.zeros + zeros, self.ones + ones
         self.all_zeros, self.all_ones = self.all_zeros + zeros, self.all_ones + ones
 
     def model(self) -> constriction.stream.model.Categorical:
-        return _categorical(numpy.array([self.zeros, self.ones]), self.zeros + self.ones)
+        share = self.ones / (self.zeros + self.ones)
+        # Multiplied in order, because pow() of other machines rounds otherwise: share**k and (1 - share)**k, k to 8.
+        of_ones, of_zeros = (list(accumulate([part] * 8, operator.mul, initial=1.0)) for part in (share, 1 - share))
+        by_ones = numpy.array([a * b for a, b in zip(of_ones, reversed(of_zeros), strict=True)])
+        return _categorical(by_ones[ONES], 1)
 
 
 def _categorical(frequencies: numpy.ndarray, total: float) -> constriction.stream.model.Categorical:
-    """Return the model of these frequencies, float64 [alphabet], in which no symbol is impossible."""
+    """Return the model of these frequencies, float64 [256], in which no symbol is impossible."""
     frequencies = numpy.maximum(frequencies, LEAST * total).astype(numpy.float32)
     return constriction.stream.model.Categorical(frequencies, perfect=False)
 
 
-FREQUENCIES = {2: _BitFrequencies, 256: _ByteFrequencies}  # by alphabet
-
-
-def _blocks(lengths: list[int]) -> Iterator[tuple[bool, int, int]]:
+def _blocks(lengths: list[int], first: int) -> Iterator[tuple[bool, int, int]]:
     """Yield (whether a sequence starts here, first symbol, symbol after the last) for each block of all sequences."""
     end = 0
     for length in lengths:
         begin = start = end
         end = begin + length
         while start < end:
-            stop = min(start + min(start - begin + FIRST_BLOCK, LAST_BLOCK), end)
-            yield start == begin, start, stop
+            known = start - begin
+            stop = min(start + min(first + known + known * known // GROWTH, LAST_BLOCK), end)
+            yield known == 0, start, stop
             start = stop
 
 
-def encode(symbols: numpy.ndarray, lengths: list[int], alphabet: int) -> bytes:
-    """Return the entropy-coded symbols, uint8 [sum of lengths] below `alphabet`: sequences that lie end to end.
+def encode(symbols: numpy.ndarray, lengths: list[int], kind: type[ByteFrequencies | BitFrequencies]) -> bytes:
+    """Return the entropy-coded symbols, uint8 [sum of lengths]: sequences that lie end to end.
 
     Each block is coded with the frequencies of what came before it, by asymmetric numeral systems (Duda 2013,
     https://arxiv.org/abs/1311.2540), whose decoder takes first what was encoded last.
     """
-    frequencies, coded = FREQUENCIES[alphabet](), []
-    for new, start, stop in _blocks(lengths):
+    frequencies, coded = kind(), []
+    for new, start, stop in _blocks(lengths, kind.FIRST_BLOCK):
         if new:
             frequencies.start_sequence()
         coded.append((symbols[start:stop], frequencies.model()))
@@ -116,14 +128,14 @@ def encode(symbols: numpy.ndarray, lengths: list[int], alphabet: int) -> bytes:
     return coder.get_compressed().astype("<u4").tobytes()
 
 
-def decode(coded: bytes, lengths: list[int], alphabet: int) -> numpy.ndarray:
-    """Return the symbols, uint8 [sum of lengths], that `encode` was given with the same lengths and alphabet.
+def decode(coded: bytes, lengths: list[int], kind: type[ByteFrequencies | BitFrequencies]) -> numpy.ndarray:
+    """Return the symbols, uint8 [sum of lengths], that `encode` was given with the same lengths and kind.
 
     Other bytes than those give other symbols, or ValueError.
     """
     coder = constriction.stream.stack.AnsCoder(numpy.frombuffer(coded, "<u4").astype(numpy.uint32))
-    frequencies, symbols = FREQUENCIES[alphabet](), numpy.empty(sum(lengths), numpy.uint8)
-    for new, start, stop in _blocks(lengths):
+    frequencies, symbols = kind(), numpy.empty(sum(lengths), numpy.uint8)
+    for new, start, stop in _blocks(lengths, kind.FIRST_BLOCK):
         if new:
             frequencies.start_sequence()
         symbols[start:stop] = coder.decode(frequencies.model(), stop - start)

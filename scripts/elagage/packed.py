@@ -4,8 +4,8 @@
 
 The frame, compressed by LZMA, lists where tensors lay in the file and holds what is left of the file without them.
 Tensors of the same width share their streams, weights apart from vectors: first a mask of the values that are not 0
-(of all values, if these are bytes of which few are 0), then, of those values, one stream for each byte, the lowest
-first. A stream is entropy-coded if that is shorter, or one symbol if all are the same.
+(of all values, if these are bytes of which few are 0), eight bits in a byte, then, of those values, one stream for each
+byte, the lowest first. A stream is entropy-coded if that is shorter, or one byte if all are the same.
 """
 
 import dataclasses
@@ -20,15 +20,15 @@ from collections.abc import Iterator, Sequence
 
 import numpy
 
-from elagage.entropy import decode, encode, entropy_bytes
+from elagage.entropy import BitFrequencies, ByteFrequencies, decode, encode, entropy_bytes
 from elagage.errors import UserError
 
 MAGIC = b"ONNXPACK"
-VERSION = 2
+VERSION = 3
 # Version, that of constriction as text, SHA-256 and bytes of the ONNX file, bytes of the compressed frame.
 HEADER = struct.Struct("<H16s32sQQ")
 STREAM = struct.Struct("<BQ")  # form, bytes
-PLAIN, CODED, SAME = range(3)  # symbols as they are (bits: eight in a byte), entropy-coded, one that stands for all
+PLAIN, CODED, SAME = range(3)  # bytes as they are, entropy-coded, one that stands for all
 MASKED = 15 / 16  # share of bytes other than 0 from which a mask is not worth its time
 WIDTHS = (1, 2, 4, 8)  # bytes of a value
 # Raw, because the headers of LZMA's own formats ask for memory.
@@ -71,8 +71,11 @@ def pack(model: bytes, tensors: Sequence[Tensor]) -> bytes:
     body = [HEADER.pack(VERSION, coder, hashlib.sha256(model).digest(), len(model), len(frame)), frame]
     for group in _groups(tensors):
         values = numpy.frombuffer(b"".join(model[tensor.start : tensor.end] for tensor in group), f"<u{group[0].width}")
-        for stream in _streams(values, _worth_a_mask(values), _lengths(group)):
-            body += _encoded(*stream)
+        mask, lengths = _worth_a_mask(values), _lengths(group)
+        body += _encoded(_mask_bytes(mask, lengths), _mask_lengths(lengths), BitFrequencies)
+        ones = _count_ones(mask, lengths)
+        for column in _columns(values[mask]):
+            body += _encoded(column, ones, ByteFrequencies)
     content = b"".join(body)
     packed = MAGIC + hashlib.sha256(content).digest() + content
     if len(model) > _largest(packed):
@@ -142,7 +145,8 @@ def bound_bytes(model: bytes, tensors: Sequence[Tensor]) -> float:
     total = 0.0
     for tensor in tensors:
         values = numpy.frombuffer(model, f"<u{tensor.width}", tensor.values, tensor.start)
-        total += sum(entropy_bytes(symbols) for symbols, _, _ in _streams(values, values != 0, [tensor.values]))
+        mask = values != 0
+        total += entropy_bytes(mask.view(numpy.uint8)) + sum(map(entropy_bytes, _columns(values[mask])))
     return total
 
 
@@ -168,8 +172,28 @@ def _lengths(group: Sequence[Tensor]) -> list[int]:
     return lengths if group[0].weight else [sum(lengths)]
 
 
+def _split(symbols: numpy.ndarray, lengths: Sequence[int]) -> list[numpy.ndarray]:
+    return numpy.split(symbols, numpy.cumsum(lengths)[:-1])
+
+
 def _count_ones(mask: numpy.ndarray, lengths: Sequence[int]) -> list[int]:
-    return [int(numpy.count_nonzero(part)) for part in numpy.split(mask, numpy.cumsum(lengths)[:-1])]
+    return [int(numpy.count_nonzero(part)) for part in _split(mask, lengths)]
+
+
+def _mask_lengths(lengths: Sequence[int]) -> list[int]:
+    return [-(-length // 8) for length in lengths]
+
+
+def _mask_bytes(mask: numpy.ndarray, lengths: Sequence[int]) -> numpy.ndarray:
+    """Return the bits of each sequence from a byte of its own on; its last bit fills up its last byte."""
+    parts = _split(mask, lengths)
+    return numpy.concatenate([numpy.packbits(numpy.append(part, part[-1:].repeat(-len(part) % 8))) for part in parts])
+
+
+def _mask_of(symbols: numpy.ndarray, lengths: Sequence[int]) -> numpy.ndarray:
+    """Return the mask, bool [sum of lengths], that _mask_bytes was given."""
+    parts = zip(_split(symbols, _mask_lengths(lengths)), lengths, strict=True)
+    return numpy.concatenate([numpy.unpackbits(part, count=length) for part, length in parts]).view(bool)
 
 
 def _worth_a_mask(values: numpy.ndarray) -> numpy.ndarray:
@@ -183,41 +207,36 @@ def _worth_a_mask(values: numpy.ndarray) -> numpy.ndarray:
     return numpy.ones_like(mask) if values.itemsize == 1 and few_zeros else mask
 
 
-def _streams(
-    values: numpy.ndarray, mask: numpy.ndarray, lengths: list[int]
-) -> Iterator[tuple[numpy.ndarray, list[int], int]]:
-    """Yield (symbols, lengths, alphabet) of each stream of values, unsigned [n], n the sum of the lengths."""
-    yield mask.view(numpy.uint8), lengths, 2
-    ones = _count_ones(mask, lengths)
-    columns = values[mask].view(numpy.uint8).reshape(-1, values.itemsize)
+def _columns(values: numpy.ndarray) -> Iterator[numpy.ndarray]:
+    """Yield the lowest byte of all values, unsigned [n], then the next one, and so on."""
+    columns = values.view(numpy.uint8).reshape(-1, values.itemsize)
     for byte in range(values.itemsize):
-        yield numpy.ascontiguousarray(columns[:, byte]), ones, 256
+        yield numpy.ascontiguousarray(columns[:, byte])
 
 
-def _encoded(symbols: numpy.ndarray, lengths: list[int], alphabet: int) -> tuple[bytes, bytes]:
+def _encoded(
+    symbols: numpy.ndarray, lengths: list[int], kind: type[ByteFrequencies | BitFrequencies]
+) -> tuple[bytes, bytes]:
     if len(symbols) and (symbols == symbols[0]).all():
         return STREAM.pack(SAME, 1), symbols[:1].tobytes()
-    plain = (numpy.packbits(symbols) if alphabet == 2 else symbols).tobytes()
-    coded = encode(symbols, lengths, alphabet)
-    if len(coded) < len(plain):
+    coded = encode(symbols, lengths, kind)
+    if len(coded) < len(symbols):
         return STREAM.pack(CODED, len(coded)), coded
-    return STREAM.pack(PLAIN, len(plain)), plain
+    return STREAM.pack(PLAIN, len(symbols)), symbols.tobytes()
 
 
-def _decoded(file: io.BytesIO, lengths: list[int], alphabet: int) -> numpy.ndarray:
+def _decoded(file: io.BytesIO, lengths: list[int], kind: type[ByteFrequencies | BitFrequencies]) -> numpy.ndarray:
     form, size = STREAM.unpack(_take(file, STREAM.size))
     content = _take(file, size)
     if form == CODED:
-        return decode(content, lengths, alphabet)
+        return decode(content, lengths, kind)
     symbols = numpy.frombuffer(content, numpy.uint8)
     if form == SAME:
         symbols = symbols[:1].repeat(sum(lengths))
     elif form != PLAIN:
         raise ValueError(f"a stream of form {form}")
-    elif alphabet == 2:
-        symbols = numpy.unpackbits(symbols, count=sum(lengths))
     if len(symbols) != sum(lengths):
-        raise ValueError(f"a stream of {sum(lengths)} symbols has {len(symbols)}")
+        raise ValueError(f"a stream of {sum(lengths)} bytes has {len(symbols)}")
     return symbols
 
 
@@ -255,14 +274,14 @@ def _pieces(body: bytes, largest: int) -> Iterator[bytes]:
     content = {}
     for group in _groups(tensors):
         lengths = _lengths(group)
-        mask = _decoded(file, lengths, 2).astype(bool)
+        mask = _mask_of(_decoded(file, _mask_lengths(lengths), BitFrequencies), lengths)
         ones = _count_ones(mask, lengths)
         columns = numpy.empty((sum(ones), group[0].width), numpy.uint8)
         for byte in range(group[0].width):
-            columns[:, byte] = _decoded(file, ones, 256)
+            columns[:, byte] = _decoded(file, ones, ByteFrequencies)
         values = numpy.zeros(len(mask), f"<u{group[0].width}")
         values[mask] = columns.view(values.dtype)[:, 0]
-        parts = numpy.split(values, numpy.cumsum([tensor.values for tensor in group])[:-1])
+        parts = _split(values, [tensor.values for tensor in group])
         content |= {tensor: part.tobytes() for tensor, part in zip(group, parts, strict=True)}
     position = 0  # in what was kept
     end = 0  # in the ONNX file
