@@ -1,9 +1,11 @@
 """Quantization-aware training: train a checkpoint on as its int8 ONNX file, which is the output."""
 
+import copy
 import dataclasses
 import json
 import os
 import pathlib
+from collections.abc import Mapping
 
 import onnx
 import onnxruntime
@@ -13,13 +15,13 @@ from elagage.checkpoints import load_network
 from elagage.data import Dataset, Split
 from elagage.files import whole_file
 from elagage.job import job
-from elagage.models import naming
+from elagage.models import Normalize, naming
 from elagage.onnx_contents import count_contents, describe
 from elagage.onnx_strip import strip
 from elagage.progress import progress
 from elagage.pruning import hold_zeros
-from elagage.qat import check_agreement, prepare
-from elagage.training import TrainingSettings, default_device, fit, make_deterministic, warmup_and_cosine
+from elagage.qat import Trainable, check_agreement, prepare
+from elagage.training import TrainingSettings, default_device, evaluate, fit, make_deterministic, warmup_and_cosine
 from elagage.training_state import TrainingState, identity
 
 COMPARED = 500  # validation images on which PyTorch and ONNX Runtime have to agree
@@ -38,39 +40,24 @@ def quantize_qat(
     state: TrainingState,
     output: str,
 ) -> None:
-    """Write the int8 ONNX file of the best epoch by validation accuracy, all that is rounded being rounded.
+    """Write the int8 ONNX file of the best epoch, among which is epoch 0: calibrated, not trained.
 
     Weights that are zero stay zero. A run that is killed goes on from `state`, the file of which is gone at the end.
     """
     torch.set_num_threads(min(threads, os.cpu_count() or 1))
-    dataset, device = Dataset.read(dataset_path), default_device()
+    dataset = Dataset.read(dataset_path)
     make_deterministic()
     network, provenance = load_network(checkpoint, architecture, dataset, seed)
     calibration = train_split.first(calibration_images, "quantization.calibration_images").images
     with naming(architecture):
-        trainable = prepare(network, dataset, calibration, device)
+        trainable = prepare(network, dataset, calibration, default_device())
         check_agreement(trainable, dataset, validation_split.images[:COMPARED])
     place = [str(provenance[key]) for key in ("model", "scope", "rate", "recovery") if key in provenance]
     label = f"train {' '.join(place)} seed {seed} for int8"
-    with progress(settings.epochs * len(train_split), " images", label) as advance:
-        best_state, history = fit(
-            trainable.fake_quantized,
-            dataset,
-            train_split,
-            validation_split,
-            settings,
-            dataclasses.replace(warmup_and_cosine(settings), key="quantization.qat_learning_rate"),
-            seed,
-            device,
-            state,
-            advance,
-            constrain=hold_zeros,
-        )
-    trainable.fake_quantized.load_state_dict(best_state)
+    best = train_fake_quantized(trainable, dataset, train_split, validation_split, settings, seed, state, label)
     with naming(architecture):
         model = check_agreement(trainable, dataset, validation_split.images[:COMPARED])
     print("qat", json.dumps(count_contents(model)))
-    best = next(row for row in history if row["best"])
     training = {
         "mode": "qat",
         "calibration_images": calibration_images,
@@ -88,6 +75,48 @@ def quantize_qat(
     with whole_file(output) as temporary:
         onnx.save(model, temporary)
     state.remove()
+
+
+def train_fake_quantized(
+    trainable: Trainable,
+    dataset: Dataset,
+    train_split: Split,
+    validation_split: Split,
+    settings: TrainingSettings,
+    seed: int,
+    state: TrainingState,
+    label: str,
+) -> Mapping[str, float]:
+    """Train the network, leave it as in its best epoch, and return that epoch's row: see training.fit.
+
+    The best is that of the lowest validation loss, of which the accuracy, where int8 costs a few images, is no sure
+    sign; where it costs none, that is often epoch 0, as calibrated.
+    """
+    network, device = trainable.fake_quantized, trainable.device
+    calibrated = copy.deepcopy(network.state_dict())
+    loss, accuracy = evaluate(network, Normalize(dataset).to(device), validation_split, device)
+    print(f"epoch=0 validation_loss={loss:.6g} validation_accuracy={accuracy:.6g}")
+    with progress(settings.epochs * len(train_split), " images", label) as advance:
+        best_state, history = fit(
+            network,
+            dataset,
+            train_split,
+            validation_split,
+            settings,
+            dataclasses.replace(warmup_and_cosine(settings), key="quantization.qat_learning_rate"),
+            seed,
+            device,
+            state,
+            advance,
+            constrain=hold_zeros,
+            score=lambda row: -row["validation_loss"],
+        )
+    best = next(row for row in history if row["best"])
+    if loss <= best["validation_loss"]:
+        best_state, best = calibrated, {"epoch": 0, "validation_loss": loss, "validation_accuracy": accuracy}
+    print(f"best: epoch {best['epoch']} of {settings.epochs}")
+    network.load_state_dict(best_state)
+    return best
 
 
 if "snakemake" in globals():

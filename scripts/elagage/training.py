@@ -169,6 +169,11 @@ def warmup_and_cosine(settings: TrainingSettings) -> Schedule:
     return Schedule(settings.epochs, learning_rate)
 
 
+def validation_accuracy(row: Mapping[str, float]) -> float:
+    """Score an epoch by the share of validation images that it gets right."""
+    return row["validation_accuracy"]
+
+
 def fit(
     network: nn.Module,
     dataset: Dataset,
@@ -181,8 +186,9 @@ def fit(
     state: TrainingState,
     advance: Callable[[int], None] = lambda images: None,
     constrain: Callable[[nn.Module, torch.optim.Optimizer], object] = lambda network, optimizer: None,
+    score: Callable[[Mapping[str, float]], float] = validation_accuracy,
 ) -> tuple[dict[str, torch.Tensor], list[dict]]:
-    """Train the network; return the state dict of its best epoch by validation accuracy, and the history.
+    """Train the network; return the state dict of its best epoch, whose row has the highest score, and the history.
 
     Of equally good epochs the last wins: its learning rate was lower. The history has one row an epoch: epoch,
     learning_rate (at its start), train_loss, train_accuracy, validation_loss, validation_accuracy, best.
@@ -231,7 +237,7 @@ def fit(
         schedule.check(row["validation_loss"], row["learning_rate"])
         print(_line(row))
         history.append(row)
-        if row["validation_accuracy"] == max(r["validation_accuracy"] for r in history):
+        if score(row) == max(map(score, history)):
             best = epoch, copy.deepcopy(network.state_dict())
         states = {name: part.state_dict() for name, part in resumable.items()}
         states |= {"order": generator.get_state(), "random": random_state(), "best": best, "history": history}
