@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import re
 
 import numpy
 import onnx
@@ -365,6 +366,36 @@ def test_a_seed_gives_the_same_bytes_and_another_seed_others(study):
     a, b, c = (pathlib.Path(f"{name}.onnx").read_bytes() for name in "abc")
     assert a == b
     assert a != c
+
+
+def validation_losses(printed: str) -> dict[int, float]:
+    """Return the loss of each epoch, the calibrated network being epoch 0, from what a training printed."""
+    rows = re.findall(r"^epoch=(\d+) .*validation_loss=(\S+)", printed, re.MULTILINE)
+    return {int(epoch): float(loss) for epoch, loss in rows}
+
+
+def test_the_epoch_of_the_lowest_validation_loss_is_kept(study, capsys):
+    model, _ = trained(study, "ReusedBlock", seed=1, epochs=6, learning_rate=0.02)
+    losses = validation_losses(capsys.readouterr().out)
+    assert list(losses) == list(range(7))
+    best = min(losses, key=losses.get)
+    assert 0 < best < 6
+    assert description(model)["provenance"]["qat_epoch"] == best
+
+
+def test_a_network_that_training_makes_no_better_is_kept_as_calibrated(study, capsys):
+    """Training and validation labels contradict each other."""
+    for part in ("train", "validation"):
+        labels = split(study, part).labels
+        numpy.save(study / f"{part}_labels.npy", numpy.zeros_like(labels) if part == "train" else labels % 2 + 1)
+    model, network = trained(study, "ReusedBlock", epochs=2, learning_rate=0.05)
+    losses = validation_losses(capsys.readouterr().out)
+    assert losses[0] < min(losses[1], losses[2])
+    assert description(model)["provenance"]["qat_epoch"] == 0
+    dataset = Dataset.read(study / "dataset.json")
+    calibrated = prepare(network, dataset, split(study, "train").images[:16], torch.device("cpu")).deployed()
+    pixels = split(study, "test").images
+    numpy.testing.assert_array_equal(onnx_logits(model, pixels), onnx_logits(calibrated, pixels))
 
 
 @pytest.mark.parametrize("epochs", [1, 2])

@@ -296,6 +296,15 @@ def test_an_early_epoch_is_kept_if_validation_gets_worse():
     assert evaluate(network, Normalize(GREY), validation, CPU)[1] == 1
 
 
+def test_the_best_epoch_is_that_of_the_highest_score():
+    _, history = learn(linear(), GREY, separable(32), separable(16), SETTINGS, 0, CPU, fresh(), score=score_of_second)
+    assert [row["epoch"] for row in history if row["best"]] == [2]
+
+
+def score_of_second(row) -> float:
+    return float(row["epoch"] == 2)
+
+
 def test_of_equally_good_epochs_the_last_is_kept():
     _, history = learn(linear(), GREY, separable(32), separable(16, seed=1), settings(epochs=5), 0, CPU, fresh())
     assert [row["validation_accuracy"] for row in history[-2:]] == [1, 1]
