@@ -78,7 +78,7 @@ class BitFrequencies:
         self.zeros, self.ones = weight * self.all_zeros, weight * self.all_ones
 
     def add(self, symbols: numpy.ndarray) -> None:
-        ones = int(numpy.bitwise_count(symbols).sum())
+        ones = int(ONES[symbols].sum())
         zeros = 8 * len(symbols) - ones
         self.zeros, self.ones = self.zeros + zeros, self.ones + ones
         self.all_zeros, self.all_ones = self.all_zeros + zeros, self.all_ones + ones
