@@ -21,7 +21,15 @@ from elagage.onnx_strip import strip
 from elagage.progress import progress
 from elagage.pruning import hold_zeros
 from elagage.qat import Trainable, check_agreement, prepare
-from elagage.training import TrainingSettings, default_device, evaluate, fit, make_deterministic, warmup_and_cosine
+from elagage.statistics import mean_difference_interval
+from elagage.training import (
+    TrainingSettings,
+    default_device,
+    evaluate_images,
+    fit,
+    make_deterministic,
+    warmup_and_cosine,
+)
 from elagage.training_state import TrainingState, identity
 
 COMPARED = 500  # validation images on which PyTorch and ONNX Runtime have to agree
@@ -89,13 +97,15 @@ def train_fake_quantized(
 ) -> Mapping[str, float]:
     """Train the network, leave it as in its best epoch, and return that epoch's row: see training.fit.
 
-    The best is that of the lowest validation loss, of which the accuracy, where int8 costs a few images, is no sure
-    sign; where it costs none, that is often epoch 0, as calibrated.
+    The best is that of the lowest validation loss: where int8 costs a few images, accuracy is no sure sign. Epoch 0,
+    the network as calibrated, is kept unless the 95 % interval of the difference of their losses tells them apart: what
+    int8 did not harm, training changes at random.
     """
     network, device = trainable.fake_quantized, trainable.device
-    calibrated = copy.deepcopy(network.state_dict())
-    loss, accuracy = evaluate(network, Normalize(dataset).to(device), validation_split, device)
-    print(f"epoch=0 validation_loss={loss:.6g} validation_accuracy={accuracy:.6g}")
+    normalize, calibrated = Normalize(dataset).to(device), copy.deepcopy(network.state_dict())
+    losses, found = evaluate_images(network, normalize, validation_split, device)
+    start = {"epoch": 0, "validation_loss": losses.mean().item(), "validation_accuracy": found.double().mean().item()}
+    print(" ".join(f"{key}={value:.6g}" for key, value in start.items()))
     with progress(settings.epochs * len(train_split), " images", label) as advance:
         best_state, history = fit(
             network,
@@ -112,11 +122,15 @@ def train_fake_quantized(
             score=lambda row: -row["validation_loss"],
         )
     best = next(row for row in history if row["best"])
-    if loss <= best["validation_loss"]:
-        best_state, best = calibrated, {"epoch": 0, "validation_loss": loss, "validation_accuracy": accuracy}
-    print(f"best: epoch {best['epoch']} of {settings.epochs}")
     network.load_state_dict(best_state)
-    return best
+    best_losses, _ = evaluate_images(network, normalize, validation_split, device)
+    gain, low, high = mean_difference_interval(losses.numpy(), best_losses.numpy())
+    print(f"epoch {best['epoch']} lowers the validation loss by {gain:.3g}, 95 % interval {low:.3g} to {high:.3g}")
+    if low > 0:
+        return best
+    print("kept as calibrated")
+    network.load_state_dict(calibrated)
+    return start
 
 
 if "snakemake" in globals():

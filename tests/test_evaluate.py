@@ -13,7 +13,7 @@ from elagage.data import Split
 from elagage.errors import UserError
 from elagage.files import read_json
 from elagage.measure import TURN, WARM_UP, machine, session, time_in_turns
-from elagage.statistics import median_interval, wilson_interval
+from elagage.statistics import mean_difference_interval, median_interval, wilson_interval
 from evaluate_accuracy import evaluate_accuracy
 from evaluate_latency import evaluate_latency
 from evaluate_size import evaluate_size
@@ -125,6 +125,18 @@ def test_median_interval_covers_the_median_as_often_as_it_says():
         assert low <= median <= high
         covered += low <= 1 <= high
     assert 0.93 <= covered / 400 <= 0.99  # order statistics cover at least 95 %, here 96.5 %
+
+
+def test_mean_difference_interval_covers_the_difference_of_pairs_as_often_as_it_says():
+    generator = numpy.random.default_rng(0)
+    covered = 0
+    for _ in range(400):
+        before = generator.normal(5, 3, 30)
+        mean, low, high = mean_difference_interval(before, before - generator.normal(0.2, 1, 30))
+        assert low < mean < high
+        covered += low <= 0.2 <= high
+    assert 0.93 <= covered / 400 <= 0.97
+    assert mean_difference_interval(before, before) == (0, pytest.approx(0, abs=1e-9), pytest.approx(0, abs=1e-9))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Intervals for measured shares and times, by SciPy."""
+"""Intervals for measured shares, times and differences, by SciPy."""
 
 import numpy
 import scipy.stats
@@ -19,3 +19,9 @@ def median_interval(values: numpy.ndarray) -> tuple[float, float, float]:
     """
     low, high = scipy.stats.quantile_test(values, p=0.5).confidence_interval(CONFIDENCE)
     return float(numpy.median(values)), float(low), float(high)
+
+
+def mean_difference_interval(before: numpy.ndarray, after: numpy.ndarray) -> tuple[float, float, float]:
+    """Return the mean of before - after, measured on the same images, and its 95 % interval (Student 1908)."""
+    low, high = scipy.stats.ttest_rel(before, after).confidence_interval(CONFIDENCE)
+    return float(numpy.mean(before - after)), float(low), float(high)

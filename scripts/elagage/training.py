@@ -117,19 +117,26 @@ def train_one_epoch(network, normalize, batches, optimizer, scheduler, check, ad
 
 
 @torch.inference_mode()
-def evaluate(network: nn.Module, normalize: Normalize, split: Split, device: torch.device) -> tuple[float, float]:
-    """Return the mean loss and the accuracy of the network, in evaluation mode, on every image of the split."""
+def evaluate_images(
+    network: nn.Module, normalize: Normalize, split: Split, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return, of every image, the loss, float64 [n], and whether its class is found, bool [n], in evaluation mode."""
     network.eval()
-    loss_sum = correct = seen = 0
+    losses, found = [], []
     for start in range(0, len(split), EVALUATION_BATCH):
         images = torch.from_numpy(split.images[start : start + EVALUATION_BATCH]).to(device)
         labels = torch.from_numpy(split.labels[start : start + EVALUATION_BATCH]).to(device)
         logits = network(normalize(images).contiguous(memory_format=torch.channels_last))
-        loss_sum += functional.cross_entropy(logits, labels, reduction="sum").item()
-        correct += (logits.argmax(1) == labels).sum().item()
-        seen += len(labels)
-    assert seen == len(split), f"evaluated {seen} of {len(split)} images"
-    return loss_sum / seen, correct / seen
+        losses.append(functional.cross_entropy(logits, labels, reduction="none").cpu())
+        found.append((logits.argmax(1) == labels).cpu())
+    return torch.cat(losses).double(), torch.cat(found)
+
+
+def evaluate(network: nn.Module, normalize: Normalize, split: Split, device: torch.device) -> tuple[float, float]:
+    """Return the mean loss and the accuracy of the network, in evaluation mode, on every image of the split."""
+    losses, found = evaluate_images(network, normalize, split, device)
+    assert len(found) == len(split), f"evaluated {len(found)} of {len(split)} images"
+    return losses.mean().item(), found.sum().item() / len(split)
 
 
 @dataclasses.dataclass(frozen=True)
