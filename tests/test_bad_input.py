@@ -1,6 +1,7 @@
 """Bad input as users produce it: one clear error, before any job if possible, and nothing left behind."""
 
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -68,7 +69,7 @@ MISTAKES = {
     "unknown table": ("trainings: {epochs: 3}", "trainings", "unknown", "did you mean training?"),
     "setting at top level": ("epochs: 3", "epochs", "unknown", "training"),
     "number as table": ("1: 3", "1: unknown"),
-    "unknown nested": ("training: {epoch: 3}", "training.epoch", "unknown", "did you mean epochs?"),
+    "unknown nested": ("training: {epoch: 3}", "training.epoch", "unknown", "did you mean training.epochs?"),
     "unknown in a model": ("models: {m: {architecture: resnet8, weight: a.pt}}", "models.m.weight", "weights"),
     "yaml anchor table": ("x: &x {epochs: 3}\ntraining: *x", "x: unknown key"),
     "no architecture": ("models: {m: {}}", "models.m", "architecture"),
@@ -229,9 +230,49 @@ def test_the_number_to_write_instead_of_a_string_is_one_that_is_taken(text):
     configured(text.replace("'", ""))
 
 
+@pytest.mark.parametrize("text", ["training: {learning_rate: 1e-5}", "pruning: {rates: [0, 5e-7]}", "seeds: [1e3]"])
+def test_what_to_write_instead_of_an_exponent_without_point_is_a_number(text):
+    wrong, right = re.search(r"YAML reads '(\S+)' as text: write (\S+)\)", refused(text)).groups()
+    configured(text.replace(wrong, right))
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("epochs: 5", "epochs: unknown key; did you mean training.epochs or retraining.epochs? Allowed: dataset"),
+        ("quantization: {qat_epoch: 5}", "did you mean quantization.qat_epochs? Allowed: modes"),
+        ("training: {modes: [none]}", "training.modes: unknown key; did you mean quantization.modes? Allowed: epochs"),
+        ("training: {seeds: [0]}", "training.seeds: unknown key; did you mean seeds? Allowed: epochs"),
+        ("training: {zebra: 1}", "training.zebra: unknown key. Allowed: epochs"),
+        ("models: {a: {}}", "models.a.architecture: missing; state it. Allowed: resnet8, "),
+        ("models: {a: {architecture: resnet10}}", "models.a.architecture: 'resnet10' does not fit. Allowed: resnet8, "),
+    ],
+)
+def test_an_error_says_what_was_probably_meant(text, hint):
+    assert hint in refused(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "dataset: {name: image_folder, path: ~/images, image_size: 32}",
+        "models: {m: {architecture: '~/model.py:build'}}",
+        "models: {m: {architecture: resnet8, weights: ~/weights.pt}}",
+    ],
+)
+def test_a_path_from_the_home_folder_has_to_be_written_whole(text):
+    with pytest.raises(UserError, match=rf"'~/.*: ~ is not expanded; write '{pathlib.Path.home()}/"):
+        check_files(configured(text))
+
+
 def test_several_mistakes_are_told_at_once():
     message = refused("seed: [0]\ntraining: {epochs: 0}\npruning: {rates: [2]}", "seed", "training.epochs", "rates[0]")
     assert len(message.splitlines()) == 3
+
+
+def test_all_counts_of_images_that_are_too_high_are_told_at_once():
+    message = refused("quantization: {calibration_images: 5000}\nevaluation: {latency_images: 9000}", "5000", "9000")
+    assert len(message.splitlines()) == 2
 
 
 def test_a_rate_is_its_number_however_it_is_written():

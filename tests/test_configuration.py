@@ -54,7 +54,7 @@ def test_all_mistakes_are_told_at_once():
     with pytest.raises(UserError) as error:
         configuration([{"seeds": [], "training": {"epochs": 0, "epoch": 3}}], SCHEMA)
     assert len(str(error.value).splitlines()) == 3
-    assert "did you mean epochs?" in str(error.value)
+    assert "did you mean training.epochs?" in str(error.value)
 
 
 @pytest.mark.parametrize("recovery", ["rewind", "iterative"])

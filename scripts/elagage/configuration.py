@@ -13,6 +13,8 @@ from elagage.data import IMAGES
 from elagage.errors import UserError
 from elagage.image_folder import image_files, image_folder_classes
 
+MODEL_FILES = "architecture", "weights"
+
 
 def _is_finite_number(checker, value) -> bool:
     return jsonschema.Draft202012Validator.TYPE_CHECKER.is_type(value, "number") and math.isfinite(value)
@@ -109,7 +111,7 @@ def configuration(parts: Iterable[Mapping], schema_path: str | os.PathLike) -> d
     config = complete(stated, schema)
     mistakes = sorted(_Validator(schema).iter_errors(config), key=lambda error: list(map(str, error.absolute_path)))
     if mistakes:
-        raise UserError("\n".join(f"configuration: {_message(mistake)}" for mistake in mistakes))
+        raise UserError("\n".join(f"configuration: {_message(mistake, schema)}" for mistake in mistakes))
     _check_rewinding(config)
     return config
 
@@ -125,30 +127,39 @@ def _check_rewinding(config: Mapping) -> None:
         )
 
 
-def _message(mistake: jsonschema.ValidationError) -> str:
+def _message(mistake: jsonschema.ValidationError, schema: Mapping) -> str:
     place = ""
     for part in mistake.absolute_path:
         place += f"[{part}]" if isinstance(part, int) else f".{part}" if place else str(part)
+    prefix = f"{place}." if place else ""
     if mistake.validator == "additionalProperties":
-        known = list(mistake.schema["properties"])
+        known = mistake.schema["properties"]
         unknown = [key for key in mistake.instance if key not in known]
-        messages = []
-        for key in unknown:
-            near = difflib.get_close_matches(str(key), known, 1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            messages.append(f"{f'{place}.' if place else ''}{key}: unknown key{hint} Allowed: {', '.join(known)}")
-        return "; ".join(messages)
+        hints = {key: _nearest(str(key), prefix, known, schema) for key in unknown}
+        return "; ".join(f"{prefix}{key}: unknown key{hints[key]} Allowed: {', '.join(known)}" for key in unknown)
     if mistake.validator == "required":
-        return f"{place}: {mistake.message}"
-    text = f"{place or 'the whole'}: {mistake.message}"
+        key = mistake.message.split("'")[1]
+        return f"{prefix}{key}: missing; state it. Allowed: {mistake.schema['properties'][key]['description']}"
+    problem = f"{mistake.instance!r} does not fit" if mistake.validator == "pattern" else mistake.message
+    text = f"{place or 'the whole'}: {problem}"
     if isinstance(mistake.instance, str) and mistake.validator == "type" and _reads_as_number(mistake.instance):
         number = float(mistake.instance)
         written = int(number) if "integer" in mistake.validator_value and number.is_integer() else number
-        text += f" (YAML reads {mistake.instance!r} as text: write {written!r})"
+        # Not Python's 1e-05, which YAML reads as text as well.
+        text += f" (YAML reads {mistake.instance!r} as text: write {yaml.safe_dump(written).split()[0]})"
     allowed = mistake.schema.get("description", "")
     if mistake.validator == "type" and "properties" in mistake.schema:
         allowed = f"a table of {', '.join(mistake.schema['properties'])}"
     return f"{text}. Allowed: {allowed}"
+
+
+def _nearest(key: str, prefix: str, known: Iterable[str], schema: Mapping) -> str:
+    """Return a hint at what an unknown key was to be: a like one beside it, or of the same name in another table."""
+    if near := difflib.get_close_matches(key, known, 1):
+        return f"; did you mean {prefix}{near[0]}?"
+    tables = {f"{name}.": part.get("properties", {}) for name, part in schema["properties"].items()}
+    places = [name + key for name, keys in ({"": schema["properties"]} | tables).items() if key in keys]
+    return f"; did you mean {' or '.join(places)}?" if places else "."
 
 
 def _reads_as_number(text: str) -> bool:
@@ -163,6 +174,12 @@ def check_files(config: Mapping) -> None:
     if os.path.exists("results") and not os.path.isdir("results"):
         raise UserError(f"there is a file 'results' in {os.getcwd()}, where the study makes a folder; rename it")
     dataset = config["dataset"]
+    for key, path in (
+        ("dataset.path", dataset["path"]),
+        *((f"models.{name}.{key}", model[key]) for name, model in config["models"].items() for key in MODEL_FILES),
+    ):
+        if (path or "").startswith("~"):
+            raise UserError(f"configuration: {key}: {path!r}: ~ is not expanded; write {os.path.expanduser(path)!r}")
     if dataset["name"] == "image_folder":
         if dataset["image_size"] is None:
             raise UserError("configuration: dataset.image_size: an image_folder needs a size in pixels, such as 32")
@@ -196,13 +213,15 @@ def _check_counts(config: Mapping) -> None:
     calibrated = {"static", "qat"} & set(config["quantization"]["modes"])
     calibration = config["quantization"]["calibration_images"] if calibrated else 0
     batchnorm = config["retraining"]["batchnorm_images"] if "batchnorm" in config["pruning"]["recovery"] else 0
-    for key, asked, there, what in (
-        ("quantization.calibration_images", calibration, train, "training images without those for validation"),
-        ("retraining.batchnorm_images", batchnorm, train, "training images without those for validation"),
-        ("sensitivity.images", config["sensitivity"]["images"] or 0, validation, "validation images"),
-        ("evaluation.latency_images", config["evaluation"]["latency_images"], test, "test images"),
-    ):
-        if asked > there:
-            raise UserError(
-                f"configuration: {key}: {asked} images asked for, but there are only {there} {what}; lower it"
-            )
+    mistakes = [
+        f"configuration: {key}: {asked} images asked for, but there are only {there} {what}; lower it"
+        for key, asked, there, what in (
+            ("quantization.calibration_images", calibration, train, "training images without those for validation"),
+            ("retraining.batchnorm_images", batchnorm, train, "training images without those for validation"),
+            ("sensitivity.images", config["sensitivity"]["images"] or 0, validation, "validation images"),
+            ("evaluation.latency_images", config["evaluation"]["latency_images"], test, "test images"),
+        )
+        if asked > there
+    ]
+    if mistakes:
+        raise UserError("\n".join(mistakes))
