@@ -406,7 +406,7 @@ def test_a_gain_that_may_be_chance_is_none(study, capsys):
     losses = validation_losses(printed)
     assert min(losses, key=losses.get) != 0
     assert re.search(
-        r"lowers the validation loss by 0\.\d+, 95 % interval -0\.\d+ to 0\.\d+\nkept as calibrated", printed
+        r"changes the validation loss by -0\.\d+, 95 % interval -0\.\d+ to 0\.\d+\nkept as calibrated", printed
     )
     assert description(model)["provenance"]["qat_epoch"] == 0
 
@@ -424,6 +424,12 @@ def test_a_network_that_training_makes_no_better_is_kept_as_calibrated(study, ca
     calibrated = prepare(network, dataset, split(study, "train").images[:16], torch.device("cpu")).deployed()
     pixels = split(study, "test").images
     numpy.testing.assert_array_equal(onnx_logits(model, pixels), onnx_logits(calibrated, pixels))
+    with pytest.raises(Killed):
+        trained(
+            study, "ReusedBlock", epochs=2, learning_rate=0.05, state=DiesAfter(pathlib.Path("state.pt"), {}, [None])
+        )
+    trained(study, "ReusedBlock", epochs=2, learning_rate=0.05, output="resumed.onnx")
+    assert pathlib.Path("resumed.onnx").read_bytes() == pathlib.Path("qat.onnx").read_bytes()
 
 
 @pytest.mark.parametrize("epochs", [1, 2])
