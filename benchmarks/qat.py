@@ -75,8 +75,8 @@ def variants(folder: pathlib.Path, name: str, seed: int, parts: dict[str, Split]
         state = TrainingState(folder / "training_state.pt", {"network": architecture, "seed": seed})
         cpu = torch.device("cpu")
         images = parts["train"], parts["validation"]
-        best, _ = fit(network, dataset, *images, SETTINGS, warmup_and_cosine(SETTINGS), seed, cpu, state)
-        save_checkpoint(dense, best, {})
+        fit(network, dataset, *images, SETTINGS, warmup_and_cosine(SETTINGS), seed, cpu, state)
+        save_checkpoint(dense, network.state_dict(), {})
         state.remove()
     network, _ = load_network(dense, architecture, dataset)
     if NETWORKS.get(name):
@@ -103,10 +103,10 @@ def variants(folder: pathlib.Path, name: str, seed: int, parts: dict[str, Split]
     return tuple(accuracy(model, folder / f"{kind}.onnx", parts["test"]) for kind, model in models.items())
 
 
-def accuracies(folder: pathlib.Path, networks: list[str], seeds: range) -> None:
+def accuracies(folder: pathlib.Path, networks: list[str], image_size: int, seeds: range) -> None:
     names = [f"{split}_{kind}" for split in SPLITS for kind in ("images", "labels")]
     outputs = {name: str(folder / f"{name}.npy") for name in names} | {"dataset": str(folder / "dataset.json")}
-    prepare_data("digits", "", 16, 0.1, outputs)
+    prepare_data("digits", "", image_size, 0.1, outputs)
     parts = {split: Split.read(outputs[f"{split}_images"], outputs[f"{split}_labels"]) for split in SPLITS}
     (folder / "reused.py").write_text(REUSED)
     rows = []
@@ -143,10 +143,11 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("folder", type=pathlib.Path, help="where checkpoints and models are written")
     parser.add_argument("networks", nargs="*", metavar="network", help="such as resnet56")
+    parser.add_argument("--image-size", type=int, default=16, help="pixels a side; the digits themselves have 8")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     work = arguments.folder.resolve()
     work.mkdir(parents=True, exist_ok=True)
     os.chdir(work)
     times(work)
-    accuracies(work, arguments.networks or list(NETWORKS), range(3))
+    accuracies(work, arguments.networks or list(NETWORKS), arguments.image_size, range(3))

@@ -108,7 +108,7 @@ def train_fake_quantized(
     start = {"epoch": 0, "validation_loss": losses.mean().item(), "validation_accuracy": found.double().mean().item()}
     print(" ".join(f"{key}={value:.6g}" for key, value in start.items()))
     with progress(settings.epochs * len(train_split), " images", label) as advance:
-        best_state, history = fit(
+        best, _ = fit(
             network,
             dataset,
             train_split,
@@ -122,8 +122,6 @@ def train_fake_quantized(
             constrain=hold_zeros,
             score=lambda row: -row["validation_loss"],
         )
-    best = next(row for row in history if row["best"])
-    network.load_state_dict(best_state)
     best_losses, _ = evaluate_images(network, normalize, validation_split, device)
     gain, low, high = mean_difference_interval(losses.numpy(), best_losses.numpy())
     print(f"epoch {best['epoch']} changes the validation loss by {-gain:.3g}, 95 % interval {-high:.3g} to {-low:.3g}")

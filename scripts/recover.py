@@ -46,7 +46,7 @@ def recover(
     schedule = SCHEDULES[recovery](settings, **retraining)
     title = f"{recovery} {name} seed {seed} {provenance['scope']} {provenance['rate']}"
     with progress(schedule.epochs * len(train_split), " images", title) as advance:
-        best_state, history = fit(
+        best, _ = fit(
             network,
             dataset,
             train_split,
@@ -59,10 +59,8 @@ def recover(
             advance,
             constrain=hold_zeros,
         )
-    network.load_state_dict(best_state)
     zeros, weights = count_weights(network)
     assert zeros >= before, f"{before} of {weights} weights were zero, {zeros} are"
-    best = next(row for row in history if row["best"])
     print(f"validation_accuracy={best['validation_accuracy']:.6g}; {zeros} of {weights} weights are zero")
     record = {
         "recovery": recovery,

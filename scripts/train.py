@@ -43,7 +43,7 @@ def train(
         checked_logits(deployed, torch.from_numpy(validation_split.images[:2]), len(dataset.classes))
         check_trainable(network)
     with progress(settings.epochs * len(train_split), " images", f"train {name} seed {seed}") as advance:
-        best_state, history = fit(
+        best, history = fit(
             network,
             dataset,
             train_split,
@@ -55,14 +55,13 @@ def train(
             state,
             advance,
         )
-    best = next(row for row in history if row["best"])
     with whole_file(history_path) as temporary, open(temporary, "w", newline="") as file:
         writer = csv.DictWriter(file, history[0])
         writer.writeheader()
         writer.writerows(history)
     save_checkpoint(
         checkpoint,
-        best_state,
+        network.state_dict(),
         {
             "model": name,
             "architecture": architecture,

@@ -103,6 +103,8 @@ def abandoned(slurm, disturbed, tmp_path_factory) -> pathlib.Path:
 
     first = start()
     wait_for((folder / "hung").exists)
+    # What ends while it is being cancelled counts as cancelled, though its file is whole and not made again.
+    wait_for(lambda: not running(slurm, folder, "quantize_export"))
     subprocess.run(["scancel", "--full", "--signal=KILL", first], env=slurm, check=True)
     wait_for(lambda: first not in running(slurm, folder))
     assert running(slurm, folder, "train"), "the training should outlive its driver"

@@ -194,11 +194,12 @@ def fit(
     advance: Callable[[int], None] = lambda images: None,
     constrain: Callable[[nn.Module, torch.optim.Optimizer], object] = lambda network, optimizer: None,
     score: Callable[[Mapping[str, float]], float] = validation_accuracy,
-) -> tuple[dict[str, torch.Tensor], list[dict]]:
-    """Train the network; return the state dict of its best epoch, whose row has the highest score, and the history.
+) -> tuple[dict, list[dict]]:
+    """Train the network and leave it as in its best epoch; return that epoch's row of the history, and the history.
 
-    Of equally good epochs the last wins: its learning rate was lower. The history has one row an epoch: epoch,
-    learning_rate (at its start), train_loss, train_accuracy, validation_loss, validation_accuracy, best.
+    The best has the highest score, the last wins of equally good ones: its learning rate was lower. The history has one
+    row an epoch: epoch, learning_rate (at its start), train_loss, train_accuracy, validation_loss, validation_accuracy,
+    best.
 
     settings give batches, momentum, weight decay and flips; schedule the epochs and learning rates. `constrain` is
     called once, before a saved state is loaded, for hooks such as pruning.hold_zeros.
@@ -249,9 +250,11 @@ def fit(
         states = {name: part.state_dict() for name, part in resumable.items()}
         states |= {"order": generator.get_state(), "random": random_state(), "best": best, "history": history}
         state.save(states)
+    best_epoch, best_state = best
+    network.load_state_dict(best_state)
     for row in history:
-        row["best"] = row["epoch"] == best[0]
-    return best[1], history
+        row["best"] = row["epoch"] == best_epoch
+    return history[best_epoch - 1], history
 
 
 def _line(row: Mapping[str, float]) -> str:
