@@ -66,16 +66,20 @@ def float32_of(network: torch.nn.Module, dataset: Dataset) -> onnx.ModelProto:
     return with_weights(export_graph(network, dataset), tensors)
 
 
-def variants(folder: pathlib.Path, name: str, seed: int, parts: dict[str, Split]) -> tuple[float, float, float]:
+def variants(
+    folder: pathlib.Path, name: str, learning_rate: float, seed: int, parts: dict[str, Split]
+) -> tuple[float, float, float]:
     """Return the test accuracies of float32, static and qat of one training."""
     dataset, architecture = Dataset.read(folder / "dataset.json"), name.split()[0]
     network = build_network(architecture, len(dataset.classes), dataset.channels, seed)
     dense = folder / f"{architecture.partition('.')[0]}-{seed}.safetensors"
     if not dense.exists():
-        state = TrainingState(folder / "training_state.pt", {"network": architecture, "seed": seed})
+        settings = dataclasses.replace(SETTINGS, learning_rate=learning_rate)
+        identity = {"network": architecture, "seed": seed, **vars(settings)}
+        state = TrainingState(folder / "training_state.pt", identity)
         cpu = torch.device("cpu")
         images = parts["train"], parts["validation"]
-        fit(network, dataset, *images, SETTINGS, warmup_and_cosine(SETTINGS), seed, cpu, state)
+        fit(network, dataset, *images, settings, warmup_and_cosine(settings), seed, cpu, state)
         save_checkpoint(dense, network.state_dict(), {})
         state.remove()
     network, _ = load_network(dense, architecture, dataset)
@@ -103,7 +107,7 @@ def variants(folder: pathlib.Path, name: str, seed: int, parts: dict[str, Split]
     return tuple(accuracy(model, folder / f"{kind}.onnx", parts["test"]) for kind, model in models.items())
 
 
-def accuracies(folder: pathlib.Path, networks: list[str], image_size: int, seeds: range) -> None:
+def accuracies(folder: pathlib.Path, networks: list[str], image_size: int, learning_rate: float, seeds: range) -> None:
     names = [f"{split}_{kind}" for split in SPLITS for kind in ("images", "labels")]
     outputs = {name: str(folder / f"{name}.npy") for name in names} | {"dataset": str(folder / "dataset.json")}
     prepare_data("digits", "", image_size, 0.1, outputs)
@@ -111,7 +115,7 @@ def accuracies(folder: pathlib.Path, networks: list[str], image_size: int, seeds
     (folder / "reused.py").write_text(REUSED)
     rows = []
     for name in networks:
-        each = numpy.array([variants(folder, name, seed, parts) for seed in seeds])
+        each = numpy.array([variants(folder, name, learning_rate, seed, parts) for seed in seeds])
         for seed, row in [*enumerate(each), ("mean", each.mean(0))]:
             rows.append(f"| {name} | {seed} | " + " | ".join(f"{100 * value:.2f}" for value in row) + " |")
     print("\n| network | seed | float32 | static | qat |\n|---|---|---|---|---|", *rows, sep="\n", file=sys.stderr)
@@ -144,10 +148,12 @@ if __name__ == "__main__":
     parser.add_argument("folder", type=pathlib.Path, help="where checkpoints and models are written")
     parser.add_argument("networks", nargs="*", metavar="network", help="such as resnet56")
     parser.add_argument("--image-size", type=int, default=16, help="pixels a side; the digits themselves have 8")
+    parser.add_argument("--learning-rate", type=float, default=0.1, help="of the trainings; resnet50 needs less")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     work = arguments.folder.resolve()
     work.mkdir(parents=True, exist_ok=True)
     os.chdir(work)
     times(work)
-    accuracies(work, arguments.networks or list(NETWORKS), arguments.image_size, range(3))
+    networks = arguments.networks or list(NETWORKS)
+    accuracies(work, networks, arguments.image_size, arguments.learning_rate, range(3))

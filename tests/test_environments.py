@@ -86,8 +86,8 @@ def test_an_environment_has_the_tested_versions(rule):
             assert version == tested[PYPI_NAME.get(name, name)], name
 
 
-def test_unpacking_needs_two_packages():
-    assert imported(SCRIPTS / "unpack.py") == {"numpy", "constriction"}
+def test_unpacking_needs_three_packages():
+    assert imported(SCRIPTS / "unpack.py") == {"numpy", "constriction", "zstandard"}
 
 
 def test_evaluation_and_plotting_go_without_the_heavy_libraries():

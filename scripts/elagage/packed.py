@@ -5,7 +5,8 @@
 The frame, compressed by LZMA, lists where tensors lay in the file and holds what is left of the file without them.
 Tensors of the same width share their streams, weights apart from vectors: first a mask of the values that are not 0
 (of all values, if these are bytes of which few are 0), eight bits in a byte, then, of those values, one stream for each
-byte, the lowest first. A stream is entropy-coded if that is shorter, or one byte if all are the same.
+byte, the lowest first. A stream is a Zstandard frame where that is hardly larger, for it is read ten times as fast,
+and else entropy-coded.
 """
 
 import dataclasses
@@ -19,16 +20,18 @@ import struct
 from collections.abc import Iterator, Sequence
 
 import numpy
+import zstandard
 
 from elagage.entropy import BitFrequencies, ByteFrequencies, decode, encode, entropy_bytes
 from elagage.errors import UserError
 
 MAGIC = b"ONNXPACK"
-VERSION = 3
+VERSION = 4
 # Version, that of constriction as text, SHA-256 and bytes of the ONNX file, bytes of the compressed frame.
 HEADER = struct.Struct("<H16s32sQQ")
 STREAM = struct.Struct("<BQ")  # form, bytes
-PLAIN, CODED, SAME = range(3)  # bytes as they are, entropy-coded, one that stands for all
+ZSTD, CODED = range(2)
+QUICK = 1 / 64  # bytes above its entropy that a symbol may take as Zstandard: decoding it takes 30 ns less
 MASKED = 15 / 16  # share of bytes other than 0 from which a mask is not worth its time
 WIDTHS = (1, 2, 4, 8)  # bytes of a value
 # Raw, because the headers of LZMA's own formats ask for memory. Preset 2 takes a seventh of the time of 6, which was a
@@ -218,12 +221,11 @@ def _columns(values: numpy.ndarray) -> Iterator[numpy.ndarray]:
 def _encoded(
     symbols: numpy.ndarray, lengths: list[int], kind: type[ByteFrequencies | BitFrequencies]
 ) -> tuple[bytes, bytes]:
-    if len(symbols) and (symbols == symbols[0]).all():
-        return STREAM.pack(SAME, 1), symbols[:1].tobytes()
-    coded = encode(symbols, lengths, kind)
-    if len(coded) < len(symbols):
-        return STREAM.pack(CODED, len(coded)), coded
-    return STREAM.pack(PLAIN, len(symbols)), symbols.tobytes()
+    form, content = ZSTD, zstandard.compress(symbols, level=1)
+    entropies = sum(map(entropy_bytes, _split(symbols, lengths)))
+    if len(content) > entropies + QUICK * len(symbols) and len(coded := encode(symbols, lengths, kind)) < len(content):
+        form, content = CODED, coded
+    return STREAM.pack(form, len(content)), content
 
 
 def _decoded(file: io.BytesIO, lengths: list[int], kind: type[ByteFrequencies | BitFrequencies]) -> numpy.ndarray:
@@ -231,14 +233,11 @@ def _decoded(file: io.BytesIO, lengths: list[int], kind: type[ByteFrequencies | 
     content = _take(file, size)
     if form == CODED:
         return decode(content, lengths, kind)
-    symbols = numpy.frombuffer(content, numpy.uint8)
-    if form == SAME:
-        symbols = symbols[:1].repeat(sum(lengths))
-    elif form != PLAIN:
+    if form != ZSTD:
         raise ValueError(f"a stream of form {form}")
-    if len(symbols) != sum(lengths):
-        raise ValueError(f"a stream of {sum(lengths)} bytes has {len(symbols)}")
-    return symbols
+    if (announced := zstandard.frame_content_size(content)) != sum(lengths):
+        raise ValueError(f"a stream of {sum(lengths)} bytes has {announced}")
+    return numpy.frombuffer(zstandard.decompress(content), numpy.uint8)
 
 
 def _take(file: io.BytesIO, size: int) -> bytes:
