@@ -75,7 +75,7 @@ def variants(
     dense = folder / f"{architecture.partition('.')[0]}-{seed}.safetensors"
     if not dense.exists():
         settings = dataclasses.replace(SETTINGS, learning_rate=learning_rate)
-        identity = {"network": architecture, "seed": seed, **vars(settings)}
+        identity = {"network": architecture, "seed": seed}
         state = TrainingState(folder / "training_state.pt", identity)
         cpu = torch.device("cpu")
         images = parts["train"], parts["validation"]
@@ -151,7 +151,7 @@ if __name__ == "__main__":
     parser.add_argument("--learning-rate", type=float, default=0.1, help="of the trainings; resnet50 needs less")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    work = arguments.folder.resolve()
+    work = (arguments.folder / f"{arguments.image_size}-{arguments.learning_rate:g}").resolve()
     work.mkdir(parents=True, exist_ok=True)
     os.chdir(work)
     times(work)

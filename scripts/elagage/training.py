@@ -195,7 +195,7 @@ def fit(
     constrain: Callable[[nn.Module, torch.optim.Optimizer], object] = lambda network, optimizer: None,
     score: Callable[[Mapping[str, float]], float] = validation_accuracy,
 ) -> tuple[dict, list[dict]]:
-    """Train the network and leave it as in its best epoch; return that epoch's row of the history, and the history.
+    """Train the network, leave it as in its best epoch, in evaluation mode; return that epoch's row, and the history.
 
     The best has the highest score, the last wins of equally good ones: its learning rate was lower. The history has one
     row an epoch: epoch, learning_rate (at its start), train_loss, train_accuracy, validation_loss, validation_accuracy,
@@ -252,6 +252,7 @@ def fit(
         state.save(states)
     best_epoch, best_state = best
     network.load_state_dict(best_state)
+    network.eval()
     for row in history:
         row["best"] = row["epoch"] == best_epoch
     return history[best_epoch - 1], history
