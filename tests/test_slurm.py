@@ -21,7 +21,7 @@ CONFIG = """
 dataset: {name: digits}
 models: {mine: {architecture: "my_model.py:build"}}
 training: {epochs: 4}
-pruning: {rates: [0.0, 0.5]}
+pruning: {scopes: [global], rates: [0.0, 0.5]}
 quantization: {modes: [none, static], calibration_images: 64}
 evaluation: {latency_images: 40}
 """
@@ -210,7 +210,7 @@ def test_a_job_cancelled_by_scancel_is_started_again(slurm, disturbed):
 @needs_slurm
 def test_a_disturbed_study_is_whole(slurm, disturbed):
     summary = pandas.read_csv(disturbed / "results/summary.csv")
-    assert len(summary) == 8
+    assert len(summary) == 4
     assert not list((disturbed / "results").rglob(".*"))
     assert not list((disturbed / "results").rglob("*training_state*"))
 
@@ -233,7 +233,7 @@ def test_a_driver_in_an_allocation_goes_on_where_a_killed_one_ended(slurm, aband
 @needs_slurm
 def test_both_studies_end_with_the_same_bytes(disturbed, abandoned):
     first, second = checksums(disturbed), checksums(abandoned)
-    assert len(first) == 1 + 3 + 6 + 6 + 6  # graph, checkpoints, variants, predictions, arrays
+    assert len(first) == 1 + 2 + 4 + 4 + 6  # graph, checkpoints, variants, predictions, arrays
     assert first == second
 
 
@@ -241,7 +241,7 @@ def test_both_studies_end_with_the_same_bytes(disturbed, abandoned):
 def test_a_variant_needs_less_than_a_slurm_job(slurm, abandoned):
     table = accounting(slurm, abandoned)
     done = table[table["State"].str.startswith("COMPLETED") & table["Comment"].str.startswith("rule_")]
-    # prepare_data, quantize_export, train, sensitivity, prune, the sweep of 3 checkpoints, their timing, summary and
+    # prepare_data, quantize_export, train, sensitivity, prune, the sweep of 2 checkpoints, their timing, summary and
     # figures
     assert len(done) == 8, table.to_string()
 
@@ -277,7 +277,7 @@ def test_nothing_runs_beside_a_timing(disturbed, abandoned):
         ends = {}
         for log in (study / "results/logs").rglob("evaluate_latency*/**/*.log"):
             ends[log] = log.stat().st_mtime, float(re.search(r"took ([\d.]+) s", log.read_text())[1])
-        assert len(ends) == 4
+        assert len(ends) == 3
         ordered = sorted(ends.values())
         for (end, _), (later, seconds) in itertools.pairwise(ordered):
             assert later - seconds >= end - 0.2  # the log's time and the job's clock differ by some milliseconds
