@@ -57,6 +57,12 @@ def test_all_mistakes_are_told_at_once():
     assert "did you mean training.epochs?" in str(error.value)
 
 
+def test_the_warmup_ends_within_training():
+    assert configuration([{"training": {"epochs": 2, "warmup_epochs": 2}}], SCHEMA)["training"]["warmup_epochs"] == 2
+    with pytest.raises(UserError, match=r"training\.warmup_epochs: 2\.5 epochs would not end .*is 2; lower .* to 2 or"):
+        configuration([{"training": {"epochs": 2, "warmup_epochs": 2.5}}], SCHEMA)
+
+
 @pytest.mark.parametrize("recovery", ["rewind", "iterative"])
 def test_rewinding_goes_back_no_further_than_training_went(recovery):
     stated = {"pruning": {"recovery": [recovery]}, "training": {"epochs": 9}}

@@ -112,14 +112,19 @@ def configuration(parts: Iterable[Mapping], schema_path: str | os.PathLike) -> d
     mistakes = sorted(_Validator(schema).iter_errors(config), key=lambda error: list(map(str, error.absolute_path)))
     if mistakes:
         raise UserError("\n".join(f"configuration: {_message(mistake, schema)}" for mistake in mistakes))
-    _check_rewinding(config)
+    _check_epochs(config)
     return config
 
 
-def _check_rewinding(config: Mapping) -> None:
-    """Raise UserError if a recovery would go back further than training lasted."""
+def _check_epochs(config: Mapping) -> None:
+    """Raise UserError if training would end in its warm-up, or a recovery go back further than training lasted."""
     rewinding = [name for name in config["pruning"]["recovery"] if name in ("rewind", "iterative")]
     asked, there = config["retraining"]["epochs"], config["training"]["epochs"]
+    if (warmup := config["training"]["warmup_epochs"]) > there:
+        raise UserError(
+            f"configuration: training.warmup_epochs: {warmup} epochs would not end within training.epochs, which is "
+            f"{there}; lower training.warmup_epochs to {there} or less"
+        )
     if rewinding and asked > there:
         raise UserError(
             f"configuration: retraining.epochs: {rewinding[0]} would go back {asked} epochs, but training.epochs is "
