@@ -1,6 +1,8 @@
 """Evaluation: every image is predicted, models are timed in turns, intervals are those of textbooks."""
 
+import itertools
 import json
+import math
 import pathlib
 import subprocess
 import sys
@@ -13,7 +15,7 @@ from elagage.data import Split
 from elagage.errors import UserError
 from elagage.files import read_json
 from elagage.measure import TURN, WARM_UP, machine, session, time_in_turns
-from elagage.statistics import mean_difference_interval, median_interval, wilson_interval
+from elagage.statistics import mean_difference_interval, median_interval, newly_right_interval, wilson_interval
 from evaluate_accuracy import evaluate_accuracy
 from evaluate_latency import evaluate_latency
 from evaluate_size import evaluate_size
@@ -137,6 +139,16 @@ def test_mean_difference_interval_covers_the_difference_of_pairs_as_often_as_it_
         covered += low <= 0.2 <= high
     assert 0.93 <= covered / 400 <= 0.97
     assert mean_difference_interval(before, before) == (0, pytest.approx(0, abs=1e-9), pytest.approx(0, abs=1e-9))
+
+
+def test_newly_right_interval_is_above_a_half_where_the_exact_test_of_mcnemar_sees_a_gain():
+    for right, wrong in itertools.product(range(16), range(16)):
+        before = numpy.repeat([False, True, True, False], [right, wrong, 30, 20])
+        after = numpy.repeat([True, False, True, False], [right, wrong, 30, 20])
+        share, low, high = newly_right_interval(before, after)
+        assert low <= share <= high
+        chance = sum(math.comb(right + wrong, more) for more in range(right, right + wrong + 1)) / 2 ** (right + wrong)
+        assert (low > 0.5) == (chance < 0.025), (right, wrong)
 
 
 @pytest.mark.parametrize(

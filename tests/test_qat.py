@@ -405,10 +405,15 @@ def test_a_gain_that_may_be_chance_is_none(study, capsys):
     printed = capsys.readouterr().out
     losses = validation_losses(printed)
     assert min(losses, key=losses.get) != 0
-    assert re.search(
-        r"changes the validation loss by -0\.\d+, 95 % interval -0\.\d+ to 0\.\d+\nkept as calibrated", printed
-    )
+    assert re.search(r"changes the validation loss by -0\.\d+, 95 % interval -0\.\d+ to 0\.\d+\n", printed)
+    assert re.search(r"\d+% of images that became right .* interval \d+% to \d+%\nkept as calibrated\n", printed)
     assert description(model)["provenance"]["qat_epoch"] == 0
+
+
+def test_more_images_that_are_right_are_a_gain_though_the_loss_shows_none(study, monkeypatch):
+    monkeypatch.setattr("quantize_qat.newly_right_interval", lambda before, after: (0.8, 0.51, 0.9))
+    model, _ = trained(study, "ReusedBlock", seed=1, epochs=6, learning_rate=0.02)
+    assert description(model)["provenance"]["qat_epoch"] != 0
 
 
 def test_a_network_that_training_makes_no_better_is_kept_as_calibrated(study, capsys):
