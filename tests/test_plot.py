@@ -398,17 +398,19 @@ def test_sensitivities_are_means_over_the_seeds_in_the_order_of_the_layers():
 
 
 @pytest.mark.parametrize(
-    ("shares", "words", "better"),
+    ("blocks", "shares", "words", "better"),
     [
-        # Layers lose 20, 10 and 0 points at rate 0.5, and half of that at 0.25: local pruning 30 and 15 points.
-        ((0.25, 0.5, 0.5), "-0.87, global pruning spares the layers that lose most", 2),  # 20 and 10 points
-        ((0.5, 0.5, 0.25), "0.87, global pruning takes most from the layers that lose most", 0),  # 30 and 15
-        ((0.25, 0.5, 0.25), "0.00, no clear order", 2),  # 20 and 10
+        # Layers lose 20, 10 and 0 points at rate 0.5, and half of that at 0.25: local pruning 30 and 15 points a block.
+        (3, (0.25, 0.5, 0.5), "-0.87, global pruning spares the layers that lose most", 2),  # 20 and 10 points
+        (3, (0.5, 0.5, 0.25), "0.87, global pruning takes most from the layers that lose most", 0),  # 30 and 15
+        (3, (0.25, 0.5, 0.25), "0.00, no clear order in 9 layers", 2),  # 20 and 10
+        (1, (0.25, 0.5, 0.5), "-0.87, no clear order in 3 layers", 2),
     ],
 )
-def test_the_explanation_says_whether_global_pruning_spares_the_sensitive_layers(shares, words, better):
+def test_the_explanation_says_whether_global_pruning_spares_the_sensitive_layers(blocks, shares, words, better):
     rows = [
-        (name, rate, 90 - loss * rate / 0.5, share * rate / 0.5)
+        (f"{block}.{name}", rate, 90 - loss * rate / 0.5, share * rate / 0.5)
+        for block in range(blocks)
         for name, loss, share in zip("abc", (20, 10, 0), shares, strict=True)
         for rate in (0.25, 0.5)
     ]

@@ -15,7 +15,7 @@ from elagage.study import Study
 ROW = 0.19  # inches of a layer: room for text of 7 points
 WRITTEN = 12  # rates up to which a cell has room for its number
 LETTERS = 40  # of a layer's name; its end says more than its beginning
-CLEAR = 0.3  # rank correlation from which on the words claim an order
+CLEAR = 1.96  # standard deviations of the rank correlation of n unrelated layers, 1 / sqrt(n - 1), that claim an order
 
 
 def tables(rows: pandas.DataFrame) -> tuple[pandas.DataFrame, pandas.DataFrame]:
@@ -45,7 +45,8 @@ def explanation(lost: pandas.DataFrame, taken: pandas.DataFrame) -> str:
     order = round(lost.mean(axis=1).rank().corr(taken.mean(axis=1).rank()), 2)
     if not math.isnan(order):
         sign = "spares" if order < 0 else "takes most from"
-        words = f"global pruning {sign} the layers that lose most" if abs(order) >= CLEAR else "no clear order"
+        clear = abs(order) >= CLEAR / math.sqrt(len(lost) - 1)
+        words = f"global pruning {sign} the layers that lose most" if clear else f"no clear order in {len(lost)} layers"
         sentences.append(f"Rank correlation between a layer's loss and what is taken of it: {order:.2f}, {words}.")
     measured = [rate for rate in taken if (taken[rate] <= 100 * lost.columns.max()).all()]
     if measured:

@@ -117,7 +117,7 @@ def _user_build(architecture: str):
     except (Exception, SystemExit) as error:
         traceback.print_exc()
         raise UserError(
-            f"architecture {architecture!r}: {path} cannot be imported: {_described(error, file.parent)}"
+            f"architecture {architecture!r}: {path} cannot be imported: {_described(error, architecture)}"
         ) from error
     build = getattr(module, function, None)
     if not callable(build):
@@ -125,12 +125,18 @@ def _user_build(architecture: str):
     return build
 
 
-def _described(error: BaseException, folder: pathlib.Path) -> str:
-    """Return the error with the last place it came through in `folder`, the user's; syntax errors say it themselves."""
-    text = f"{type(error).__name__}: {error}"
-    frames = [(pathlib.Path(frame.filename), frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
-    places = [f" ({file.name}, line {line})" for file, line in frames if file.resolve().parent == folder.resolve()]
-    return text + (places[-1] if places and not isinstance(error, SyntaxError) else "")
+def _described(error: BaseException, architecture: str) -> str:
+    """Return the error, and where in the user's files; syntax errors say that themselves."""
+    return f"{type(error).__name__}: {error}" + ("" if isinstance(error, SyntaxError) else _place(error, architecture))
+
+
+def _place(error: BaseException | None, architecture: str) -> str:
+    """Return the last place that an error came through in the folder of the user's file, or nothing."""
+    folder = pathlib.Path(architecture.rpartition(":")[0]).parent.resolve()
+    frames = traceback.extract_tb(error.__traceback__) if error else []
+    files = [(pathlib.Path(frame.filename).resolve(), frame.lineno) for frame in frames]
+    places = [f" ({file.name}, line {line})" for file, line in files if file.parent == folder]
+    return places[-1] if places else ""
 
 
 def build_network(architecture: str, num_classes: int, in_channels: int, seed: int = 0) -> nn.Module:
@@ -152,7 +158,7 @@ def build_network(architecture: str, num_classes: int, in_channels: int, seed: i
         traceback.print_exc()
         raise UserError(
             f"architecture {architecture!r}: the call with num_classes={num_classes}, in_channels={in_channels} "
-            f"raised {_described(error, pathlib.Path(architecture.rpartition(':')[0]).parent)}"
+            f"raised {_described(error, architecture)}"
         ) from error
     if not isinstance(network, nn.Module):
         raise UserError(
@@ -165,11 +171,11 @@ def build_network(architecture: str, num_classes: int, in_channels: int, seed: i
 
 @contextlib.contextmanager
 def naming(architecture: str) -> Iterator[None]:
-    """Let the errors of a network that a user can mend start with its architecture."""
+    """Let the errors of a network that a user can mend start with its architecture, and end with the line at fault."""
     try:
         yield
     except UserError as error:
-        raise UserError(f"architecture {architecture!r}: {error}") from error
+        raise UserError(f"architecture {architecture!r}: {error}{_place(error.__cause__, architecture)}") from error
 
 
 def checked_logits(network: nn.Module, images: torch.Tensor, classes: int) -> torch.Tensor:

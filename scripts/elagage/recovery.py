@@ -51,7 +51,7 @@ def estimate_batchnorm(network: nn.Module, dataset: Dataset, images: numpy.ndarr
     if not any(norm.track_running_stats for norm in norms):
         raise UserError(
             "pruning.recovery: batchnorm changes nothing: the network has no batch norm with running statistics; "
-            "remove batchnorm for this model"
+            "remove it from pruning.recovery, or give this model a study of its own"
         )
     network.to(device, memory_format=torch.channels_last)
     normalize = Normalize(dataset).to(device)
