@@ -36,11 +36,12 @@ class ByteFrequencies:
 
     def __init__(self):
         self.all = numpy.ones((NEIGHBOURHOODS, 256 // NEIGHBOURHOODS), numpy.int64)
-        self.counts = numpy.zeros_like(self.all)
+        # As exact in float64, and added to others in a quarter of the time.
+        self.counts = numpy.zeros(self.all.shape)
 
     def start_sequence(self) -> None:
         """Learn from the sequence that ended what to expect of the next."""
-        self.all += WEIGHT * self.counts
+        self.all += WEIGHT * self.counts.astype(numpy.int64)
         self.all -= self.all // FORGET
         neighbourhoods, total = self.all.sum(1, keepdims=True), int(self.all.sum())
         # The inverse Simpson index: hundreds in a byte of mantissa, a few in one of sign and exponent.
@@ -48,7 +49,7 @@ class ByteFrequencies:
         self.weight = min(SYMBOL_WEIGHT * in_use, total / WEIGHT)
         self.expected = NEIGHBOURHOOD_WEIGHT / total * neighbourhoods
         self.within = self.weight * (self.all / neighbourhoods)
-        self.counts = numpy.zeros_like(self.all)
+        self.counts = numpy.zeros(self.all.shape)
         self.length = 0
 
     def add(self, symbols: numpy.ndarray) -> None:
@@ -93,7 +94,7 @@ class BitFrequencies:
 
 def _categorical(frequencies: numpy.ndarray, total: float) -> constriction.stream.model.Categorical:
     """Return the model of these frequencies, float64 [256], in which no symbol is impossible."""
-    frequencies = numpy.maximum(frequencies, LEAST * total).astype(numpy.float32)
+    frequencies = numpy.maximum(frequencies, LEAST * total, dtype=numpy.float32)
     return constriction.stream.model.Categorical(frequencies, perfect=False)
 
 
