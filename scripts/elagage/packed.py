@@ -30,7 +30,7 @@ VERSION = 4
 # Version, that of constriction as text, SHA-256 and bytes of the ONNX file, bytes of the compressed frame.
 HEADER = struct.Struct("<H16s32sQQ")
 STREAM = struct.Struct("<BQ")  # form, bytes
-ZSTD, CODED = range(2)
+ZSTD, CODED = range(2)  # forms
 # Bytes above its entropy that a symbol may take as Zstandard, which decodes it in 30 ns less, and the share of all that
 # they may be, besides what a frame of equal symbols takes.
 QUICK, QUICK_SHARE, LEAST_FRAME = 1 / 64, 1 / 16, 64
