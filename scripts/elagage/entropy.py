@@ -79,7 +79,7 @@ class BitFrequencies:
         self.zeros, self.ones = weight * self.all_zeros, weight * self.all_ones
 
     def add(self, symbols: numpy.ndarray) -> None:
-        ones = int(ONES[symbols].sum())
+        ones = int(numpy.count_nonzero(numpy.unpackbits(symbols).view(bool)))
         zeros = 8 * len(symbols) - ones
         self.zeros, self.ones = self.zeros + zeros, self.ones + ones
         self.all_zeros, self.all_ones = self.all_zeros + zeros, self.all_ones + ones
@@ -117,15 +117,15 @@ def encode(symbols: numpy.ndarray, lengths: list[int], kind: type[ByteFrequencie
     Each block is coded with the frequencies of what came before it, by asymmetric numeral systems (Duda 2013,
     https://arxiv.org/abs/1311.2540), whose decoder takes first what was encoded last.
     """
-    frequencies, coded = kind(), []
+    frequencies, coded, wide = kind(), [], symbols.astype(numpy.int32)
     for new, start, stop in _blocks(lengths, kind.FIRST_BLOCK):
         if new:
             frequencies.start_sequence()
-        coded.append((symbols[start:stop], frequencies.model()))
+        coded.append((wide[start:stop], frequencies.model()))
         frequencies.add(symbols[start:stop])
     coder = constriction.stream.stack.AnsCoder()
     for block, model in reversed(coded):
-        coder.encode_reverse(block.astype(numpy.int32), model)
+        coder.encode_reverse(block, model)
     return coder.get_compressed().astype("<u4").tobytes()
 
 

@@ -10,6 +10,7 @@ and else entropy-coded.
 """
 
 import dataclasses
+import functools
 import hashlib
 import importlib.metadata
 import io
@@ -74,8 +75,7 @@ def pack(model: bytes, tensors: Sequence[Tensor]) -> bytes:
     starts = [*(tensor.start for tensor in tensors), len(model)]
     kept = b"".join(model[end:start] for end, start in zip(ends, starts, strict=True))
     frame = lzma.compress(_table(tensors) + kept, **LZMA)
-    coder = importlib.metadata.version("constriction").encode()
-    body = [HEADER.pack(VERSION, coder, hashlib.sha256(model).digest(), len(model), len(frame)), frame]
+    body = [HEADER.pack(VERSION, _coder(), hashlib.sha256(model).digest(), len(model), len(frame)), frame]
     for group in _groups(tensors):
         values = numpy.frombuffer(b"".join(model[tensor.start : tensor.end] for tensor in group), f"<u{group[0].width}")
         mask, lengths = _worth_a_mask(values), _lengths(group)
@@ -155,6 +155,12 @@ def bound_bytes(model: bytes, tensors: Sequence[Tensor]) -> float:
         mask = values != 0
         total += entropy_bytes(mask.view(numpy.uint8)) + sum(map(entropy_bytes, _columns(values[mask])))
     return total
+
+
+@functools.cache
+def _coder() -> bytes:
+    """Return the version of constriction; looking it up takes longer than to pack a small stream."""
+    return importlib.metadata.version("constriction").encode()
 
 
 def _table(tensors: Sequence[Tensor]) -> bytes:
