@@ -35,7 +35,6 @@ ZSTD, CODED = range(2)  # forms
 # Bytes above its entropy that a symbol may take as Zstandard, which decodes it in 30 ns less, and the share of all that
 # they may be, besides what a frame of equal symbols takes.
 QUICK, QUICK_SHARE, LEAST_FRAME = 1 / 64, 1 / 16, 64
-COMPRESSOR = zstandard.ZstdCompressor(level=1)  # made once: that takes longer than to compress a small stream
 MASKED = 15 / 16  # share of bytes other than 0 from which a mask is not worth its time
 WIDTHS = (1, 2, 4, 8)  # bytes of a value
 # Raw, because the headers of LZMA's own formats ask for memory. Preset 2 takes a seventh of the time of 6, which was a
@@ -230,12 +229,18 @@ def _columns(values: numpy.ndarray) -> Iterator[numpy.ndarray]:
 def _encoded(
     symbols: numpy.ndarray, lengths: list[int], kind: type[ByteFrequencies | BitFrequencies]
 ) -> tuple[bytes, bytes]:
-    quick = COMPRESSOR.compress(symbols)
+    quick = _compressor().compress(symbols)
     if not _near_entropy(len(quick), symbols, lengths):
         coded = encode(symbols, lengths, kind)
         if len(coded) < len(quick):
             return STREAM.pack(CODED, len(coded)), coded
     return STREAM.pack(ZSTD, len(quick)), quick
+
+
+@functools.cache
+def _compressor() -> zstandard.ZstdCompressor:
+    """Return a compressor, made once: that takes longer than to compress a small stream."""
+    return zstandard.ZstdCompressor(level=1)
 
 
 def _near_entropy(size: int, symbols: numpy.ndarray, lengths: list[int]) -> bool:
