@@ -65,7 +65,9 @@ def prepare(network: nn.Module, dataset: Dataset, calibration: numpy.ndarray, de
     places = qdq_places(quantize(float32, "qat", calibration))
     if device.type != "cpu":  # the program says where the constants of the forward pass lie
         program = move_to_device_pass(program, device)
-    return Trainable(FakeQuantizedNetwork(network, program, float32, places), exported, calibration, device)
+    # Here, not under inference_mode: tensors that are moved there cannot be trained.
+    prepared = FakeQuantizedNetwork(network, program, float32, places).to(device)
+    return Trainable(prepared, exported, calibration, device)
 
 
 def check_agreement(trainable: Trainable, dataset: Dataset, images: numpy.ndarray) -> onnx.ModelProto:
@@ -97,7 +99,7 @@ def check_agreement(trainable: Trainable, dataset: Dataset, images: numpy.ndarra
 @torch.inference_mode()
 def _check_folding(trainable: Trainable, dataset: Dataset, images: numpy.ndarray) -> None:
     """Raise UserError unless the network that is trained computes, with nothing rounded, what the float32 one does."""
-    prepared = trainable.fake_quantized.to(trainable.device).eval()
+    prepared = trainable.fake_quantized.eval()
     pixels = Normalize(dataset).to(trainable.device)(torch.from_numpy(images).to(trainable.device))
     expected = prepared.network(pixels).cpu().numpy()
     error = _relative_error(prepared.without_fake_quantization(pixels).cpu().numpy(), expected)
