@@ -17,21 +17,18 @@ import pytest
 import zstandard
 from test_quantize import DATASET, NETWORKS, images, lively, tensors
 
-from elagage.entropy import BitFrequencies, ByteFrequencies, decode, encode, entropy_bytes
+from elagage.entropy import entropy_bytes
 from elagage.errors import UserError
 from elagage.export import export_graph
 from elagage.onnx_graph import with_weights
 from elagage.onnx_strip import strip
 from elagage.onnx_tensors import initializers
 from elagage.packed import (
-    CODED,
     HEADER,
     LZMA,
     MAGIC,
     SMALL,
-    STREAM,
     VERSION,
-    ZSTD,
     Tensor,
     bound_bytes,
     pack,
@@ -40,6 +37,7 @@ from elagage.packed import (
 )
 from elagage.pruning import magnitude_prune
 from elagage.quantization import quantize
+from elagage.streams import BITS, BYTES, CODED, SHORT, STREAM, ZSTD, written
 from pack import pack_variant
 from unpack import unpack_to
 
@@ -177,30 +175,45 @@ def test_the_bound_is_the_entropy_of_the_mask_and_of_each_byte():
     assert bound_bytes(file_of(word), [tensor]) == 64 / 8 + 32 * 2 / 8 + 0  # the lower byte says nothing
 
 
-def test_the_coder_reaches_the_entropy_of_long_sequences_and_learns_from_short_ones():
-    random = numpy.random.default_rng(0)
-    for share in (0.5, 0.9, 0.99):
-        long = random.random(200_000) > share
-        coded = encode(numpy.packbits(long), [len(long) // 8], BitFrequencies)
-        assert len(coded) < 1.01 * entropy_bytes(long.view(numpy.uint8)) + 8
-    skewed = numpy.minimum(random.geometric(0.3, 64 * 100), 255).astype(numpy.uint8)
+def entropy_of_one(symbols: numpy.ndarray) -> float:
+    return entropy_bytes(symbols, [len(symbols)])
+
+
+def test_entropies_of_sequences_add_up():
+    symbols = numpy.repeat(numpy.array([1, 2, 3, 4], numpy.uint8), [50, 50, 100, 28])
+    assert entropy_bytes(symbols, [100, 0, 100, 28]) == 100 / 8  # one bit for each of the first hundred
+    assert entropy_bytes(symbols[:0], [0]) == 0
+
+
+def test_the_coder_of_bytes_learns_from_short_sequences():
+    skewed = numpy.minimum(numpy.random.default_rng(0).geometric(0.3, 64 * 100), 255).astype(numpy.uint8)
     lengths = [64] * 100
-    assert len(encode(skewed, lengths, ByteFrequencies)) < 1.1 * entropy_bytes(skewed) < 0.5 * len(skewed)
-    assert (decode(encode(skewed, lengths, ByteFrequencies), lengths, ByteFrequencies) == skewed).all()
+    coded = BYTES.encode(skewed, lengths)
+    assert len(coded) < 1.1 * entropy_of_one(skewed) < 0.5 * len(skewed)
+    assert (BYTES.decode(coded, lengths) == skewed).all()
+
+
+@pytest.mark.parametrize("ones", [0.0, 1e-5, 0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 1.0])
+def test_the_coder_of_bits_reaches_their_entropy(ones):
+    """A byte for each sequence, 3e-5 bits for each bit, and what fills up the last words."""
+    parts = [numpy.random.default_rng(length).random(8 * length) < ones for length in (25_000, 1000, 1)]
+    coded = BITS.encode(numpy.packbits(numpy.concatenate(parts)), [25_000, 1000, 1])
+    entropy = sum(entropy_of_one(part.view(numpy.uint8)) for part in parts)
+    assert entropy + 3 <= len(coded) < 1.001 * entropy + 3 + 3e-5 * 26_001 + 8
 
 
 @pytest.mark.parametrize("lengths", [[], [0], [0, 1, 0], [63, 64, 65], [1] * 30, [100_000, 3]])
-@pytest.mark.parametrize("kind", [BitFrequencies, ByteFrequencies])
-def test_symbols_come_back(lengths, kind):
+@pytest.mark.parametrize("coder", [BITS, BYTES])
+def test_symbols_come_back(lengths, coder):
     symbols = numpy.random.default_rng(0).integers(0, 256, sum(lengths), dtype=numpy.uint8)
-    assert (decode(encode(symbols, lengths, kind), lengths, kind) == symbols).all()
+    assert (coder.decode(coder.encode(symbols, lengths), lengths) == symbols).all()
 
 
 def test_symbols_that_were_not_expected_come_back():
     symbols = numpy.repeat(numpy.array([0, 255, 7, 255], numpy.uint8), [100_000, 3, 50_000, 1000])
     for lengths in ([151_003], [100_000, 51_003], [100_003, 50_000, 1000]):
-        for kind in (BitFrequencies, ByteFrequencies):
-            assert (decode(encode(symbols, lengths, kind), lengths, kind) == symbols).all()
+        for coder in (BITS, BYTES):
+            assert (coder.decode(coder.encode(symbols, lengths), lengths) == symbols).all()
 
 
 @pytest.mark.parametrize("length", range(8000, 10_000, 100))
@@ -208,24 +221,21 @@ def test_the_last_symbol_of_the_alphabet_is_never_impossible(length):
     """constriction gives a last symbol of next to no frequency the probability 0, at one in eight lengths."""
     symbols = numpy.random.default_rng(length).integers(0, 100, 8000 + length).astype(numpy.uint8)
     symbols[-1] = 255
-    coded = encode(symbols, [length, 8000], ByteFrequencies)
-    assert (decode(coded, [length, 8000], ByteFrequencies) == symbols).all()
+    coded = BYTES.encode(symbols, [length, 8000])
+    assert (BYTES.decode(coded, [length, 8000]) == symbols).all()
 
 
-CODED_BY_VERSION_4 = {
-    BitFrequencies: "27f4af23c686c0c4",
-    ByteFrequencies: "aee891a7230ce55e",
-}
+CODED_BY_VERSION_5 = {BITS: "bbed6756c2c071d0", BYTES: "a4eb016c6104d77e"}
 
 
-@pytest.mark.parametrize("kind", CODED_BY_VERSION_4)
-def test_files_of_this_version_of_the_format_stay_readable(kind):
+@pytest.mark.parametrize("coder", CODED_BY_VERSION_5)
+def test_files_of_this_version_of_the_format_stay_readable(coder):
     """Whatever changes these bytes needs another VERSION; symbols come from integers alone, the same everywhere."""
     numbers = numpy.arange(200_000, dtype=numpy.uint64)
     random = (numbers * 2654435761 % 2**32 >> 16).astype(numpy.uint8)
     symbols = random & numpy.roll(random, 1) & numpy.roll(random, 5)
-    coded = encode(symbols, [180_000, 1, 10_000, 0, 9_999], kind)
-    assert hashlib.sha256(coded).hexdigest()[:16] == CODED_BY_VERSION_4[kind]
+    coded = coder.encode(symbols, [180_000, 1, 10_000, 0, 9_999])
+    assert hashlib.sha256(coded).hexdigest()[:16] == CODED_BY_VERSION_5[coder]
 
 
 def streams(packed: pathlib.Path) -> list[tuple[int, int]]:
@@ -241,23 +251,27 @@ def streams(packed: pathlib.Path) -> list[tuple[int, int]]:
 
 
 WHOLE_FILE = """
-T05OWFBBQ0tFwAbf98hlf8pWVUXBCUDhmwIofBz/znmH4/n1Ky6zpAQAMC41LjAAAAAAAAAAAAAAAEZvfPmp+pwqrgCBjMZMF9Y7N9CBT70//Nxq
-aTCapXijhicAAAAAAAA2AAAAAAAAAOAANQAuXQABADiXo8xevorgshMtAAQxrQAkMMrACV62UfqyePHO/KBK6Rcz/Lmu4SxBry7gAAEQAAAAAAAA
-AK+AMqPjZZmP1z87xOexRAABOAAAAAAAAADsnI9QnIirMB94DQSLRw/PeC2Bl1aoAYAFBIAQgMAEBBABEYCBhYTAEoBAAYAEBICRkQQkBARoBwEQ
-AAAAAAAAAME0////r///////qQIAAAAAEwAAAAAAAAAotS/9YIgSTQAAEAEBAQCD0wMsABMAAAAAAAAAKLUv/WCIEk0AABAAAAEAg9MDLA==
+T05OWFBBQ0vDgJwc/NpFPpgjA5WpvJi7WKpvsbVEoQJdoHRrYASxzAUAMC41LjAAAAAAAAAAAAAAACDOM44v1h8wCDOVXHayum9MAJz1vVYqmPIJ
+zW5iLi+Q2iwBAAAAAAA1AAAAAAAAAOAANQAtAAABADtd9/Omclt60SsF9W+PaVQi7/QZDz1eIbShn1QZM/GCd2sJaeqRPVyu9wAAABMAAAAAAAAA
+KLUv/WBxAU0AABD//wEAbCqABQHEAAAAAAAAAFC4jDUbo/GuRVR6lLvOWa6TtGu8O0K+24MRRzHURidw9AVcYtrUNwI2obmNRCXTPxyVOHyQkpKI
+B4QIvm+7PfZ8BL8NPyYu3lBIshxhKgdr2oiEFLyVve9ty2WEYbgQyF2PLp40jy3lXrPkSujtQUrapxx3iGg8m45GsXSl9AoB3HJn1SYDbzCQBDgM
+Q7w8IyYpcwb4RROZbaaGgx3LL9KUDgEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBXgYBaQAAAAAAAAAGCtlkuojAw9w0MtTa5878fhqG
+xNaj5fRaUAmY3PdoEoFAC4SAgWb0aQ+OWs5im7Rr+oCMscWZHlAAbGLEyOL9mvZEQsTEq0oCh1nAelOFQc1XMPwOpFXFLs3UxVaEcI4VuP1RUz7u
+PQoAWAAAAAAAAAAotS/9IE95AgDJV+j0XDvDS3O+scUSqORGCw2kRTKU0d3AYsZXP4ZKcEQKGFjMF4tuz4rUX3bjO89I4QKl+XVkDzs/NLDqL6kJ
+XqiIZhQ3TK3WWcpIW9eDADkAAAAAAAAAKLUv/SBPhQEAuAEBAQABAQAAAQAAAAAAAQABAQEAAAEBCgBLCYBUocoNlrmdFy8NZgrsDl4aAFaQ
 """
 
 
 def test_a_whole_file_of_this_version_stays_readable(tmp_path):
     """Not that the same bytes are packed again: other versions of zstandard and LZMA may write others."""
-    numbers = numpy.arange(100, dtype=numpy.uint64)
-    random = (numbers * 2654435761 % 2**32 >> 16).astype(numpy.uint8)
-    sparse = random & numpy.roll(random, 1) & numpy.roll(random, 5)
+    random = numpy.random.RandomState(0)  # NumPy never changes its numbers
+    skewed = 1 + (random.randint(0, 100, 5000) < 2).astype(numpy.uint8)
+    sparse = random.randint(1, 500, 36_000) * (random.randint(0, 1000, 36_000) < 2)
     path = tmp_path / "model.onnx.packed"
     path.write_bytes(base64.b64decode(WHOLE_FILE))
-    assert VERSION == 4
-    assert [form for form, _ in streams(path)] == [CODED, CODED, CODED, ZSTD, ZSTD]
-    assert unpack(path) == b"before" + sparse.tobytes() + b"between" + 5000 * b"\1\0" + b"after"
+    assert VERSION == 5
+    assert [form for form, _ in streams(path)] == [ZSTD, CODED, CODED, ZSTD, ZSTD]
+    assert unpack(path) == b"before" + skewed.tobytes() + b"between" + sparse.astype("<u2").tobytes() + b"after"
 
 
 @pytest.mark.parametrize("columns", [27, 27_000])
@@ -276,16 +290,35 @@ def test_zstandard_is_taken_for_bytes_of_which_it_loses_little(tmp_path):
         weights[weights == 0] = 1
         _, (found, size) = streams(packed_file(tmp_path, file_of(weights)))
         assert found == form
-        assert size < entropy_bytes(weights.view(numpy.uint8).ravel()) + weights.size / 64
+        assert size < entropy_of_one(weights.view(numpy.uint8).ravel()) + weights.size / 64
+
+
+def form(stream: bytes) -> int:
+    return STREAM.unpack_from(stream)[0]
+
+
+def test_models_of_many_sequences_count_as_time():
+    random = numpy.random.default_rng(0)
+    parts = [random.normal(0, deviation, 2000) for deviation in [8, 12] * 5]
+    symbols = numpy.concatenate(parts).clip(-127, 127).astype(numpy.int8).view(numpy.uint8)
+    assert form(written(symbols, [2000] * 10, BYTES)) == ZSTD
+    assert form(written(symbols, [2000] * 10, BYTES._replace(overhead=0))) == CODED
+
+
+def test_short_streams_are_left_to_zstandard():
+    skewed = (numpy.random.default_rng(0).random(SHORT + 1) < 0.1).astype(numpy.uint8)
+    for length, expected in ((SHORT, ZSTD), (SHORT + 1, CODED)):
+        assert len(BYTES.encode(skewed[:length], [length])) < len(zstandard.compress(skewed[:length], 1))
+        assert form(written(skewed[:length], [length], BYTES)) == expected
 
 
 def test_sparse_masks_are_coded_near_their_entropy(tmp_path):
     """At one weight in 1,000 Zstandard takes nearly twice as much, though little for each symbol."""
     kept = numpy.random.default_rng(0).random((1000, 1000)) < 0.001
     path = packed_file(tmp_path, file_of(kept.astype(numpy.float32)))
-    (form, size), *_ = streams(path)
-    assert form == CODED
-    assert size < 1.05 * entropy_bytes(kept.view(numpy.uint8).ravel()) + 50
+    (found, size), *_ = streams(path)
+    assert found == CODED
+    assert size < 1.05 * entropy_of_one(kept.view(numpy.uint8).ravel()) + 50
 
 
 def test_bytes_of_weights_are_those_of_their_streams_and_of_the_table(tmp_path):
@@ -306,10 +339,10 @@ def test_a_sequence_like_the_ones_before_costs_less_to_learn():
     random = numpy.random.default_rng(0)
     deviations = [20] * 20 + [16] * 5
     parts = [random.normal(0, deviation, 700).astype(numpy.int8).view(numpy.uint8) for deviation in deviations]
-    bound = sum(map(entropy_bytes, parts))
-    together = len(encode(numpy.concatenate(parts), [700] * len(parts), ByteFrequencies))
+    bound = entropy_bytes(numpy.concatenate(parts), [700] * len(parts))
+    together = len(BYTES.encode(numpy.concatenate(parts), [700] * len(parts)))
     assert bound < together < 1.04 * bound
-    alone = sum(len(encode(part, [700], ByteFrequencies)) for part in parts)
+    alone = sum(len(BYTES.encode(part, [700])) for part in parts)
     assert together < 0.95 * alone
 
 
@@ -334,8 +367,8 @@ def small(tmp_path) -> pathlib.Path:
     """A packed file with streams of both forms, weights and vectors."""
     random = numpy.random.default_rng(0)
     weights = random.normal(0, 0.1, (20, 20)).astype(numpy.float32) * (random.random((20, 20)) < 0.2)
-    int8 = random.normal(0, 10, (20, 20)).astype(numpy.int8)
-    float16 = random.random((20, 20)).astype(numpy.float16)
+    int8 = (random.random((100, 60)) < 0.02).astype(numpy.int8) + 1
+    float16 = random.random((200, 180)).astype(numpy.float16) * (random.random((200, 180)) < 0.002)
     path = packed_file(tmp_path, file_of(weights, int8, float16, random.random(10)))
     assert unpack(path)
     assert {form for form, _ in streams(path)} == {ZSTD, CODED}

@@ -190,6 +190,12 @@ def test_a_filter_that_was_pruned_whole_keeps_its_bias(mode):
     assert relative_error(logits, rounded_logits(trainable, pixels)) < 0.01
 
 
+def test_the_network_is_prepared_on_the_device():
+    """A GPU, for which meta stands here; checked before training without gradients, where what is moved cannot learn."""
+    network = prepare(lively(NETWORKS["resnet8"]()), DATASET, images(16, seed=2), torch.device("meta")).fake_quantized
+    assert {tensor.device.type for tensor in network.state_dict().values()} == {"meta"}
+
+
 def test_a_network_of_one_layer_agrees_to_a_level():
     trainable = prepared(NoLinear)
     for part in trainable.fake_quantized.ranges.values():

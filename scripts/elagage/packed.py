@@ -5,8 +5,7 @@
 The frame, compressed by LZMA, lists where tensors lay in the file and holds what is left of the file without them.
 Tensors of the same width share their streams, weights apart from vectors: first a mask of the values that are not 0
 (of all values, if these are bytes of which few are 0), eight bits in a byte, then, of those values, one stream for each
-byte, the lowest first. A stream is a Zstandard frame where that is hardly larger, for it is read twenty times as fast,
-and else entropy-coded.
+byte, the lowest first.
 """
 
 import dataclasses
@@ -19,27 +18,25 @@ import os
 import pathlib
 import struct
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 
 import numpy
-import zstandard
 
-from elagage.entropy import BitFrequencies, ByteFrequencies, decode, encode, entropy_bytes
+from elagage.entropy import entropy_bytes, split
 from elagage.errors import UserError
+from elagage.streams import BITS, BYTES, read, skip, take, written
 
 MAGIC = b"ONNXPACK"
-VERSION = 4
+VERSION = 5
 # Version, that of constriction as text, SHA-256 and bytes of the ONNX file, bytes of the compressed frame.
 HEADER = struct.Struct("<H16s32sQQ")
-STREAM = struct.Struct("<BQ")  # form, bytes
-ZSTD, CODED = range(2)  # forms
-# Bytes above its entropy that a symbol may take as Zstandard, which decodes it in 30 ns less, and the share of all that
-# they may be, besides what a frame of equal symbols takes.
-QUICK, QUICK_SHARE, LEAST_FRAME = 1 / 64, 1 / 16, 64
 MASKED = 15 / 16  # share of bytes other than 0 from which a mask is not worth its time
 WIDTHS = (1, 2, 4, 8)  # bytes of a value
 # Raw, because the headers of LZMA's own formats ask for memory. Preset 2 takes a seventh of the time of 6, which was a
-# quarter of that of packing a ResNet-56, for 4 to 8 % more bytes of the frame; frames are some 10 kB.
-LZMA = {"format": lzma.FORMAT_RAW, "filters": [{"id": lzma.FILTER_LZMA2, "preset": 2, "dict_size": 1 << 16}]}
+# quarter of that of packing a ResNet-56, for 4 to 8 % more bytes of the frame; frames are some 10 kB. Without context
+# (lc, pb) they are 2 % smaller.
+FILTER = {"id": lzma.FILTER_LZMA2, "preset": 2, "dict_size": 1 << 16, "lc": 0, "pb": 0}
+LZMA = {"format": lzma.FORMAT_RAW, "filters": [FILTER]}
 # Bytes of the largest ONNX file that is taken out of so many bytes, for what a forged file may claim. Weights of which
 # one in 1000 is not 0 shrink about 800 times.
 EXPANSION, SMALL = 4096, 64 << 20
@@ -78,10 +75,10 @@ def pack(model: bytes, tensors: Sequence[Tensor]) -> bytes:
     for group in _groups(tensors):
         values = numpy.frombuffer(b"".join(model[tensor.start : tensor.end] for tensor in group), f"<u{group[0].width}")
         mask, lengths = _worth_a_mask(values), _lengths(group)
-        body += _encoded(_mask_bytes(mask, lengths), _mask_lengths(lengths), BitFrequencies)
+        body.append(written(_mask_bytes(mask, lengths), _mask_lengths(lengths), BITS))
         ones = _count_ones(mask, lengths)
         for column in _columns(values[mask]):
-            body += _encoded(column, ones, ByteFrequencies)
+            body.append(written(column, ones, BYTES))
     content = b"".join(body)
     packed = MAGIC + hashlib.sha256(content).digest() + content
     if len(model) > _largest(packed):
@@ -130,14 +127,12 @@ def packed_weight_bytes(path: str | os.PathLike) -> int:
     """
     packed = pathlib.Path(path).read_bytes()
     file = io.BytesIO(packed[len(MAGIC) + 32 :])
-    *_, frame = HEADER.unpack(_take(file, HEADER.size))
-    tensors, _ = _read_frame(_take(file, frame), _largest(packed))
+    *_, frame = HEADER.unpack(take(file, HEADER.size))
+    tensors, _ = _read_frame(take(file, frame), _largest(packed))
     total = len(lzma.compress(_table(tensors), **LZMA)) if any(tensor.weight for tensor in tensors) else 0
     for group in _groups(tensors):
         for _ in range(1 + group[0].width):
-            _, size = STREAM.unpack(_take(file, STREAM.size))
-            _take(file, size)
-            total += (STREAM.size + size) * group[0].weight
+            total += skip(file) * group[0].weight
     return total
 
 
@@ -152,7 +147,8 @@ def bound_bytes(model: bytes, tensors: Sequence[Tensor]) -> float:
     for tensor in tensors:
         values = numpy.frombuffer(model, f"<u{tensor.width}", tensor.values, tensor.start)
         mask = values != 0
-        total += entropy_bytes(mask.view(numpy.uint8)) + sum(map(entropy_bytes, _columns(values[mask])))
+        columns = [mask.view(numpy.uint8), *_columns(values[mask])]
+        total += sum(entropy_bytes(column, [len(column)]) for column in columns)
     return total
 
 
@@ -184,12 +180,8 @@ def _lengths(group: Sequence[Tensor]) -> list[int]:
     return lengths if group[0].weight else [sum(lengths)]
 
 
-def _split(symbols: numpy.ndarray, lengths: Sequence[int]) -> list[numpy.ndarray]:
-    return numpy.split(symbols, numpy.cumsum(lengths)[:-1])
-
-
 def _count_ones(mask: numpy.ndarray, lengths: Sequence[int]) -> list[int]:
-    return [int(numpy.count_nonzero(part)) for part in _split(mask, lengths)]
+    return [int(numpy.count_nonzero(part)) for part in split(mask, lengths)]
 
 
 def _mask_lengths(lengths: Sequence[int]) -> list[int]:
@@ -198,13 +190,16 @@ def _mask_lengths(lengths: Sequence[int]) -> list[int]:
 
 def _mask_bytes(mask: numpy.ndarray, lengths: Sequence[int]) -> numpy.ndarray:
     """Return the bits of each sequence from a byte of its own on; its last bit fills up its last byte."""
-    parts = _split(mask, lengths)
-    return numpy.concatenate([numpy.packbits(numpy.append(part, part[-1:].repeat(-len(part) % 8))) for part in parts])
+    parts = [numpy.packbits(part) for part in split(mask, lengths)]
+    for part, length, end in zip(parts, lengths, accumulate(lengths), strict=True):
+        if length % 8 and mask[end - 1]:
+            part[-1] |= 0xFF >> length % 8
+    return numpy.concatenate(parts)
 
 
 def _mask_of(symbols: numpy.ndarray, lengths: Sequence[int]) -> numpy.ndarray:
     """Return the mask, bool [sum of lengths], that _mask_bytes was given."""
-    parts = zip(_split(symbols, _mask_lengths(lengths)), lengths, strict=True)
+    parts = zip(split(symbols, _mask_lengths(lengths)), lengths, strict=True)
     return numpy.concatenate([numpy.unpackbits(part, count=length) for part, length in parts]).view(bool)
 
 
@@ -224,52 +219,6 @@ def _columns(values: numpy.ndarray) -> Iterator[numpy.ndarray]:
     columns = values.view(numpy.uint8).reshape(-1, values.itemsize)
     for byte in range(values.itemsize):
         yield numpy.ascontiguousarray(columns[:, byte])
-
-
-def _encoded(
-    symbols: numpy.ndarray, lengths: list[int], kind: type[ByteFrequencies | BitFrequencies]
-) -> tuple[bytes, bytes]:
-    quick = _compressor().compress(symbols)
-    if not _near_entropy(len(quick), symbols, lengths):
-        coded = encode(symbols, lengths, kind)
-        if len(coded) < len(quick):
-            return STREAM.pack(CODED, len(coded)), coded
-    return STREAM.pack(ZSTD, len(quick)), quick
-
-
-@functools.cache
-def _compressor() -> zstandard.ZstdCompressor:
-    """Return a compressor, made once: that takes longer than to compress a small stream."""
-    return zstandard.ZstdCompressor(level=1)
-
-
-def _near_entropy(size: int, symbols: numpy.ndarray, lengths: list[int]) -> bool:
-    """Return whether so many bytes are hardly more than the entropies of the sequences."""
-
-    def near(entropy: float) -> bool:
-        return size <= entropy + min(QUICK * len(symbols), LEAST_FRAME + QUICK_SHARE * entropy)
-
-    # That of all together is no lower, and found in a tenth of the time.
-    return near(entropy_bytes(symbols)) and near(sum(map(entropy_bytes, _split(symbols, lengths))))
-
-
-def _decoded(file: io.BytesIO, lengths: list[int], kind: type[ByteFrequencies | BitFrequencies]) -> numpy.ndarray:
-    form, size = STREAM.unpack(_take(file, STREAM.size))
-    content = _take(file, size)
-    if form == CODED:
-        return decode(content, lengths, kind)
-    if form != ZSTD:
-        raise ValueError(f"a stream of form {form}")
-    if (announced := zstandard.frame_content_size(content)) != sum(lengths):
-        raise ValueError(f"a stream of {sum(lengths)} bytes has {announced}")
-    return numpy.frombuffer(zstandard.ZstdDecompressor().decompress(content, allow_extra_data=False), numpy.uint8)
-
-
-def _take(file: io.BytesIO, size: int) -> bytes:
-    content = file.read(size)
-    if len(content) != size:
-        raise ValueError(f"{size} bytes announced, {len(content)} there")
-    return content
 
 
 def _read_frame(compressed: bytes, largest: int) -> tuple[list[Tensor], bytes]:
@@ -292,21 +241,21 @@ def _read_frame(compressed: bytes, largest: int) -> tuple[list[Tensor], bytes]:
 def _pieces(body: bytes, largest: int) -> Iterator[bytes]:
     """Yield the ONNX file piece by piece: what lies before each tensor, and the tensor."""
     file = io.BytesIO(body)
-    *_, size, frame = HEADER.unpack(_take(file, HEADER.size))
-    tensors, kept = _read_frame(_take(file, frame), largest)
+    *_, size, frame = HEADER.unpack(take(file, HEADER.size))
+    tensors, kept = _read_frame(take(file, frame), largest)
     if size > largest or len(kept) + sum(tensor.end - tensor.start for tensor in tensors) != size:
         raise ValueError(f"{size} bytes announced")
     content = {}
     for group in _groups(tensors):
         lengths = _lengths(group)
-        mask = _mask_of(_decoded(file, _mask_lengths(lengths), BitFrequencies), lengths)
+        mask = _mask_of(read(file, _mask_lengths(lengths), BITS), lengths)
         ones = _count_ones(mask, lengths)
         columns = numpy.empty((sum(ones), group[0].width), numpy.uint8)
         for byte in range(group[0].width):
-            columns[:, byte] = _decoded(file, ones, ByteFrequencies)
+            columns[:, byte] = read(file, ones, BYTES)
         values = numpy.zeros(len(mask), f"<u{group[0].width}")
         values[mask] = columns.view(values.dtype)[:, 0]
-        parts = _split(values, [tensor.values for tensor in group])
+        parts = split(values, [tensor.values for tensor in group])
         content |= {tensor: part.tobytes() for tensor, part in zip(group, parts, strict=True)}
     position = 0  # in what was kept
     end = 0  # in the ONNX file
