@@ -4,6 +4,8 @@ import base64
 import hashlib
 import lzma
 import pathlib
+import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -41,6 +43,7 @@ from elagage.streams import BITS, BYTES, CODED, SHORT, STREAM, ZSTD, written
 from pack import pack_variant
 from unpack import unpack_to
 
+SCRIPTS = pathlib.Path("scripts")
 FLOATS = ("float16", "float32", "float64", "bfloat16", "float8_e4m3fn")
 INTEGERS = ("bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "int4", "uint4")
 COMPLEX = ("complex64", "complex128")
@@ -517,9 +520,20 @@ def test_a_file_that_cannot_be_packed_is_named(tmp_path):
     assert not packed.exists()
 
 
-def run_unpack(*arguments) -> subprocess.CompletedProcess:
-    command = [sys.executable, "scripts/unpack.py", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True)
+def run_unpack(*arguments, script: pathlib.Path = SCRIPTS / "unpack.py") -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, script, *map(str, arguments)], capture_output=True, text=True)
+
+
+def test_the_tool_needs_no_more_files_than_the_readme_says(small, tmp_path):
+    (sentence,) = re.findall(r"this\s+script, and ([^`]+) in a folder `elagage`", pathlib.Path("README.md").read_text())
+    alone = tmp_path / "alone"
+    (alone / "elagage").mkdir(parents=True)
+    shutil.copy(SCRIPTS / "unpack.py", alone)
+    for name in re.findall(r"\w+\.py", sentence):
+        shutil.copy(SCRIPTS / "elagage" / name, alone / "elagage")
+    done = run_unpack(small, tmp_path / "model.onnx", script=alone / "unpack.py")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "model.onnx").read_bytes() == unpack(small)
 
 
 def test_the_tool_unpacks_and_never_shows_a_traceback(small, tmp_path):

@@ -191,7 +191,7 @@ def test_a_filter_that_was_pruned_whole_keeps_its_bias(mode):
 
 
 def test_the_network_is_prepared_on_the_device():
-    """A GPU, for which meta stands here; checked before training without gradients, where what is moved cannot learn."""
+    """On a GPU, for which meta stands here: what is moved where gradients are off, as in the checks, cannot learn."""
     network = prepare(lively(NETWORKS["resnet8"]()), DATASET, images(16, seed=2), torch.device("meta")).fake_quantized
     assert {tensor.device.type for tensor in network.state_dict().values()} == {"meta"}
 
