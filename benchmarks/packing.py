@@ -1,6 +1,6 @@
 """Bytes and speed of packed files, beside the entropy of their weights and zstd alone, as a Markdown table.
 
-`python benchmarks/packing.py` draws a ResNet-20 and a ResNet-56 at random; with `--checkpoint PATH...` it takes trained
+`python benchmarks/packing.py` draws ResNets at random, the 8, 20 and 56; with `--checkpoint PATH...` it takes trained
 ones (dense.safetensors of a study whose models are built in). Each is pruned globally by magnitude, and stored as
 float32 and as static int8, calibrated on random images. Speeds are bytes of the ONNX file by CPU time, because other
 work on a machine changes the time of day threefold: medians of REPETITIONS. zstd is given level 19 of 22.
@@ -35,7 +35,7 @@ from elagage.pruning import magnitude_prune
 from elagage.quantization import quantize
 
 RATES = (0.0, 0.5, 0.9, 0.95)
-REPETITIONS = 9
+REPETITIONS = 25
 CIFAR10 = Dataset("random", [str(label) for label in range(10)], 3, 32, [0.5] * 3, [0.25] * 3, True, {}, {})
 COLUMNS = (
     *("network", "rate", "type", "ONNX / kB", "packed / kB", "zstd alone / kB", "packed weights / kB", "bound / kB"),
@@ -104,7 +104,7 @@ if __name__ == "__main__":
     parser.add_argument("--checkpoint", nargs="+", help="dense.safetensors of networks for 10 classes of 32x32 images")
     checkpoints = parser.parse_args().checkpoint
     networks = {path: trained(path) for path in checkpoints or ()}
-    networks = networks or {name: drawn(name) for name in ("resnet20", "resnet56")}
+    networks = networks or {name: drawn(name) for name in ("resnet8", "resnet20", "resnet56")}
     rows = [COLUMNS, ["---"] * len(COLUMNS)]
     with tempfile.TemporaryDirectory() as folder:
         for name, build in networks.items():
