@@ -19,6 +19,7 @@ import pytest
 import zstandard
 from test_quantize import DATASET, NETWORKS, images, lively, tensors
 
+from elagage import streams
 from elagage.entropy import entropy_bytes
 from elagage.errors import UserError
 from elagage.export import export_graph
@@ -79,6 +80,13 @@ def packed_file(tmp_path: pathlib.Path, content: bytes) -> pathlib.Path:
     return path
 
 
+@pytest.fixture(params=[0, SHORT], ids=["all may be coded", "short are not"])
+def short(request, monkeypatch):
+    """Let short streams be coded too, or not."""
+    monkeypatch.setattr(streams, "SHORT", request.param)
+
+
+@pytest.mark.usefixtures("short")
 @pytest.mark.parametrize("dtype", [*FLOATS, *INTEGERS, *COMPLEX])
 def test_every_type_and_shape_comes_back(tmp_path, dtype):
     random = numpy.random.default_rng(0)
@@ -99,6 +107,7 @@ def test_special_values_keep_their_bits(tmp_path):
     assert restored.raw_data == array.tobytes()
 
 
+@pytest.mark.usefixtures("short")
 def test_random_files_come_back(tmp_path):
     random = numpy.random.default_rng(1)
     for _ in range(60):
@@ -241,7 +250,7 @@ def test_files_of_this_version_of_the_format_stay_readable(coder):
     assert hashlib.sha256(coded).hexdigest()[:16] == CODED_BY_VERSION_5[coder]
 
 
-def streams(packed: pathlib.Path) -> list[tuple[int, int]]:
+def forms_and_sizes(packed: pathlib.Path) -> list[tuple[int, int]]:
     """Return (form, bytes) of each stream of a packed file."""
     body = packed.read_bytes()[len(MAGIC) + 32 :]
     *_, frame = HEADER.unpack_from(body)
@@ -273,14 +282,14 @@ def test_a_whole_file_of_this_version_stays_readable(tmp_path):
     path = tmp_path / "model.onnx.packed"
     path.write_bytes(base64.b64decode(WHOLE_FILE))
     assert VERSION == 5
-    assert [form for form, _ in streams(path)] == [ZSTD, CODED, CODED, ZSTD, ZSTD]
+    assert [form for form, _ in forms_and_sizes(path)] == [ZSTD, CODED, CODED, ZSTD, ZSTD]
     assert unpack(path) == b"before" + skewed.tobytes() + b"between" + sparse.astype("<u2").tobytes() + b"after"
 
 
 @pytest.mark.parametrize("columns", [27, 27_000])
 def test_the_mask_of_a_dense_tensor_of_odd_length_takes_some_bytes(tmp_path, columns):
     weights = numpy.arange(1.0, 1 + 5 * columns, dtype=numpy.float32).reshape(5, columns)
-    mask, *_ = streams(packed_file(tmp_path, file_of(weights)))
+    mask, *_ = forms_and_sizes(packed_file(tmp_path, file_of(weights)))
     assert mask[1] <= 24
 
 
@@ -291,7 +300,7 @@ def test_zstandard_is_taken_for_bytes_of_which_it_loses_little(tmp_path):
     for values, form in ((254 * uniform - 127, ZSTD), (40 * normal, ZSTD), (laplace, CODED)):
         weights = values.clip(-127, 127).astype(numpy.int8).reshape(300, 300)
         weights[weights == 0] = 1
-        _, (found, size) = streams(packed_file(tmp_path, file_of(weights)))
+        _, (found, size) = forms_and_sizes(packed_file(tmp_path, file_of(weights)))
         assert found == form
         assert size < entropy_of_one(weights.view(numpy.uint8).ravel()) + weights.size / 64
 
@@ -319,7 +328,7 @@ def test_sparse_masks_are_coded_near_their_entropy(tmp_path):
     """At one weight in 1,000 Zstandard takes nearly twice as much, though little for each symbol."""
     kept = numpy.random.default_rng(0).random((1000, 1000)) < 0.001
     path = packed_file(tmp_path, file_of(kept.astype(numpy.float32)))
-    (found, size), *_ = streams(path)
+    (found, size), *_ = forms_and_sizes(path)
     assert found == CODED
     assert size < 1.05 * entropy_of_one(kept.view(numpy.uint8).ravel()) + 50
 
@@ -327,7 +336,7 @@ def test_sparse_masks_are_coded_near_their_entropy(tmp_path):
 def test_bytes_of_weights_are_those_of_their_streams_and_of_the_table(tmp_path):
     weights = numpy.random.default_rng(0).normal(0, 1, (100, 100)).astype(numpy.float32)
     path = packed_file(tmp_path, file_of(weights))
-    of_streams = sum(STREAM.size + size for _, size in streams(path))
+    of_streams = sum(STREAM.size + size for _, size in forms_and_sizes(path))
     assert 0 < packed_weight_bytes(path) - of_streams < 40
 
 
@@ -358,7 +367,7 @@ def test_a_mask_is_left_out_of_bytes_of_which_few_are_zero(tmp_path, dtype, with
     assert 0.01 < (dense == 0).mean() < 1 / 16 < (pruned == 0).mean()
     for array, masked in ((dense, not without), (pruned, True)):
         path = packed_file(tmp_path, file_of(array))
-        assert (streams(path)[0][1] > 100) == masked
+        assert (forms_and_sizes(path)[0][1] > 100) == masked
         stored = array.nbytes if not masked else numpy.count_nonzero(array) * array.itemsize
         bound = bound_bytes(file_of(array), initializers(file_of(array)))
         assert packed_weight_bytes(path) < 1.01 * bound + stored / 64 + 100
@@ -374,7 +383,7 @@ def small(tmp_path) -> pathlib.Path:
     float16 = random.random((200, 180)).astype(numpy.float16) * (random.random((200, 180)) < 0.002)
     path = packed_file(tmp_path, file_of(weights, int8, float16, random.random(10)))
     assert unpack(path)
-    assert {form for form, _ in streams(path)} == {ZSTD, CODED}
+    assert {form for form, _ in forms_and_sizes(path)} == {ZSTD, CODED}
     return path
 
 

@@ -23,7 +23,7 @@ FORGET = 8  # of those frequencies one part in so many, rounded down, for each s
 NEIGHBOURHOODS = 8  # equal parts of an alphabet of bytes
 NEIGHBOURHOOD_WEIGHT = 16  # symbols of the sequence that the expected frequencies of neighbourhoods weigh
 SYMBOL_WEIGHT = 16  # the same for symbols, times how many are in use, but not more than what they were learned from
-ONES = numpy.array([symbol.bit_count() for symbol in range(256)])  # bits of a byte that are 1
+ONES = numpy.array([symbol.bit_count() for symbol in range(256)], numpy.uint8)  # bits of a byte that are 1
 # Shares of ones that a byte tells apart: q * q * (3 - 2 * q), whose steps are nearly those of the arcsine of the root,
 # in which each costs the same. It is 3e-5 bits for each bit, if it is the nearest.
 SHARES = numpy.square(QUANTILES := (numpy.arange(256) + 0.5) / 256) * (3 - 2 * QUANTILES)
@@ -89,12 +89,13 @@ def encode_bytes(symbols: numpy.ndarray, lengths: list[int]) -> bytes:
 
     Each block is coded with the frequencies of what came before it.
     """
-    frequencies, coded, wide = ByteFrequencies(), [], symbols.astype(numpy.int32)
+    frequencies, coded = ByteFrequencies(), []
     for new, start, stop in _blocks(lengths):
         if new:
             frequencies.start_sequence()
-        coded.append((wide[start:stop], frequencies.model()))
-        frequencies.add(symbols[start:stop])
+        block = symbols[start:stop]
+        coded.append((block, frequencies.model()))
+        frequencies.add(block)
     return _coded(coded)
 
 
@@ -119,7 +120,7 @@ def encode_bits(symbols: numpy.ndarray, lengths: list[int]) -> bytes:
     Before them comes, a byte for each sequence, the share of its bits that are 1. Learning it would cost a byte as
     well, and the time for models that are renewed.
     """
-    parts = split(symbols.astype(numpy.int32), lengths)
+    parts = split(symbols, lengths)
     shares = bytes(_nearest_share(part) for part in parts)
     return shares + _coded([(part, _bits(share)) for part, share in zip(parts, shares, strict=True)])
 
@@ -152,14 +153,14 @@ def _bits(share: int) -> constriction.stream.model.Categorical:
 
 
 def _coded(blocks: list[tuple[numpy.ndarray, constriction.stream.model.Categorical]]) -> bytes:
-    """Return the symbols of all blocks, int32, coded each with its model, for a decoder that takes the first first.
+    """Return the symbols of all blocks, uint8, coded each with its model, for a decoder that takes the first first.
 
     By asymmetric numeral systems (Duda 2013, https://arxiv.org/abs/1311.2540), whose decoder takes what was encoded
     last.
     """
     coder = constriction.stream.stack.AnsCoder()
     for symbols, model in reversed(blocks):
-        coder.encode_reverse(symbols, model)
+        coder.encode_reverse(symbols.astype(numpy.int32), model)
     return coder.get_compressed().astype("<u4").tobytes()
 
 
@@ -175,8 +176,14 @@ def entropy_bytes(symbols: numpy.ndarray, lengths: list[int]) -> float:
     of few symbols it is less than any decoder could do with, by about (distinct symbols - 1) / 16 * log2(symbols)
     bytes.
     """
-    counts = numpy.array([numpy.bincount(part, minlength=256) for part in split(symbols, lengths)])
+    counts = numpy.array([_counts(part) for part in split(symbols, lengths)])
     return float(_times_log2(numpy.array(lengths)) - _times_log2(counts)) / 8
+
+
+def _counts(symbols: numpy.ndarray) -> numpy.ndarray:
+    """Return how often each byte occurs, [256]; in pieces, because bincount makes eight bytes of each."""
+    pieces = (symbols[start : start + LAST_BLOCK] for start in range(0, len(symbols), LAST_BLOCK))
+    return sum((numpy.bincount(piece, minlength=256) for piece in pieces), numpy.zeros(256, numpy.int64))
 
 
 def _times_log2(counts: numpy.ndarray) -> numpy.float64:
