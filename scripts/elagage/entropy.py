@@ -56,18 +56,27 @@ class ByteFrequencies:
         self.length = 0
 
     def add(self, symbols: numpy.ndarray) -> None:
-        self.counts += numpy.bincount(symbols, minlength=256).reshape(self.all.shape)
+        self.counts = self.counts + numpy.bincount(symbols, minlength=256).reshape(self.all.shape)
         self.length += len(symbols)
 
-    def model(self) -> constriction.stream.model.Categorical:
-        neighbourhoods = self.expected + self.counts.sum(1, keepdims=True)
-        frequencies = self.counts + neighbourhoods / (NEIGHBOURHOOD_WEIGHT + self.length) * self.within
-        return _categorical(frequencies.ravel(), self.length + self.weight)
+    def known(self) -> tuple[numpy.ndarray, int, numpy.ndarray, numpy.ndarray, float]:
+        """Return what `_next_frequencies` takes."""
+        return self.counts, self.length, self.expected, self.within, self.weight
 
 
-def _categorical(frequencies: numpy.ndarray, total: float) -> constriction.stream.model.Categorical:
-    """Return the model of these frequencies, float64 [256], in which no symbol is impossible."""
-    frequencies = numpy.maximum(frequencies, LEAST * total, dtype=numpy.float32)
+def _next_frequencies(counts, length, expected, within, weight) -> numpy.ndarray:
+    """Return the frequencies to expect next, float32 [..., 256], for one place or, in a quarter of the time, for many.
+
+    counts and within: float64 [..., NEIGHBOURHOODS, symbols of each]; expected: [..., NEIGHBOURHOODS, 1]; length and
+    weight: numbers, or [..., 1, 1].
+    """
+    neighbourhoods = (expected + counts.sum(-1, keepdims=True)) / (NEIGHBOURHOOD_WEIGHT + length)
+    frequencies = numpy.maximum(counts + neighbourhoods * within, LEAST * (length + weight), dtype=numpy.float32)
+    return frequencies.reshape(*frequencies.shape[:-2], 256)
+
+
+def _categorical(frequencies: numpy.ndarray) -> constriction.stream.model.Categorical:
+    """Return the model of these frequencies, float32 [256], none of them less than the share LEAST."""
     return constriction.stream.model.Categorical(frequencies, perfect=False)
 
 
@@ -89,14 +98,18 @@ def encode_bytes(symbols: numpy.ndarray, lengths: list[int]) -> bytes:
 
     Each block is coded with the frequencies of what came before it.
     """
-    frequencies, coded = ByteFrequencies(), []
+    frequencies, blocks, known = ByteFrequencies(), [], []
     for new, start, stop in _blocks(lengths):
         if new:
             frequencies.start_sequence()
-        block = symbols[start:stop]
-        coded.append((block, frequencies.model()))
-        frequencies.add(block)
-    return _coded(coded)
+        blocks.append(symbols[start:stop])
+        known.append(frequencies.known())
+        frequencies.add(blocks[-1])
+    if not blocks:
+        return _coded([])
+    counts, length, expected, within, weight = map(numpy.array, zip(*known, strict=True))
+    each = _next_frequencies(counts, length[:, None, None], expected, within, weight[:, None, None])
+    return _coded(list(zip(blocks, map(_categorical, each), strict=True)))
 
 
 def decode_bytes(coded: bytes, lengths: list[int]) -> numpy.ndarray:
@@ -109,7 +122,7 @@ def decode_bytes(coded: bytes, lengths: list[int]) -> numpy.ndarray:
     for new, start, stop in _blocks(lengths):
         if new:
             frequencies.start_sequence()
-        symbols[start:stop] = coder.decode(frequencies.model(), stop - start)
+        symbols[start:stop] = coder.decode(_categorical(_next_frequencies(*frequencies.known())), stop - start)
         frequencies.add(symbols[start:stop])
     return symbols
 
@@ -149,7 +162,7 @@ def _bits(share: int) -> constriction.stream.model.Categorical:
     # Multiplied in order, because pow() of other machines rounds otherwise: one**k and (1 - one)**k, k to 8.
     of_ones, of_zeros = (list(accumulate([part] * 8, operator.mul, initial=1.0)) for part in (one, 1 - one))
     by_ones = numpy.array([a * b for a, b in zip(of_ones, reversed(of_zeros), strict=True)])
-    return _categorical(by_ones[ONES], 1)
+    return _categorical(numpy.maximum(by_ones[ONES], LEAST, dtype=numpy.float32))
 
 
 def _coded(blocks: list[tuple[numpy.ndarray, constriction.stream.model.Categorical]]) -> bytes:
