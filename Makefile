@@ -2,11 +2,13 @@
 PYTHON ?= python3.11
 RUN = .venv/bin
 
-.PHONY: study test format clean help
+.PHONY: study install test format clean help
 
 study: .venv/installed
 	$(RUN)/snakemake all --quiet reason
 	@echo "Look at results/plots/ and results/summary.md; '$(RUN)/snakemake --report report.html' joins them, with captions."
+
+install: .venv/installed
 
 test: .venv/installed
 	$(RUN)/ruff check .
@@ -26,6 +28,7 @@ clean:
 
 help:
 	@echo "make         install what is needed and run the default study"
+	@echo "make install install what is needed, no more"
 	@echo "make test    run all checks"
 	@echo "make format  format code and workflow"
 	@echo "make clean   remove results and caches"
