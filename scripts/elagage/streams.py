@@ -18,7 +18,7 @@ ZSTD, CODED = range(2)  # forms
 # Bytes above its entropy that a symbol may take as Zstandard, which decodes it in 30 ns less, and the share of all that
 # they may be, besides what a frame of equal symbols takes.
 QUICK, QUICK_SHARE, LEAST_FRAME = 1 / 64, 1 / 24, 64
-SHORT = 4096  # symbols of a stream of which the entropy coder saves some 20 bytes
+SHORT = 2048  # symbols of a stream of which the entropy coder saves some 20 bytes
 
 
 class Coder(NamedTuple):
