@@ -1,7 +1,7 @@
 """Unpack an ONNX file: python scripts/unpack.py model.onnx.packed model.onnx
 
-It needs Python 3.10 or newer on Linux or macOS, NumPy, constriction and zstandard, and nothing else of Elagage than the
-files that it imports.
+It needs Python 3.10 or newer on Linux or macOS, NumPy, constriction 0.5.0 and zstandard 0.19 or newer, and of Elagage
+nothing but the files that it imports.
 """
 
 import argparse

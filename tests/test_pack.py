@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import io
 import lzma
 import pathlib
 import re
@@ -40,7 +41,7 @@ from elagage.packed import (
 )
 from elagage.pruning import magnitude_prune
 from elagage.quantization import quantize
-from elagage.streams import BITS, BYTES, CODED, SHORT, STREAM, ZSTD, written
+from elagage.streams import BITS, BYTES, CODED, SHORT, STREAM, ZSTD, read, written
 from pack import pack_variant
 from unpack import unpack_to
 
@@ -205,13 +206,41 @@ def test_the_coder_of_bytes_learns_from_short_sequences():
     assert (BYTES.decode(coded, lengths) == skewed).all()
 
 
-@pytest.mark.parametrize("ones", [0.0, 1e-5, 0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 1.0])
+@pytest.mark.parametrize("ones", [0, 30, 570, 10_000, 123_457, 5_000_000, 9_990_000, 10_000_000])
 def test_the_coder_of_bits_reaches_their_entropy(ones):
-    """A byte for each sequence, 3e-5 bits for each bit, and what fills up the last words."""
-    parts = [numpy.random.default_rng(length).random(8 * length) < ones for length in (25_000, 1000, 1)]
-    coded = BITS.encode(numpy.packbits(numpy.concatenate(parts)), [25_000, 1000, 1])
-    entropy = sum(entropy_of_one(part.view(numpy.uint8)) for part in parts)
-    assert entropy + 3 <= len(coded) < 1.001 * entropy + 3 + 3e-5 * 26_001 + 8
+    """A byte for each sequence, at most 3.4e-5 bits for each bit, and what fills up the last words."""
+    bits = numpy.zeros(10_000_000, bool)
+    bits[numpy.random.default_rng(0).permutation(len(bits))[:ones]] = True
+    coded = BITS.encode(numpy.packbits(bits), [1_000_000, 250_000])
+    entropy = sum(entropy_of_one(part.view(numpy.uint8)) for part in (bits[:8_000_000], bits[8_000_000:]))
+    assert entropy + 2 <= len(coded) <= entropy + 2 + 3.5e-5 * len(bits) / 8 + 12
+
+
+def test_the_coder_of_bytes_keeps_few_models_of_many_sequences_in_memory():
+    symbols = numpy.random.default_rng(0).integers(0, 256, 4000 * 500, dtype=numpy.uint8)
+    tracemalloc.start()
+    try:
+        BYTES.encode(symbols, [500] * 4000)
+        assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    finally:
+        tracemalloc.stop()
+
+
+LITTLE_MEMORY = """
+import pathlib, re, resource
+from elagage.entropy import decode_bits, encode_bits
+import numpy
+coded = encode_bits(numpy.zeros(40_000_000, numpy.uint8), [40_000_000])
+used = 1024 * int(re.search(r"VmSize:\\s+(\\d+) kB", pathlib.Path("/proc/self/status").read_text())[1])
+resource.setrlimit(resource.RLIMIT_AS, (used + 80_000_000,) * 2)  # constriction would take 160 MB for all at once
+assert not decode_bits(coded, [40_000_000]).any()
+"""
+
+
+def test_a_large_mask_is_decoded_in_little_memory():
+    """Where memory is too small for constriction, it ends the process."""
+    done = subprocess.run([sys.executable, "-c", LITTLE_MEMORY], env={"PYTHONPATH": "scripts"}, capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 @pytest.mark.parametrize("lengths", [[], [0], [0, 1, 0], [63, 64, 65], [1] * 30, [100_000, 3]])
@@ -315,6 +344,31 @@ def test_models_of_many_sequences_count_as_time():
     symbols = numpy.concatenate(parts).clip(-127, 127).astype(numpy.int8).view(numpy.uint8)
     assert form(written(symbols, [2000] * 10, BYTES)) == ZSTD
     assert form(written(symbols, [2000] * 10, BYTES._replace(overhead=0))) == CODED
+
+
+def test_masks_whose_ones_come_by_the_byte_are_left_to_zstandard():
+    """For which bits are not independent, as they are for the coder."""
+    clustered = (numpy.random.default_rng(0).random(100_000) < 0.05).astype(numpy.uint8) * 255
+    stream = written(clustered, [len(clustered)], BITS)
+    assert form(stream) == ZSTD
+    assert 2 * entropy_of_one(clustered) < len(stream) < len(BITS.encode(clustered, [len(clustered)])) / 2
+
+
+def test_masks_cost_no_time_for_models_and_equal_bytes_none_at_all():
+    bits = numpy.random.default_rng(0).random(8 * 40_000) < 0.5
+    bits[::16] = True
+    mask = numpy.packbits(bits)
+    lengths = [2000] * 20
+    assert form(written(mask, lengths, BITS)) == CODED
+    assert form(written(mask, lengths, BITS._replace(overhead=BYTES.overhead))) == ZSTD
+    equal = numpy.full_like(mask, 255)
+    assert len(BITS.encode(equal, [40_000])) < len(zstandard.compress(equal, 1))
+    assert form(written(equal, [40_000], BITS)) == ZSTD
+
+
+def test_a_stream_of_another_form_is_none():
+    with pytest.raises(ValueError, match="a stream of form 3"):
+        read(io.BytesIO(b"\3" + zstd_stream(8)[1:]), [8], BITS)
 
 
 def test_short_streams_are_left_to_zstandard():
@@ -495,7 +549,7 @@ BOMBS = {
     "a zstd frame of less than it says": forged_frame([(0, SMALL, 1, 1)], b"", SMALL, zstd_stream(9, SMALL // 8)),
     "a zstd frame of next to all memory": forged_frame([(0, 64, 1, 1)], b"abc", 67, zstd_stream(9, 2**62)),
     "mask of a large tensor": forged_frame([(0, SMALL, 8, 1)], b"", 8 * SMALL, zstd_stream(SMALL // 8) + STREAMS * 8),
-    "the form of a stream": forged_frame([(0, 16, 1, 1)], b"abc", 19, STREAM.pack(3, 16) + bytes(16)),
+    "the form of a stream": forged_frame([(0, 64, 1, 1)], b"abc", 67, b"\3" + zstd_stream(8)[1:] + STREAMS),
     "a tensor without values": forged_frame([(0, 0, 1, 1), (0, 0, 4, 0)], b"abc", 3, STREAMS * 7),
 }
 

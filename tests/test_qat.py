@@ -142,7 +142,7 @@ def prepared(kind, count: int = 64):
 
 
 @pytest.mark.parametrize("name", SMALL | NETWORKS)
-def test_the_prepared_network_computes_what_its_onnx_file_does_with_the_operators_of_static(name):
+def test_the_network_computes_what_its_onnx_file_does_with_the_operators_of_static(name):
     trainable = prepared((SMALL | NETWORKS)[name])
     pixels = images(50)
     model = check_agreement(trainable, DATASET, pixels)
@@ -159,7 +159,7 @@ def test_the_prepared_network_computes_what_its_onnx_file_does_with_the_operator
 
 
 @pytest.mark.parametrize("name", SMALL | NETWORKS)
-def test_without_fake_quantization_the_prepared_network_is_the_float32_one(name):
+def test_without_fake_quantization_the_network_is_the_float32_one(name):
     trainable = prepared((SMALL | NETWORKS)[name])
     rounding = trainable.fake_quantized.eval()
     pixels = Normalize(DATASET)(torch.from_numpy(images(20)))
@@ -191,9 +191,12 @@ def test_a_filter_that_was_pruned_whole_keeps_its_bias(mode):
 
 
 def test_the_network_is_prepared_on_the_device():
-    """On a GPU, for which meta stands here: what is moved where gradients are off, as in the checks, cannot learn."""
-    network = prepare(lively(NETWORKS["resnet8"]()), DATASET, images(16, seed=2), torch.device("meta")).fake_quantized
-    assert {tensor.device.type for tensor in network.state_dict().values()} == {"meta"}
+    """On a GPU, for which meta stands here, and where gradients are on: tensors that are moved without cannot learn."""
+    network = prepare(lively(LinearBatchNorm()), DATASET, images(16, seed=2), torch.device("meta")).fake_quantized
+    state = [*network.parameters(), *network.buffers()]
+    assert {(tensor.device.type, tensor.is_inference()) for tensor in state} == {("meta", False)}
+    devices = {str(node.kwargs["device"]) for node in network.graph.nodes if "device" in node.kwargs}
+    assert devices == {"meta"}
 
 
 def test_a_network_of_one_layer_agrees_to_a_level():
@@ -219,7 +222,7 @@ def wrongly_folded(weight, bias, scale, shift, mean, variance, epsilon):
         ("ACTIVATION_LEVELS", 15, r"int8 ONNX file differs by \d+%.*use mode static"),
     ],
 )
-def test_a_prepared_network_that_computes_something_else_is_refused(monkeypatch, name, wrong, message):
+def test_a_network_that_computes_something_else_is_refused(monkeypatch, name, wrong, message):
     check_agreement(prepared(ReusedBlock), DATASET, images(50))
     monkeypatch.setattr(fake_quantization, name, wrong)
     trainable = prepared(ReusedBlock)

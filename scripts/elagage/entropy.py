@@ -14,9 +14,11 @@ import numpy
 # Blocks end where frequencies are renewed: often while these are little known, and seldom enough for the speed of
 # decoding. After n symbols comes a block of FIRST_BLOCK + n + n * n / GROWTH, or, for memory, LAST_BLOCK.
 FIRST_BLOCK, GROWTH, LAST_BLOCK = 32, 64, 65536
-# Share of the least frequent symbol. constriction 0.5.0 works with 2**-24 in float32, and takes a last symbol that has
-# less for impossible, though its documentation says otherwise; 2**-24 was enough in 6,000 trials.
+# Share of the least frequent symbol. constriction 0.5.0 rounds sums of frequencies to steps of 2**-24, in float32, and
+# takes a last symbol that has less for impossible, though its documentation says otherwise. These are 4 steps, of which
+# rounding takes at most 1.5.
 LEAST = 2**-22
+BATCH = 512  # blocks whose frequencies are computed at once; each takes some 15 kB until then
 # What was measured best, of powers of two, on ResNets, random and trained, pruned and not, as float32 and as int8:
 WEIGHT = 8  # of a symbol in the frequencies of all sequences, where each symbol of the alphabet has 1 to start with
 FORGET = 8  # of those frequencies one part in so many, rounded down, for each sequence: near layers are more alike
@@ -25,8 +27,10 @@ NEIGHBOURHOOD_WEIGHT = 16  # symbols of the sequence that the expected frequenci
 SYMBOL_WEIGHT = 16  # the same for symbols, times how many are in use, but not more than what they were learned from
 ONES = numpy.array([symbol.bit_count() for symbol in range(256)], numpy.uint8)  # bits of a byte that are 1
 # Shares of ones that a byte tells apart: q * q * (3 - 2 * q), whose steps are nearly those of the arcsine of the root,
-# in which each costs the same. It is 3e-5 bits for each bit, if it is the nearest.
+# in which each costs the same: the cheapest at most 3.4e-5 bits for each bit.
 SHARES = numpy.square(QUANTILES := (numpy.arange(256) + 0.5) / 256) * (3 - 2 * QUANTILES)
+
+BITS_OF_ONE, BITS_OF_ZERO = -numpy.log2(SHARES), -numpy.log2(1 - SHARES)
 
 
 class ByteFrequencies:
@@ -56,6 +60,7 @@ class ByteFrequencies:
         self.length = 0
 
     def add(self, symbols: numpy.ndarray) -> None:
+        # Not in place: what `known` returned stays as it was.
         self.counts = self.counts + numpy.bincount(symbols, minlength=256).reshape(self.all.shape)
         self.length += len(symbols)
 
@@ -87,9 +92,9 @@ def _blocks(lengths: list[int]) -> Iterator[tuple[bool, int, int]]:
         begin = start = end
         end = begin + length
         while start < end:
-            known = start - begin
-            stop = min(start + min(FIRST_BLOCK + known + known * known // GROWTH, LAST_BLOCK), end)
-            yield known == 0, start, stop
+            before = start - begin
+            stop = min(start + min(FIRST_BLOCK + before + before * before // GROWTH, LAST_BLOCK), end)
+            yield before == 0, start, stop
             start = stop
 
 
@@ -98,18 +103,24 @@ def encode_bytes(symbols: numpy.ndarray, lengths: list[int]) -> bytes:
 
     Each block is coded with the frequencies of what came before it.
     """
-    frequencies, blocks, known = ByteFrequencies(), [], []
+    frequencies, blocks, known, models = ByteFrequencies(), [], [], []
     for new, start, stop in _blocks(lengths):
         if new:
             frequencies.start_sequence()
         blocks.append(symbols[start:stop])
         known.append(frequencies.known())
         frequencies.add(blocks[-1])
-    if not blocks:
-        return _coded([])
+        if len(known) == BATCH or stop == len(symbols):
+            models += _models(known)
+            known = []
+    return _coded(list(zip(blocks, models, strict=True)))
+
+
+def _models(known: list[tuple]) -> Iterator[constriction.stream.model.Categorical]:
+    """Return the models at several places, each of which ByteFrequencies.known returned."""
     counts, length, expected, within, weight = map(numpy.array, zip(*known, strict=True))
     each = _next_frequencies(counts, length[:, None, None], expected, within, weight[:, None, None])
-    return _coded(list(zip(blocks, map(_categorical, each), strict=True)))
+    return map(_categorical, each)
 
 
 def decode_bytes(coded: bytes, lengths: list[int]) -> numpy.ndarray:
@@ -117,12 +128,12 @@ def decode_bytes(coded: bytes, lengths: list[int]) -> numpy.ndarray:
 
     Other bytes than those give other symbols, or ValueError.
     """
-    coder = _coder(coded)
+    decoder = _decoder(coded)
     frequencies, symbols = ByteFrequencies(), numpy.empty(sum(lengths), numpy.uint8)
     for new, start, stop in _blocks(lengths):
         if new:
             frequencies.start_sequence()
-        symbols[start:stop] = coder.decode(_categorical(_next_frequencies(*frequencies.known())), stop - start)
+        symbols[start:stop] = decoder.decode(_categorical(_next_frequencies(*frequencies.known())), stop - start)
         frequencies.add(symbols[start:stop])
     return symbols
 
@@ -133,9 +144,10 @@ def encode_bits(symbols: numpy.ndarray, lengths: list[int]) -> bytes:
     Before them comes, a byte for each sequence, the share of its bits that are 1. Learning it would cost a byte as
     well, and the time for models that are renewed.
     """
-    parts = split(symbols, lengths)
-    shares = bytes(_nearest_share(part) for part in parts)
-    return shares + _coded([(part, _bits(share)) for part, share in zip(parts, shares, strict=True)])
+    sequences = split(symbols, lengths)
+    shares = bytes(map(_cheapest_share, sequences))
+    pairs = zip(sequences, map(_bits, shares), strict=True)
+    return shares + _coded([(piece, model) for sequence, model in pairs for piece in _pieces(sequence)])
 
 
 def decode_bits(coded: bytes, lengths: list[int]) -> numpy.ndarray:
@@ -143,16 +155,22 @@ def decode_bits(coded: bytes, lengths: list[int]) -> numpy.ndarray:
 
     Other bytes than those give other bits, or ValueError.
     """
-    shares, coder = coded[: len(lengths)], _coder(coded[len(lengths) :])
+    shares, decoder = coded[: len(lengths)], _decoder(coded[len(lengths) :])
     symbols = numpy.empty(sum(lengths), numpy.uint8)
     for share, sequence in zip(shares, split(symbols, lengths), strict=True):
-        sequence[:] = coder.decode(_bits(share), len(sequence))
+        for piece in _pieces(sequence):
+            piece[:] = decoder.decode(_bits(share), len(piece))
     return symbols
 
 
-def _nearest_share(symbols: numpy.ndarray) -> int:
-    ones = ONES[symbols].sum() / max(1, 8 * len(symbols))
-    return int(numpy.abs(SHARES - ones).argmin())
+def _cheapest_share(symbols: numpy.ndarray) -> int:
+    ones = int(ONES[symbols].sum())
+    return int((ones * BITS_OF_ONE + (8 * len(symbols) - ones) * BITS_OF_ZERO).argmin())
+
+
+def _pieces(symbols: numpy.ndarray) -> list[numpy.ndarray]:
+    """Return the symbols piece by piece, of which copies take little memory."""
+    return [symbols[start : start + LAST_BLOCK] for start in range(0, len(symbols), LAST_BLOCK)]
 
 
 @functools.cache
@@ -177,7 +195,7 @@ def _coded(blocks: list[tuple[numpy.ndarray, constriction.stream.model.Categoric
     return coder.get_compressed().astype("<u4").tobytes()
 
 
-def _coder(coded: bytes) -> constriction.stream.stack.AnsCoder:
+def _decoder(coded: bytes) -> constriction.stream.stack.AnsCoder:
     """Return what decodes these bytes; raises ValueError if `_coded` could not have made them."""
     return constriction.stream.stack.AnsCoder(numpy.frombuffer(coded, "<u4").astype(numpy.uint32))
 
@@ -195,8 +213,8 @@ def entropy_bytes(symbols: numpy.ndarray, lengths: list[int]) -> float:
 
 def _counts(symbols: numpy.ndarray) -> numpy.ndarray:
     """Return how often each byte occurs, [256]; in pieces, because bincount makes eight bytes of each."""
-    pieces = (symbols[start : start + LAST_BLOCK] for start in range(0, len(symbols), LAST_BLOCK))
-    return sum((numpy.bincount(piece, minlength=256) for piece in pieces), numpy.zeros(256, numpy.int64))
+    each = (numpy.bincount(piece, minlength=256) for piece in _pieces(symbols))
+    return sum(each, numpy.zeros(256, numpy.int64))
 
 
 def _times_log2(counts: numpy.ndarray) -> numpy.float64:

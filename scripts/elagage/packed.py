@@ -71,7 +71,10 @@ def pack(model: bytes, tensors: Sequence[Tensor]) -> bytes:
     starts = [*(tensor.start for tensor in tensors), len(model)]
     kept = b"".join(model[end:start] for end, start in zip(ends, starts, strict=True))
     frame = lzma.compress(_table(tensors) + kept, **LZMA)
-    body = [HEADER.pack(VERSION, _coder(), hashlib.sha256(model).digest(), len(model), len(frame)), frame]
+    body = [
+        HEADER.pack(VERSION, _constriction_version(), hashlib.sha256(model).digest(), len(model), len(frame)),
+        frame,
+    ]
     for group in _groups(tensors):
         values = numpy.frombuffer(b"".join(model[tensor.start : tensor.end] for tensor in group), f"<u{group[0].width}")
         mask, lengths = _worth_a_mask(values), _lengths(group)
@@ -153,7 +156,7 @@ def bound_bytes(model: bytes, tensors: Sequence[Tensor]) -> float:
 
 
 @functools.cache
-def _coder() -> bytes:
+def _constriction_version() -> bytes:
     """Return the version of constriction; looking it up takes longer than to pack a small stream."""
     return importlib.metadata.version("constriction").encode()
 

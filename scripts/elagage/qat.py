@@ -53,7 +53,7 @@ class Trainable(NamedTuple):
 
 
 def prepare(network: nn.Module, dataset: Dataset, calibration: numpy.ndarray, device: torch.device) -> Trainable:
-    """Return the network ready to be trained on the device, its ranges calibrated on some training images.
+    """Return the network, which is moved to the device, ready to be trained; its ranges calibrated on training images.
 
     calibration: uint8 [n, channels, height, width]. Raises UserError if the network cannot be exported, if nothing of
     it becomes int8, or if there is nothing to train.
@@ -80,7 +80,7 @@ def check_agreement(trainable: Trainable, dataset: Dataset, images: numpy.ndarra
     model = trainable.deployed()
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     logits = session.run(None, {"image": images})[0]
-    network = nn.Sequential(Normalize(dataset), trainable.fake_quantized).to(trainable.device).eval()
+    network = nn.Sequential(Normalize(dataset).to(trainable.device), trainable.fake_quantized).eval()
     pixels = torch.from_numpy(images).to(trainable.device)
     expected = checked_logits(network, pixels, len(dataset.classes)).cpu().numpy()
     error = _relative_error(logits, expected)
