@@ -32,6 +32,7 @@ VERSION = 5
 HEADER = struct.Struct("<H16s32sQQ")
 MASKED = 15 / 16  # share of bytes other than 0 from which a mask is not worth its time
 WIDTHS = (1, 2, 4, 8)  # bytes of a value
+PIECE = 1 << 20  # values whose places among all are found at once
 # Raw, because the headers of LZMA's own formats ask for memory. Preset 2 takes a seventh of the time of 6, which was a
 # quarter of that of packing a ResNet-56, for 4 to 8 % more bytes of the frame; frames are some 10 kB. Without context
 # (lc, pb) they are 2 % smaller.
@@ -80,7 +81,7 @@ def pack(model: bytes, tensors: Sequence[Tensor]) -> bytes:
         mask, lengths = _worth_a_mask(values), _lengths(group)
         body.append(written(_mask_bytes(mask, lengths), _mask_lengths(lengths), BITS))
         ones = _count_ones(mask, lengths)
-        for column in _columns(values[mask]):
+        for column in _columns(_where(mask, values)):
             body.append(written(column, ones, BYTES))
     content = b"".join(body)
     packed = MAGIC + hashlib.sha256(content).digest() + content
@@ -150,7 +151,7 @@ def bound_bytes(model: bytes, tensors: Sequence[Tensor]) -> float:
     for tensor in tensors:
         values = numpy.frombuffer(model, f"<u{tensor.width}", tensor.values, tensor.start)
         mask = values != 0
-        columns = [mask.view(numpy.uint8), *_columns(values[mask])]
+        columns = [mask.view(numpy.uint8), *_columns(values.compress(mask))]
         total += sum(entropy_bytes(column, [len(column)]) for column in columns)
     return total
 
@@ -217,6 +218,21 @@ def _worth_a_mask(values: numpy.ndarray) -> numpy.ndarray:
     return numpy.ones_like(mask) if values.itemsize == 1 and few_zeros else mask
 
 
+def _where(mask: numpy.ndarray, values: numpy.ndarray) -> numpy.ndarray:
+    """Return values[mask], in a fifth of the time; piece by piece, for it takes 8 bytes a value meanwhile."""
+    pieces = (slice(start, start + PIECE) for start in range(0, len(values), PIECE))
+    return numpy.concatenate([values[:0], *(values[piece].compress(mask[piece]) for piece in pieces)])
+
+
+def _put(values: numpy.ndarray, mask: numpy.ndarray, stored: numpy.ndarray) -> None:
+    """Let values[mask] = stored, likewise."""
+    position = 0
+    for start in range(0, len(values), PIECE):
+        places = numpy.flatnonzero(mask[start : start + PIECE])
+        values[start : start + PIECE][places] = stored[position : position + len(places)]
+        position += len(places)
+
+
 def _columns(values: numpy.ndarray) -> Iterator[numpy.ndarray]:
     """Yield the lowest byte of all values, unsigned [n], then the next one, and so on."""
     columns = values.view(numpy.uint8).reshape(-1, values.itemsize)
@@ -257,7 +273,7 @@ def _pieces(body: bytes, largest: int) -> Iterator[bytes]:
         for byte in range(group[0].width):
             columns[:, byte] = read(file, ones, BYTES)
         values = numpy.zeros(len(mask), f"<u{group[0].width}")
-        values[mask] = columns.view(values.dtype)[:, 0]
+        _put(values, mask, columns.view(values.dtype)[:, 0])
         parts = split(values, [tensor.values for tensor in group])
         content |= {tensor: part.tobytes() for tensor, part in zip(group, parts, strict=True)}
     position = 0  # in what was kept
