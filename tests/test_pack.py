@@ -146,6 +146,19 @@ def test_equal_and_contained_tensors_come_back(tmp_path):
     assert unpack(packed_file(tmp_path, content)) == content
 
 
+def test_a_tensor_is_found_though_its_beginning_stands_before_it():
+    text = b"as a name begins, so does the tensor"
+    array = numpy.frombuffer(text, numpy.uint8)
+    constant = onnx.numpy_helper.from_array(array, "x")
+    names = onnx.helper.make_graph(
+        [onnx.helper.make_node("Identity", [text[:20].decode()], ["y"])], "g", [], [], [constant]
+    )
+    content = onnx.helper.make_model(names).SerializeToString()
+    (tensor,) = initializers(content)
+    assert content.index(text[:20]) < tensor.start
+    assert content[tensor.start : tensor.end] == text
+
+
 @pytest.fixture(scope="module")
 def exported() -> dict[tuple[str, float], bytes]:
     """ONNX files of a ResNet-20, stripped as they are saved: (mode, global rate) -> content."""

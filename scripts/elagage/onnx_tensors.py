@@ -22,7 +22,9 @@ def initializers(content: bytes) -> list[Tensor]:
         if len(raw) < SMALLEST:
             continue
         # The same bytes may lie elsewhere before: as good a place as any, for they are put back where they were.
-        position = content.index(raw, position)
+        position = content.index(raw[:SMALLEST], position)
+        if not content.startswith(raw, position):  # seldom: to search all of it takes up to eight times as long
+            position = content.index(raw, position)
         width = len(raw) / max(1, math.prod(tensor.dims))
         width = int(width) if width in WIDTHS else 1  # such as 4-bit integers, two in a byte
         found.append(Tensor(position, len(raw) // width, width, len(tensor.dims) > 1))
