@@ -29,7 +29,7 @@ ONES = numpy.array([symbol.bit_count() for symbol in range(256)], numpy.uint8)  
 # Shares of ones that a byte tells apart: q * q * (3 - 2 * q), whose steps are nearly those of the arcsine of the root,
 # in which each costs the same: the cheapest at most 3.4e-5 bits for each bit.
 SHARES = numpy.square(QUANTILES := (numpy.arange(256) + 0.5) / 256) * (3 - 2 * QUANTILES)
-
+# What a 1 and a 0 cost at each share.
 BITS_OF_ONE, BITS_OF_ZERO = -numpy.log2(SHARES), -numpy.log2(1 - SHARES)
 
 
