@@ -1,9 +1,10 @@
 """Bytes and speed of packed files, beside the entropy of their weights and zstd alone, as a Markdown table.
 
 `python benchmarks/packing.py` draws ResNets at random, the 8, 20 and 56; with `--checkpoint PATH...` it takes trained
-ones (dense.safetensors of a study whose models are built in). Each is pruned globally by magnitude, and stored as
-float32 and as static int8, calibrated on random images. Speeds are bytes of the ONNX file by CPU time, because other
-work on a machine changes the time of day threefold: medians of REPETITIONS. zstd is given level 19 of 22.
+ones (dense.safetensors of a study whose models are built in), with `--onnx PATH...` files as they are. Each network is
+pruned globally by magnitude, and stored as float32 and as static int8, calibrated on random images. Speeds are bytes of
+the ONNX file by CPU time, because other work on a machine changes the time of day threefold: medians of REPETITIONS.
+zstd is given level 19 of 22.
 """
 
 import argparse
@@ -102,13 +103,17 @@ def speed(function: Callable[[], bytes], size: int) -> tuple[float, bytes]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--checkpoint", nargs="+", help="dense.safetensors of networks for 10 classes of 32x32 images")
-    checkpoints = parser.parse_args().checkpoint
-    networks = {path: trained(path) for path in checkpoints or ()}
-    networks = networks or {name: drawn(name) for name in ("resnet8", "resnet20", "resnet56")}
+    parser.add_argument("--onnx", nargs="+", help="ONNX files, such as all of results/models")
+    arguments = parser.parse_args()
+    networks = {path: trained(path) for path in arguments.checkpoint or ()}
+    if not networks and not arguments.onnx:
+        networks = {name: drawn(name) for name in ("resnet8", "resnet20", "resnet56")}
     rows = [COLUMNS, ["---"] * len(COLUMNS)]
     with tempfile.TemporaryDirectory() as folder:
         for name, build in networks.items():
             for rate, kind, content in variants(build):
                 rows.append([name, f"{rate:g}", kind, *measured(content, folder)])
+        for path in arguments.onnx or ():
+            rows.append([path, "", "", *measured(pathlib.Path(path).read_bytes(), folder)])
     for row in rows:
         print("|", " | ".join(row), "|")
