@@ -20,15 +20,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "scripts"))
 
-from elagage.channels import channel_prune
-from elagage.checkpoints import load_network
 from elagage.data import Dataset
-from elagage.export import export_graph
-from elagage.measure import machine, session, time_in_turns
-from elagage.models import build_network
-from elagage.onnx_graph import with_weights
-from elagage.pruning import count_weights
-from elagage.quantization import quantize
+from elagage.onnx.graph import with_weights
+from elagage.onnx.quantization import quantize
+from elagage.onnx.runtime import machine, session, time_in_turns
+from elagage.pytorch.channels import channel_prune
+from elagage.pytorch.checkpoints import load_network
+from elagage.pytorch.export import export_graph
+from elagage.pytorch.models import build_network
+from elagage.pytorch.pruning import count_weights
 from elagage.statistics import median_interval
 
 DATASET = Dataset("noise", [str(number) for number in range(10)], 3, 32, [0.5] * 3, [0.25] * 3, False, {}, {})
@@ -65,7 +65,7 @@ def main(architecture: str, checkpoint: str | None, images: int, threads: int) -
     networks = {0.0: dense}
     for rate in RATES:
         networks[rate] = copy.deepcopy(dense)
-        channel_prune(networks[rate], DATASET, rate, count_weights(dense)[1])
+        channel_prune(networks[rate], DATASET, rate, count_weights(dense).weights)
     models = {
         (rate, mode): run
         for rate, network in networks.items()
@@ -77,7 +77,7 @@ def main(architecture: str, checkpoint: str | None, images: int, threads: int) -
     print(f"{setting['cpu']} ({setting['instruction_set']})\n")
     print("| rate | weights | share gone | multiply-accumulates | mode | ms an image | times as fast [95 %] |")
     print("|---|---|---|---|---|---|---|")
-    whole = count_weights(dense)[1], multiplications(dense)
+    whole = count_weights(dense).weights, multiplications(dense)
     for (rate, mode), ns in times.items():
         weights, products = count_weights(networks[rate])[1], multiplications(networks[rate])
         ratio = "{:.2f} [{:.2f}, {:.2f}]".format(*median_interval(times[0.0, "float32"] / ns))

@@ -23,17 +23,17 @@ from torch import nn
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "scripts"))
 
-from elagage.checkpoints import load_checkpoint, load_network
 from elagage.data import Dataset
-from elagage.export import export_graph
-from elagage.models import build_network
-from elagage.onnx_contents import describe
-from elagage.onnx_graph import with_weights
-from elagage.onnx_strip import strip
-from elagage.onnx_tensors import initializers
+from elagage.onnx.contents import describe
+from elagage.onnx.deployed import strip
+from elagage.onnx.graph import with_weights
+from elagage.onnx.quantization import quantize
+from elagage.onnx.tensors import initializers
 from elagage.packed import bound_bytes, pack, packed_weight_bytes, unpack
-from elagage.pruning import magnitude_prune
-from elagage.quantization import quantize
+from elagage.pytorch.checkpoints import load_checkpoint, load_network
+from elagage.pytorch.export import export_graph
+from elagage.pytorch.models import build_network
+from elagage.pytorch.pruning import magnitude_prune
 
 RATES = (0.0, 0.5, 0.9, 0.95)
 REPETITIONS = 25

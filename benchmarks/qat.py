@@ -16,17 +16,17 @@ import onnx
 import onnx_ir
 import torch
 
-from elagage.checkpoints import load_network, save_checkpoint
-from elagage.data import SPLITS, Dataset, Split
-from elagage.export import export_graph
-from elagage.measure import predictions, session, time_in_turns
-from elagage.models import build_network
-from elagage.onnx_graph import with_weights
-from elagage.pruning import magnitude_prune
-from elagage.qat import prepare
-from elagage.quantization import quantize
-from elagage.training import TrainingSettings, fit, warmup_and_cosine
-from elagage.training_state import TrainingState
+from elagage.data import SPLITS, Dataset, PreparedData, Split
+from elagage.onnx.graph import with_weights
+from elagage.onnx.quantization import quantize
+from elagage.onnx.runtime import predictions, session, time_in_turns
+from elagage.pytorch.checkpoints import load_network, save_checkpoint
+from elagage.pytorch.export import export_graph
+from elagage.pytorch.models import build_network
+from elagage.pytorch.pruning import magnitude_prune
+from elagage.pytorch.qat import prepare
+from elagage.pytorch.training import TrainingSettings, fit, warmup_and_cosine
+from elagage.pytorch.training_state import TrainingState
 from prepare_data import prepare_data
 from quantize_qat import quantize_qat
 
@@ -77,9 +77,9 @@ def variants(
         settings = dataclasses.replace(SETTINGS, learning_rate=learning_rate)
         identity = {"network": architecture, "seed": seed}
         state = TrainingState(folder / "training_state.pt", identity)
+        data = PreparedData(dataset, parts["train"], parts["validation"])
         cpu = torch.device("cpu")
-        images = parts["train"], parts["validation"]
-        fit(network, dataset, *images, settings, warmup_and_cosine(settings), seed, cpu, state)
+        fit(network, data, settings, warmup_and_cosine(settings), seed=seed, label=name, state=state, device=cpu)
         save_checkpoint(dense, network.state_dict(), {})
         state.remove()
     network, _ = load_network(dense, architecture, dataset)

@@ -5,7 +5,7 @@ import numpy
 from elagage.data import Split, save_array
 from elagage.files import write_json
 from elagage.job import job
-from elagage.measure import predictions, session
+from elagage.onnx.runtime import predictions, session
 
 
 def evaluate_accuracy(split: Split, variant: str, threads: int, accuracy: str, predicted_path: str) -> None:

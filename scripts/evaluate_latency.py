@@ -8,7 +8,7 @@ import onnxruntime
 from elagage.data import Split
 from elagage.files import write_json
 from elagage.job import job
-from elagage.measure import machine, session, time_in_turns
+from elagage.onnx.runtime import machine, session, time_in_turns
 
 
 def evaluate_latency(dense: str, variants: dict[str, str], images: numpy.ndarray, threads: int) -> None:

@@ -4,20 +4,26 @@ import numpy
 import torch
 from torch import nn
 
-from elagage.checkpoints import load_network
 from elagage.data import Dataset, Split
 from elagage.files import write_json
 from elagage.job import job
-from elagage.measure import machine, session, time_in_turns
-from elagage.models import Normalize
+from elagage.onnx.runtime import machine, session, time_in_turns
+from elagage.pytorch.checkpoints import load_network
+from elagage.pytorch.models import Normalize
 
 
 def evaluate_latency_eager(
-    dataset_path: str, dense: str, dense_onnx: str, architecture: str, images: numpy.ndarray, threads: int, output: str
+    dataset: Dataset,
+    dense: str,
+    architecture: str,
+    *,
+    dense_onnx: str,
+    images: numpy.ndarray,
+    threads: int,
+    output: str,
 ) -> None:
     """Write the times of both, in ns (JSON); images: uint8 [n, channels, height, width], timed one at a time."""
     torch.set_num_threads(threads)
-    dataset = Dataset.read(dataset_path)
     network, _ = load_network(dense, architecture, dataset)
     eager = nn.Sequential(Normalize(dataset), network).eval()
     runtime = session(dense_onnx, threads)
@@ -37,11 +43,11 @@ if "snakemake" in globals():
     with job(snakemake.log[0]):
         test = Split.read(snakemake.input.test_images, snakemake.input.test_labels)
         evaluate_latency_eager(
-            snakemake.input.dataset,
+            Dataset.read(snakemake.input.dataset),
             snakemake.input.dense,
-            snakemake.input.dense_onnx,
             snakemake.params.architecture,
-            test.first(snakemake.params.latency_images, "evaluation.latency_images").images,
-            snakemake.params.threads,
-            snakemake.output.eager,
+            dense_onnx=snakemake.input.dense_onnx,
+            images=test.first(snakemake.params.latency_images, "evaluation.latency_images").images,
+            threads=snakemake.params.threads,
+            output=snakemake.output.eager,
         )

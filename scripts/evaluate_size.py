@@ -7,8 +7,8 @@ import onnx
 
 from elagage.files import reading, write_json
 from elagage.job import job
-from elagage.onnx_contents import count_contents, count_multiply_accumulates, description
-from elagage.onnx_tensors import initializers
+from elagage.onnx.contents import count_contents, count_multiply_accumulates, description
+from elagage.onnx.tensors import initializers
 from elagage.packed import bound_bytes, packed_weight_bytes
 
 

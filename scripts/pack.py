@@ -5,7 +5,7 @@ import pathlib
 from elagage.errors import UserError
 from elagage.files import reading, whole_file
 from elagage.job import job
-from elagage.onnx_tensors import initializers
+from elagage.onnx.tensors import initializers
 from elagage.packed import pack, unpack
 
 

@@ -9,10 +9,10 @@ import matplotlib.style
 import pandas
 
 from elagage.errors import UserError
-from elagage.figures import FIGURES
+from elagage.figures.registry import FIGURES
+from elagage.figures.study import Study
 from elagage.files import reading, whole_file
 from elagage.job import job
-from elagage.study import Study
 
 TEXT = ("model", "scope", "recovery", "mode")
 LOOK = {  # of every file, on top of matplotlib's defaults

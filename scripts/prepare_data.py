@@ -8,7 +8,7 @@ import pathlib
 
 import numpy
 
-from elagage.data import IMAGES, SPLITS, Dataset, save_array
+from elagage.data import KNOWN_SIZES, SPLITS, Dataset, save_array
 from elagage.downloads import Labelled, read_downloaded
 from elagage.errors import UserError
 from elagage.files import sha256, write_json
@@ -27,7 +27,7 @@ def digits(path: str, size: int | None) -> tuple[Labelled, Labelled, list[str]]:
     loaded = load_digits()
     images = numpy.round(loaded.images * (255 / 16)).astype(numpy.uint8)
     train_images, test_images, train_labels, test_labels = train_test_split(
-        images, loaded.target, test_size=IMAGES["digits"][1], stratify=loaded.target, random_state=SPLIT_SEED
+        images, loaded.target, test_size=KNOWN_SIZES["digits"][1], stratify=loaded.target, random_state=SPLIT_SEED
     )
     names = [str(name) for name in loaded.target_names]
     return (_resized(train_images, size), train_labels), (_resized(test_images, size), test_labels), names

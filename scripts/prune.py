@@ -1,47 +1,46 @@
 """Prune a checkpoint by magnitude, without any training after it."""
 
-import torch
-
-from elagage.channels import channel_prune
-from elagage.checkpoints import load_network, save_checkpoint
 from elagage.data import Dataset
 from elagage.job import job
-from elagage.models import naming
-from elagage.pruning import count_weights, magnitude_prune
+from elagage.pytorch.channels import channel_prune
+from elagage.pytorch.checkpoints import load_network, save_checkpoint
+from elagage.pytorch.models import naming
+from elagage.pytorch.pruning import count_weights, magnitude_prune
+from elagage.pytorch.training import compute_reproducibly
 
-# Provenance that is not true any more after pruning.
-OF_THE_SOURCE = ("validation_accuracy", "retraining", "retraining_epoch")
+# What the source's provenance says that is not true any more after pruning.
+STALE_AFTER_PRUNING = ("validation_accuracy", "retraining", "retraining_epoch")
 
 
-def prune(dataset_path: str, source: str, architecture: str, scope: str, rate: float, checkpoint: str) -> None:
+def prune(dataset: Dataset, source: str, architecture: str, *, scope: str, rate: float, checkpoint: str) -> None:
     """Write the pruned checkpoint; its provenance holds scope, rate and the counted zeros and weights.
 
     `dense_weights` are those of the network before any pruning: the rate is a share of them, also where the source is
     pruned already.
     """
-    torch.set_num_threads(1)
-    dataset = Dataset.read(dataset_path)
     network, provenance = load_network(source, architecture, dataset)
     with naming(architecture):
-        dense_weights = provenance.get("dense_weights", count_weights(network)[1])
+        dense_weights = provenance.get("dense_weights", count_weights(network).weights)
         if scope == "channel":
-            zeros, weights = channel_prune(network, dataset, rate, dense_weights)
+            counts = channel_prune(network, dataset, rate, dense_weights)
         else:
-            zeros, weights = magnitude_prune(network, scope, rate)
-    print(f"{zeros} of {weights} weights are zero, and {dense_weights - weights} are gone")
-    print(f"{1 - (weights - zeros) / dense_weights:.4%} of the dense network's {dense_weights} weights in all")
-    kept = {key: value for key, value in provenance.items() if key not in OF_THE_SOURCE}
-    pruning = {"scope": scope, "rate": rate, "recovery": "none", "zeros": zeros, "weights": weights}
+            counts = magnitude_prune(network, scope, rate)
+    left = counts.weights - counts.zeros
+    print(f"{counts.zeros} of {counts.weights} weights are zero, and {dense_weights - counts.weights} are gone")
+    print(f"{1 - left / dense_weights:.4%} of the dense network's {dense_weights} weights in all")
+    kept = {key: value for key, value in provenance.items() if key not in STALE_AFTER_PRUNING}
+    pruning = {"scope": scope, "rate": rate, "recovery": "none", **counts._asdict()}
     save_checkpoint(checkpoint, network.state_dict(), kept | pruning | {"dense_weights": dense_weights})
 
 
 if "snakemake" in globals():
     with job(snakemake.log[0]):
+        compute_reproducibly(snakemake.threads)
         prune(
-            snakemake.input.dataset,
+            Dataset.read(snakemake.input.dataset),
             snakemake.input.source,
             snakemake.params.architecture,
-            snakemake.wildcards.scope,
-            float(snakemake.wildcards.rate),
-            snakemake.output.checkpoint,
+            scope=snakemake.wildcards.scope,
+            rate=float(snakemake.wildcards.rate),
+            checkpoint=snakemake.output.checkpoint,
         )

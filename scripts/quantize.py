@@ -5,18 +5,17 @@ import json
 from collections.abc import Mapping
 
 import numpy
-import onnx
 import onnx_ir
 import onnxruntime
 import safetensors
 
 from elagage.data import Dataset, Split
-from elagage.files import reading, whole_file
+from elagage.files import reading
 from elagage.job import job
-from elagage.onnx_contents import count_contents, describe
-from elagage.onnx_graph import with_weights
-from elagage.onnx_strip import strip
-from elagage.quantization import quantize
+from elagage.onnx.contents import count_contents
+from elagage.onnx.deployed import write_deployed
+from elagage.onnx.graph import with_weights
+from elagage.onnx.quantization import quantize
 
 
 def read_numpy(checkpoint: str) -> tuple[dict[str, numpy.ndarray], dict]:
@@ -27,35 +26,19 @@ def read_numpy(checkpoint: str) -> tuple[dict[str, numpy.ndarray], dict]:
 
 
 def quantize_checkpoint(
-    dataset_path: str, graph: str, checkpoint: str, calibration: Split | None, outputs: Mapping[str, str]
+    dataset: Dataset, graph: str, checkpoint: str, *, calibration: Split | None, outputs: Mapping[str, str]
 ) -> None:
-    """Write an ONNX file for each mode (mode -> path).
-
-    Its metadata holds the class names, the preprocessing and where it comes from.
-    """
-    dataset = Dataset.read(dataset_path)
+    """Write an ONNX file for each mode (mode -> path); calibration: images for mode static."""
     state, provenance = read_numpy(checkpoint)
     with reading(graph):
         float32 = with_weights(onnx_ir.load(graph), state)
     for mode, output in outputs.items():
         images = calibration.images if mode == "static" else None
-        model = copy.deepcopy(float32) if mode == "none" else quantize(float32, mode, images)
+        model = copy.deepcopy(float32) if mode == "float32" else quantize(float32, mode, images)
         print(mode, json.dumps(count_contents(model)))
-        strip(model)
-        describe(model, _description(dataset, provenance, mode, images))
-        onnx.checker.check_model(model)
-        with whole_file(output) as temporary:
-            onnx.save(model, temporary)
-
-
-def _description(dataset: Dataset, provenance: Mapping, mode: str, calibration: numpy.ndarray | None) -> dict:
-    return {
-        "classes": dataset.classes,
-        "preprocessing": dataset.preprocessing(),
-        "provenance": dict(provenance)
-        | {"mode": mode, "onnxruntime": onnxruntime.__version__}
-        | ({} if calibration is None else {"calibration_images": len(calibration)}),
-    }
+        made = {"mode": mode, "onnxruntime": onnxruntime.__version__}
+        made |= {} if images is None else {"calibration_images": len(images)}
+        write_deployed(output, model, dataset, provenance | made)
 
 
 if "snakemake" in globals():
@@ -65,9 +48,9 @@ if "snakemake" in globals():
             split = Split.read(snakemake.input.train_images, snakemake.input.train_labels)
             calibration = split.first(snakemake.params.calibration_images, "quantization.calibration_images")
         quantize_checkpoint(
-            snakemake.input.dataset,
+            Dataset.read(snakemake.input.dataset),
             snakemake.input.graph,
             snakemake.input.checkpoint,
-            calibration,
-            dict(zip(snakemake.params.modes, snakemake.output, strict=True)),
+            calibration=calibration,
+            outputs=dict(zip(snakemake.params.modes, snakemake.output, strict=True)),
         )

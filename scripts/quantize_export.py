@@ -1,23 +1,22 @@
-"""Export a network's graph to ONNX once; the variants of the same shapes differ in their weights alone."""
+"""Export a network's graph to ONNX once; the variants of the same shapes differ only in their weights."""
 
 import onnx_ir
-import torch
 
-from elagage.checkpoints import load_network
 from elagage.data import Dataset
-from elagage.export import export_graph
 from elagage.files import whole_file
 from elagage.job import job
-from elagage.models import build_network, naming
+from elagage.pytorch.checkpoints import load_network
+from elagage.pytorch.export import export_graph
+from elagage.pytorch.models import build_network, naming
+from elagage.pytorch.training import compute_reproducibly
 
 
-def quantize_export(dataset_path: str, architecture: str, checkpoint: str | None, graph: str) -> None:
+def quantize_export(dataset: Dataset, architecture: str, checkpoint: str | None, graph: str) -> None:
     """Write the graph, with other weights in the places of those to come.
 
-    It is that of the checkpoint's network, from which channels are removed, or that of the whole architecture.
+    It is that of the checkpoint's network, from which channels are removed, or, without one, that of the whole
+    architecture.
     """
-    torch.set_num_threads(1)
-    dataset = Dataset.read(dataset_path)
     if checkpoint is None:
         network = build_network(architecture, len(dataset.classes), dataset.channels)
     else:
@@ -30,8 +29,9 @@ def quantize_export(dataset_path: str, architecture: str, checkpoint: str | None
 
 if "snakemake" in globals():
     with job(snakemake.log[0]):
+        compute_reproducibly(snakemake.threads)
         quantize_export(
-            snakemake.input.dataset,
+            Dataset.read(snakemake.input.dataset),
             snakemake.params.architecture,
             snakemake.input.get("checkpoint"),
             snakemake.output.graph,

@@ -1,22 +1,20 @@
 """Measure what pruning each layer alone costs in accuracy (Li et al. 2017, section 3.2; Han et al. 2015, fig. 6)."""
 
 import copy
-import csv
-import os
 from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import nn
 
-from elagage.checkpoints import load_network
 from elagage.data import Dataset, Split
 from elagage.errors import UserError
-from elagage.files import whole_file
+from elagage.files import write_csv
 from elagage.job import job
-from elagage.models import Normalize, naming
 from elagage.progress import progress
-from elagage.pruning import magnitude_prune, prunable
-from elagage.training import default_device, evaluate, make_deterministic
+from elagage.pytorch.checkpoints import load_network
+from elagage.pytorch.models import Normalize, naming
+from elagage.pytorch.pruning import magnitude_prune, prunable
+from elagage.pytorch.training import compute_reproducibly, default_device, evaluate
 
 MOST = 1000  # images unless the study states a number: one is then a tenth of a percentage point
 
@@ -74,13 +72,13 @@ def measure(
 
 
 def sensitivity(
-    dataset_path: str,
-    validation_split: Split,
+    dataset: Dataset,
+    validation: Split,
     checkpoint: str,
     architecture: str,
+    *,
     images: int | None,
     rates: list[float],
-    threads: int,
     label: str,
     output: str,
 ) -> None:
@@ -89,34 +87,27 @@ def sensitivity(
     Raises UserError if there is no rate.
     """
     if not rates:
-        raise UserError("pruning.rates: 0.0 alone prunes nothing, so there is no sensitivity to measure; add a rate")
-    torch.set_num_threads(min(threads, os.cpu_count() or 1))
-    make_deterministic()
-    dataset, device = Dataset.read(dataset_path), default_device()
+        raise UserError("pruning.rates: 0.0 prunes nothing, so there is no sensitivity to measure; add a rate")
+    device = default_device()
     network, _ = load_network(checkpoint, architecture, dataset)
-    split = validation_split.first(images or min(MOST, len(validation_split)), "sensitivity.images")
+    split = validation.first(images or min(MOST, len(validation)), "sensitivity.images")
     with naming(architecture):
         accuracies = 1 + len(rates) * len(layers(network))
         with progress(accuracies, " accuracies", label) as advance:
             rows = measure(network, Normalize(dataset).to(device), split, rates, device, advance)
-    with whole_file(output) as temporary, open(temporary, "w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(output, rows)
 
 
 if "snakemake" in globals():
-    # Has to be set before the first CUDA call for cuBLAS to be deterministic.
-    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
     with job(snakemake.log[0]):
+        compute_reproducibly(snakemake.threads)
         sensitivity(
-            snakemake.input.dataset,
+            Dataset.read(snakemake.input.dataset),
             Split.read(snakemake.input.validation_images, snakemake.input.validation_labels),
             snakemake.input.checkpoint,
             snakemake.params.architecture,
-            snakemake.params.images,
-            snakemake.params.rates,
-            snakemake.threads,
-            f"sensitivity of {snakemake.wildcards.model} seed {snakemake.wildcards.seed}",
-            snakemake.output.csv,
+            images=snakemake.params.images,
+            rates=snakemake.params.rates,
+            label=f"sensitivity of {snakemake.wildcards.model} seed {snakemake.wildcards.seed}",
+            output=snakemake.output.csv,
         )

@@ -2,27 +2,26 @@
 
 import torch
 
-from elagage.checkpoints import load_into, read_weights, save_checkpoint
 from elagage.data import Dataset
 from elagage.files import sha256
 from elagage.job import job
-from elagage.models import build_network
+from elagage.pytorch.checkpoints import load_into, read_weights, save_checkpoint
+from elagage.pytorch.models import ModelSpec, build_network
+from elagage.pytorch.training import compute_reproducibly
 
 
-def train_import(dataset_path: str, weights: str, name: str, architecture: str, seed: int, checkpoint: str) -> None:
+def train_import(dataset: Dataset, model: ModelSpec, weights: str, *, checkpoint: str) -> None:
     """Write the weights, checked against the network, as a dense checkpoint."""
-    torch.set_num_threads(1)
-    dataset = Dataset.read(dataset_path)
-    network = build_network(architecture, len(dataset.classes), dataset.channels, seed)
-    load_into(network, read_weights(weights), f"models.{name}.weights: {weights!r}")
+    network = build_network(model.architecture, len(dataset.classes), dataset.channels, model.seed)
+    load_into(network, read_weights(weights), f"models.{model.name}.weights: {weights!r}")
     save_checkpoint(
         checkpoint,
         network.state_dict(),
         {
-            "model": name,
-            "architecture": architecture,
+            "model": model.name,
+            "architecture": model.architecture,
             "dataset": dataset.name,
-            "seed": seed,
+            "seed": model.seed,
             "weights_sha256": sha256(weights),
             "torch": torch.__version__,
         },
@@ -31,11 +30,11 @@ def train_import(dataset_path: str, weights: str, name: str, architecture: str, 
 
 if "snakemake" in globals():
     with job(snakemake.log[0]):
+        compute_reproducibly(snakemake.threads)
+        wildcards = snakemake.wildcards
         train_import(
-            snakemake.input.dataset,
+            Dataset.read(snakemake.input.dataset),
+            ModelSpec(wildcards.model, snakemake.params.architecture, int(wildcards.seed)),
             snakemake.input.weights,
-            snakemake.wildcards.model,
-            snakemake.params.architecture,
-            int(snakemake.wildcards.seed),
-            snakemake.output.checkpoint,
+            checkpoint=snakemake.output.checkpoint,
         )

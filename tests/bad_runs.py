@@ -123,7 +123,7 @@ def other_weights(change: Callable) -> Callable[[pathlib.Path], None]:
 
 def lacking_a_tensor(study: pathlib.Path) -> None:
     """Take the first tensor out of the dense checkpoint."""
-    from elagage.checkpoints import load_checkpoint, save_checkpoint
+    from elagage.pytorch.checkpoints import load_checkpoint, save_checkpoint
 
     path = study / "results/models/m/seed0/dense.safetensors"
     state, provenance = load_checkpoint(path)

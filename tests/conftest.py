@@ -9,11 +9,11 @@ from collections.abc import Iterator
 import numpy
 import pytest
 
-from elagage.checkpoints import save_checkpoint
 from elagage.data import SPLITS, Dataset
 from elagage.files import write_json
-from elagage.models import build_network
-from elagage.training_state import TrainingState
+from elagage.pytorch.checkpoints import save_checkpoint
+from elagage.pytorch.models import build_network
+from elagage.pytorch.training_state import TrainingState
 from prune import prune
 
 

@@ -13,14 +13,14 @@ import yaml
 from PIL import Image
 from torch import nn
 
-from elagage.checkpoints import load_into, read_weights
 from elagage.configuration import check_files, configuration, read_command_line, read_file
 from elagage.data import Split
 from elagage.errors import UserError
 from elagage.image_folder import image_fingerprint
-from elagage.models import build_network
-from elagage.training import TrainingSettings
-from elagage.training_state import TrainingState
+from elagage.pytorch.checkpoints import load_into, read_weights
+from elagage.pytorch.models import build_network
+from elagage.pytorch.training import TrainingSettings
+from elagage.pytorch.training_state import TrainingState
 from prune import prune
 from train import train
 from train_import import train_import

@@ -13,18 +13,18 @@ from test_workflow import MY_MODEL
 from torch import nn
 from torch.nn import functional
 
-from elagage.channels import channel_prune
-from elagage.checkpoints import load_checkpoint, load_network, save_checkpoint
 from elagage.data import Dataset
 from elagage.errors import UserError
-from elagage.export import export_graph
 from elagage.files import write_json
-from elagage.models import Normalize, build_network
-from elagage.narrowing import narrow
-from elagage.onnx_contents import count_contents
-from elagage.onnx_graph import with_weights
-from elagage.pruning import count_weights
-from elagage.quantization import quantize
+from elagage.onnx.contents import count_contents
+from elagage.onnx.graph import with_weights
+from elagage.onnx.quantization import quantize
+from elagage.pytorch.channels import channel_prune
+from elagage.pytorch.checkpoints import load_checkpoint, load_network, save_checkpoint
+from elagage.pytorch.export import export_graph
+from elagage.pytorch.models import Normalize, build_network
+from elagage.pytorch.pruning import count_weights
+from elagage.pytorch.shrinking import shrink
 from prune import prune
 from quantize_export import quantize_export
 
@@ -68,7 +68,7 @@ class Mobile(Net):
     def body(self, x):
         y = functional.hardswish(self.depth_norm(self.depthwise(self.wide(x))))
         gate = self.up(functional.relu(self.down(y.mean((2, 3), keepdim=True)))).sigmoid()
-        return x + self.narrow(gate * y)
+        return x + self.shrink(gate * y)
 
 
 class Grouped(Net):
@@ -290,7 +290,7 @@ def dimensions(network: nn.Module) -> list[int]:
 def test_a_new_network_narrowed_to_the_state_dict_is_the_pruned_one(name):
     _, network, _ = pruned(name, 0.3)
     again = NETWORKS[name]()
-    narrow(again, network.state_dict())
+    shrink(again, network.state_dict())
     again.load_state_dict(network.state_dict())
     assert dimensions(again) == dimensions(network)
     assert (logits(again, images(3)) == logits(network, images(3))).all()
@@ -316,7 +316,7 @@ def test_tied_parameters_stay_tied_and_whole():
 def test_a_tied_parameter_that_is_narrowed_stays_tied():
     network = Tied()
     state = network.state_dict()
-    narrow(network, state | {f"{name}.weight": torch.zeros(16, 8, 3, 3) for name in ("one", "other")})
+    shrink(network, state | {f"{name}.weight": torch.zeros(16, 8, 3, 3) for name in ("one", "other")})
     assert network.other.weight is network.one.weight
     assert (network.one.in_channels, network.other.in_channels) == (8, 8)
 
@@ -366,7 +366,7 @@ def test_a_network_that_gradients_cannot_follow_is_refused():
 
 def test_a_layer_that_cannot_be_narrowed_is_named():
     with pytest.raises(UserError, match=r"'layer_norm', a LayerNorm, has weight of another shape"):
-        narrow(network := LayerNormed(), network.state_dict() | {"layer_norm.weight": torch.zeros(8)})
+        shrink(network := LayerNormed(), network.state_dict() | {"layer_norm.weight": torch.zeros(8)})
 
 
 @pytest.mark.parametrize("name", ["resnet20", "reused_block", "Mobile", "Grouped", "Dense", "Flat"])

@@ -14,8 +14,8 @@ import pytest
 from elagage.data import Split
 from elagage.errors import UserError
 from elagage.files import read_json
-from elagage.measure import TURN, WARM_UP, machine, session, time_in_turns
-from elagage.statistics import mean_difference_interval, median_interval, newly_right_interval, wilson_interval
+from elagage.onnx.runtime import TURN, WARM_UP, machine, session, time_in_turns
+from elagage.statistics import mean_difference_interval, median_interval, share_became_correct, wilson_interval
 from evaluate_accuracy import evaluate_accuracy
 from evaluate_latency import evaluate_latency
 from evaluate_size import evaluate_size
@@ -145,7 +145,7 @@ def test_newly_right_interval_is_above_a_half_where_the_exact_test_of_mcnemar_se
     for right, wrong in itertools.product(range(16), range(16)):
         before = numpy.repeat([False, True, True, False], [right, wrong, 30, 20])
         after = numpy.repeat([True, False, True, False], [right, wrong, 30, 20])
-        share, low, high = newly_right_interval(before, after)
+        share, low, high = share_became_correct(before, after)
         assert low <= share <= high
         chance = sum(math.comb(right + wrong, more) for more in range(right, right + wrong + 1)) / 2 ** (right + wrong)
         assert (low > 0.5) == (chance < 0.025), (right, wrong)

@@ -15,11 +15,11 @@ import numpy
 import pytest
 import torch
 
-from elagage.checkpoints import save_checkpoint
 from elagage.data import save_array
 from elagage.errors import UserError
 from elagage.files import read_json, sha256, whole_file, write_json
-from elagage.training_state import TrainingState
+from elagage.pytorch.checkpoints import save_checkpoint
+from elagage.pytorch.training_state import TrainingState
 
 SCRIPTS = pathlib.Path(__file__).parents[1] / "scripts"
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from elagage.errors import UserError
-from elagage.models import ARCHITECTURES, build_network
+from elagage.pytorch.models import ARCHITECTURES, build_network
 
 CIFAR = {"resnet8": 1, "resnet20": 3, "resnet32": 5, "resnet44": 7, "resnet56": 9}  # blocks a stage
 TORCHVISION = ["resnet18", "resnet34", "resnet50"]

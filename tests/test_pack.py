@@ -23,10 +23,10 @@ from test_quantize import DATASET, NETWORKS, images, lively, tensors
 from elagage import streams
 from elagage.entropy import entropy_bytes
 from elagage.errors import UserError
-from elagage.export import export_graph
-from elagage.onnx_graph import with_weights
-from elagage.onnx_strip import strip
-from elagage.onnx_tensors import initializers
+from elagage.onnx.deployed import strip
+from elagage.onnx.graph import with_weights
+from elagage.onnx.quantization import quantize
+from elagage.onnx.tensors import initializers
 from elagage.packed import (
     HEADER,
     LZMA,
@@ -39,8 +39,8 @@ from elagage.packed import (
     packed_weight_bytes,
     unpack,
 )
-from elagage.pruning import magnitude_prune
-from elagage.quantization import quantize
+from elagage.pytorch.export import export_graph
+from elagage.pytorch.pruning import magnitude_prune
 from elagage.streams import BITS, BYTES, CODED, SHORT, STREAM, ZSTD, read, written
 from pack import pack_variant
 from unpack import unpack_to

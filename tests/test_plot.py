@@ -12,13 +12,13 @@ import pandas
 import pytest
 from PIL import Image
 
-from elagage.drawing import COLORS, digits, line_styles
 from elagage.errors import UserError
-from elagage.figures import FIGURES
-from elagage.figures_pareto import not_dominated
-from elagage.figures_quantization import lowest_rate
-from elagage.figures_sensitivity import explanation, tables
-from elagage.study import METRICS, Study, estimates, metric, whiskers
+from elagage.figures.drawing import COLORS, digits, line_styles
+from elagage.figures.pareto import not_dominated
+from elagage.figures.quantization import lowest_rate
+from elagage.figures.registry import FIGURES
+from elagage.figures.sensitivity import explanation, tables
+from elagage.figures.study import METRICS, Study, estimates, metric, whiskers
 from plot import plot, read_study
 
 REPOSITORY = pathlib.Path(__file__).parents[1]

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from elagage.checkpoints import load_checkpoint, save_checkpoint
 from elagage.errors import UserError
 from elagage.files import sha256
-from elagage.models import build_network
-from elagage.pruning import hold_zeros, magnitude_prune, prunable
+from elagage.pytorch.checkpoints import load_checkpoint, save_checkpoint
+from elagage.pytorch.models import build_network
+from elagage.pytorch.pruning import hold_zeros, magnitude_prune, prunable
 from prune import prune
 
 torch.set_num_threads(1)  # on a busy machine two threads wait for each other a hundred times longer than they compute

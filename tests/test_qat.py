@@ -29,19 +29,19 @@ from torch import nn
 from torch.nn import functional
 
 from elagage import fake_quantization
-from elagage.channels import channel_prune
-from elagage.checkpoints import save_checkpoint
 from elagage.data import Dataset, Split
 from elagage.errors import UserError
-from elagage.fake_quantization import fake_quantize_weight
-from elagage.models import Normalize, build_network
-from elagage.onnx_contents import count_contents, description
-from elagage.onnx_graph import with_weights
-from elagage.pruning import LAYERS, count_weights, magnitude_prune
-from elagage.qat import check_agreement, prepare
-from elagage.quantization import quantize
-from elagage.training import TrainingSettings
-from elagage.training_state import TrainingState
+from elagage.onnx.contents import count_contents, description
+from elagage.onnx.graph import with_weights
+from elagage.onnx.quantization import quantize
+from elagage.pytorch.channels import channel_prune
+from elagage.pytorch.checkpoints import save_checkpoint
+from elagage.pytorch.fake_quantization import fake_quantize_weight
+from elagage.pytorch.models import Normalize, build_network
+from elagage.pytorch.pruning import LAYERS, count_weights, magnitude_prune
+from elagage.pytorch.qat import check_agreement, prepare
+from elagage.pytorch.training import TrainingSettings
+from elagage.pytorch.training_state import TrainingState
 from quantize_qat import quantize_qat
 
 torch.set_num_threads(1)  # on a busy machine two threads wait for each other a hundred times longer than they compute
@@ -420,7 +420,7 @@ def test_a_gain_that_may_be_chance_is_none(study, capsys):
 
 
 def test_more_images_that_are_right_are_a_gain_though_the_loss_shows_none(study, monkeypatch):
-    monkeypatch.setattr("quantize_qat.newly_right_interval", lambda before, after: (0.8, 0.51, 0.9))
+    monkeypatch.setattr("quantize_qat.share_became_correct", lambda before, after: (0.8, 0.51, 0.9))
     model, _ = trained(study, "ReusedBlock", seed=1, epochs=6, learning_rate=0.02)
     assert description(model)["provenance"]["qat_epoch"] != 0
 

@@ -13,13 +13,13 @@ from torch.nn import functional
 
 from elagage.data import Dataset, Split
 from elagage.errors import UserError
-from elagage.export import export_graph
-from elagage.models import Normalize, build_network
-from elagage.onnx_contents import count_contents, count_multiply_accumulates, describe, description
-from elagage.onnx_graph import with_weights
-from elagage.onnx_strip import strip
-from elagage.pruning import magnitude_prune, prunable
-from elagage.quantization import quantize
+from elagage.onnx.contents import count_contents, count_multiply_accumulates, describe, description
+from elagage.onnx.deployed import strip
+from elagage.onnx.graph import with_weights
+from elagage.onnx.quantization import quantize
+from elagage.pytorch.export import export_graph
+from elagage.pytorch.models import Normalize, build_network
+from elagage.pytorch.pruning import magnitude_prune, prunable
 from quantize import quantize_checkpoint
 
 SIZE = 16
@@ -364,8 +364,8 @@ def test_names_in_subgraphs_follow_and_an_input_is_never_joined():
 def test_two_runs_write_the_same_bytes(tmp_path, monkeypatch):
     import dataclasses
 
-    from elagage.checkpoints import save_checkpoint
     from elagage.files import write_json
+    from elagage.pytorch.checkpoints import save_checkpoint
 
     monkeypatch.chdir(tmp_path)
     network = lively(NETWORKS["reused_block"]())

@@ -8,14 +8,14 @@ import yaml
 from conftest import DiesAfter, Killed
 from torch import nn
 
-from elagage.checkpoints import load_checkpoint, save_checkpoint
 from elagage.data import Dataset, Split
 from elagage.errors import UserError
-from elagage.models import Normalize, build_network
-from elagage.pruning import count_weights, hold_zeros, magnitude_prune
-from elagage.recovery import SCHEDULES, finetune, rewind
-from elagage.training import TrainingSettings, evaluate, warmup_and_cosine
-from elagage.training_state import TrainingState
+from elagage.pytorch.checkpoints import load_checkpoint, save_checkpoint
+from elagage.pytorch.models import Normalize, build_network
+from elagage.pytorch.pruning import count_weights, hold_zeros, magnitude_prune
+from elagage.pytorch.recovery import SCHEDULES, finetune, rewind
+from elagage.pytorch.training import TrainingSettings, evaluate, warmup_and_cosine
+from elagage.pytorch.training_state import TrainingState
 from recover import recover
 
 torch.set_num_threads(1)  # on a busy machine two threads wait for each other a hundred times longer than they compute

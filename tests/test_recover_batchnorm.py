@@ -5,10 +5,10 @@ import pathlib
 import pytest
 import torch
 
-from elagage.checkpoints import load_checkpoint, save_checkpoint
 from elagage.data import Split
 from elagage.errors import UserError
-from elagage.models import build_network
+from elagage.pytorch.checkpoints import load_checkpoint, save_checkpoint
+from elagage.pytorch.models import build_network
 from recover_batchnorm import recover_batchnorm
 
 torch.set_num_threads(1)  # on a busy machine two threads wait for each other a hundred times longer than they compute

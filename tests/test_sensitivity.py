@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from elagage.checkpoints import save_checkpoint
 from elagage.data import Dataset, Split
 from elagage.errors import UserError
-from elagage.models import Normalize, build_network
+from elagage.pytorch.checkpoints import save_checkpoint
+from elagage.pytorch.models import Normalize, build_network
 from sensitivity import each_pruned_alone, global_shares, layers, measure, sensitivity
 
 torch.set_num_threads(1)  # on a busy machine two threads wait for each other a hundred times longer than they compute

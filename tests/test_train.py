@@ -11,13 +11,13 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from elagage.checkpoints import load_checkpoint, read_weights
 from elagage.data import Dataset, Split
 from elagage.errors import UserError
 from elagage.files import sha256
-from elagage.models import Normalize, build_network
-from elagage.training import TrainingSettings, evaluate
-from elagage.training_state import TrainingState
+from elagage.pytorch.checkpoints import load_checkpoint, read_weights
+from elagage.pytorch.models import Normalize, build_network
+from elagage.pytorch.training import TrainingSettings, evaluate
+from elagage.pytorch.training_state import TrainingState
 from train import train
 from train_import import train_import
 

@@ -14,8 +14,8 @@ from torch import nn
 
 from elagage.data import Dataset, Split
 from elagage.errors import UserError
-from elagage.models import build_network
-from elagage.training import (
+from elagage.pytorch.models import build_network
+from elagage.pytorch.training import (
     EVALUATION_BATCH,
     Normalize,
     Schedule,
@@ -26,7 +26,7 @@ from elagage.training import (
     fit,
     warmup_and_cosine,
 )
-from elagage.training_state import TrainingState
+from elagage.pytorch.training_state import TrainingState
 
 torch.set_num_threads(1)  # on a busy machine two threads wait for each other a hundred times longer than they compute
 

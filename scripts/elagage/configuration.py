@@ -4,16 +4,20 @@ import difflib
 import math
 import os
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import jsonschema
 import yaml
 
-from elagage.data import IMAGES
+from elagage.data import KNOWN_SIZES
 from elagage.errors import UserError
 from elagage.image_folder import image_files, image_folder_classes
 
 MODEL_FILES = "architecture", "weights"
+# By which training.learning_rate is divided for trainings that start from a trained model. The papers go on at the last
+# one (Renda et al. 2020, section 3), a hundredth of the first in their step schedules. Ours ends at 0, where nothing
+# learns.
+LOW_LEARNING_RATE = 100
 
 
 def _is_finite_number(checker, value) -> bool:
@@ -96,11 +100,14 @@ def complete(value, schema: Mapping):
     return completed | {key: complete(part, other) for key, part in value.items() if key not in known}
 
 
-def configuration(parts: Iterable[Mapping], schema_path: str | os.PathLike) -> dict:
+def configuration(
+    parts: Iterable[Mapping], schema_path: str | os.PathLike, note: Callable[[str], object] = print
+) -> dict:
     """Return the configuration that `parts` give, completed and checked.
 
     Of several parts (files, then the command line) the last one that states a top-level key decides it whole:
-    tables are replaced, never merged. Raises UserError with every mistake, one a line.
+    tables are replaced, never merged. `note` is called with what the user should know of old names. Raises UserError
+    with every mistake, one per line.
     """
     schema = yaml.safe_load(pathlib.Path(schema_path).read_text())
     stated = {}
@@ -109,11 +116,29 @@ def configuration(parts: Iterable[Mapping], schema_path: str | os.PathLike) -> d
             raise UserError(f"configuration: {part!r} is not a table of keys and values")
         stated |= part
     config = complete(stated, schema)
+    _rename_mode_none(config, note)
     mistakes = sorted(_Validator(schema).iter_errors(config), key=lambda error: list(map(str, error.absolute_path)))
     if mistakes:
         raise UserError("\n".join(f"configuration: {_message(mistake, schema)}" for mistake in mistakes))
     _check_epochs(config)
+    for table, key in (("retraining", "learning_rate"), ("quantization", "qat_learning_rate")):
+        if config[table][key] is None:
+            config[table][key] = config["training"]["learning_rate"] / LOW_LEARNING_RATE
     return config
+
+
+def _rename_mode_none(config: Mapping, note: Callable[[str], object]) -> None:
+    """Call the mode `none` by its present name, float32; raise UserError if both are named."""
+    quantization = config["quantization"]
+    modes = quantization.get("modes") if isinstance(quantization, Mapping) else None
+    if not isinstance(modes, list) or "none" not in modes:
+        return
+    if "float32" in modes:
+        raise UserError(
+            f"configuration: quantization.modes: {modes} names float32 twice, for none is its former name; remove none"
+        )
+    note("configuration: quantization.modes: none is now called float32, and taken for it; rename it")
+    quantization["modes"] = ["float32" if mode == "none" else mode for mode in modes]
 
 
 def _check_epochs(config: Mapping) -> None:
@@ -210,7 +235,7 @@ def check_files(config: Mapping) -> None:
 def _check_counts(config: Mapping) -> None:
     """Raise UserError if more calibration, sensitivity or timing images are asked for than there will be."""
     dataset = config["dataset"]
-    train, test = IMAGES.get(dataset["name"]) or [
+    train, test = KNOWN_SIZES.get(dataset["name"]) or [
         len(image_files(dataset["path"], split)) for split in ("train", "test")
     ]
     validation = math.ceil(train * dataset["validation_fraction"])

@@ -11,7 +11,7 @@ from elagage.files import read_json, reading, whole_file
 SPLITS = ("train", "validation", "test")
 # Training (before some are kept for validation) and test images of the data sets whose size is known beforehand. Of the
 # 1,797 digits 1,000 are for testing, so that "the first 1,000 test images" exist.
-IMAGES = {
+KNOWN_SIZES = {
     "digits": (797, 1000),
     "cifar10": (50_000, 10_000),
     "cifar100": (50_000, 10_000),
@@ -85,6 +85,24 @@ class Split:
         if number > len(self):
             raise UserError(f"{key}: {number} images asked for, but there are only {len(self)}; lower {key}")
         return Split(self.images[:number], self.labels[:number])
+
+
+@dataclasses.dataclass(frozen=True)
+class PreparedData:
+    """What a job that trains reads: the description of the data set, its training and its validation images."""
+
+    dataset: Dataset
+    train: Split
+    validation: Split
+
+    @classmethod
+    def read(cls, files) -> "PreparedData":
+        """Return the data of a rule's named inputs: `dataset`, and `<split>_images` and `<split>_labels`."""
+        return cls(
+            Dataset.read(files.dataset),
+            Split.read(files.train_images, files.train_labels),
+            Split.read(files.validation_images, files.validation_labels),
+        )
 
 
 def save_array(path: str | os.PathLike, array: numpy.ndarray) -> None:

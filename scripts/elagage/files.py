@@ -1,6 +1,7 @@
 """Files that appear whole or not at all, are read with errors that name them, and have checksums."""
 
 import contextlib
+import csv
 import fcntl
 import glob
 import hashlib
@@ -8,7 +9,7 @@ import json
 import os
 import pathlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 from elagage.errors import UserError
 
@@ -81,6 +82,14 @@ def read_json(path: str | os.PathLike):
     """Return the content of a JSON file; raises UserError if it is damaged."""
     with reading(path):
         return json.loads(pathlib.Path(path).read_text())
+
+
+def write_csv(path: str | os.PathLike, rows: Sequence[Mapping]) -> None:
+    """Write rows with the keys of the first, at least one, as CSV with a header, whole or not at all."""
+    with whole_file(path) as temporary, open(temporary, "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def sha256(path: str | os.PathLike) -> str:

@@ -21,17 +21,18 @@ def median_interval(values: numpy.ndarray) -> tuple[float, float, float]:
     return float(numpy.median(values)), float(low), float(high)
 
 
-def newly_right_interval(before: numpy.ndarray, after: numpy.ndarray) -> tuple[float, float, float]:
-    """Return which share of the images that are right (bool [n]) before or after alone are so after, and its interval.
+def share_became_correct(before: numpy.ndarray, after: numpy.ndarray) -> tuple[float, float, float]:
+    """Return the share of the images that changed between correct and wrong that became correct, and its interval.
 
-    Exact, 95 %; whole above a half: more became right than chance explains (McNemar 1947; Clopper, Pearson 1934).
+    before, after: bool [n], whether each image is classified correctly. The interval is exact, 95 %; above a half as a
+    whole, more became correct than chance explains (McNemar 1947; Clopper, Pearson 1934).
     """
     changed = int((before != after).sum())
     if not changed:
         return 0.5, 0.0, 1.0
-    found = scipy.stats.binomtest(int((after & ~before).sum()), changed)
-    interval = found.proportion_ci(CONFIDENCE, method="exact")
-    return float(found.statistic), float(interval.low), float(interval.high)
+    test = scipy.stats.binomtest(int((after & ~before).sum()), changed)
+    interval = test.proportion_ci(CONFIDENCE, method="exact")
+    return float(test.statistic), float(interval.low), float(interval.high)
 
 
 def mean_difference_interval(before: numpy.ndarray, after: numpy.ndarray) -> tuple[float, float, float]:

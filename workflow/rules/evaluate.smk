@@ -8,18 +8,18 @@ rule evaluate_accuracy:
     input:
         **split_arrays("test"),
         dataset=DATASET,
-        variants=[f"{stem}.onnx" for stem in MODE_STEMS],
+        variants=[f"{stem}.onnx" for stem in PLAN.mode_stems],
     output:
-        accuracy=[f"{stem}.accuracy.json" for stem in MODE_STEMS],
-        predictions=[f"{stem}.predictions.npy" for stem in MODE_STEMS],
+        accuracy=[f"{stem}.accuracy.json" for stem in PLAN.mode_stems],
+        predictions=[f"{stem}.predictions.npy" for stem in PLAN.mode_stems],
     log:
         "results/logs/evaluate_accuracy/{model}/seed{seed}/{checkpoint}.log",
     conda:
         "../../envs/evaluate_accuracy.yaml"
     threads: 1
     resources:
-        mem_mb=growing(1000),
-        runtime=growing(10),
+        mem_mb=times_attempt(1000),
+        runtime=times_attempt(10),
     params:
         code=code("evaluate_accuracy"),
     message:
@@ -30,18 +30,18 @@ rule evaluate_accuracy:
 
 rule evaluate_size:
     input:
-        variants=[f"{stem}.onnx" for stem in MODE_STEMS],
-        packed=[f"{stem}.onnx.packed" for stem in MODE_STEMS],
+        variants=[f"{stem}.onnx" for stem in PLAN.mode_stems],
+        packed=[f"{stem}.onnx.packed" for stem in PLAN.mode_stems],
     output:
-        size=[f"{stem}.size.json" for stem in MODE_STEMS],
+        size=[f"{stem}.size.json" for stem in PLAN.mode_stems],
     log:
         "results/logs/evaluate_size/{model}/seed{seed}/{checkpoint}.log",
     conda:
         "../../envs/evaluate_size.yaml"
     threads: 1
     resources:
-        mem_mb=growing(1000),
-        runtime=growing(5),
+        mem_mb=times_attempt(1000),
+        runtime=times_attempt(5),
     params:
         code=code("evaluate_size"),
     message:
@@ -54,10 +54,10 @@ rule evaluate_latency:
     input:
         **split_arrays("test"),
         dataset=DATASET,
-        dense="results/models/{model}/seed{seed}/dense-none.onnx",
-        variants=[f"{stem}.onnx" for stem in MODE_STEMS],
+        dense="results/models/{model}/seed{seed}/dense-float32.onnx",
+        variants=[f"{stem}.onnx" for stem in PLAN.mode_stems],
     output:
-        latency=[f"{stem}.latency.json" for stem in MODE_STEMS],
+        latency=[f"{stem}.latency.json" for stem in PLAN.mode_stems],
     log:
         "results/logs/evaluate_latency/{model}/seed{seed}/{checkpoint}.log",
     conda:
@@ -65,8 +65,8 @@ rule evaluate_latency:
     # All cores of the run, so that no other job of the workflow disturbs a timing.
     threads: workflow.cores or 1
     resources:
-        mem_mb=growing(2000),
-        runtime=growing(15),
+        mem_mb=times_attempt(2000),
+        runtime=times_attempt(15),
     params:
         **config["evaluation"],
         code=code("evaluate_latency"),
@@ -81,8 +81,7 @@ rule evaluate_latency_eager:
         **split_arrays("test"),
         dataset=DATASET,
         dense="results/models/{model}/seed{seed}/dense.safetensors",
-        dense_onnx="results/models/{model}/seed{seed}/dense-none.onnx",
-        user_model=user_model,
+        dense_onnx="results/models/{model}/seed{seed}/dense-float32.onnx",
     output:
         eager="results/models/{model}/seed{seed}/dense.eager.json",
     log:
@@ -91,11 +90,12 @@ rule evaluate_latency_eager:
         "../../envs/evaluate_latency_eager.yaml"
     threads: workflow.cores or 1
     resources:
-        mem_mb=growing(4000),
-        runtime=growing(15),
+        mem_mb=times_attempt(4000),
+        runtime=times_attempt(15),
     params:
         **config["evaluation"],
-        architecture=lambda wildcards: MODELS[wildcards.model]["architecture"],
+        architecture=architecture,
+        user_code=lambda wildcards: user_code(wildcards.model),
         code=code("evaluate_latency_eager"),
     message:
         "Time {wildcards.model}, seed {wildcards.seed}, in eager PyTorch, with nothing beside it"

@@ -3,23 +3,20 @@
 A job packs all modes of a checkpoint: starting a job takes longer than that.
 """
 
-STEM = "results/models/{model}/seed{seed}/{checkpoint}"
-MODE_STEMS = [f"{STEM}-{mode}" for mode in MODES]
-
 
 rule pack:
     input:
-        variants=[f"{stem}.onnx" for stem in MODE_STEMS],
+        variants=[f"{stem}.onnx" for stem in PLAN.mode_stems],
     output:
-        packed=[f"{stem}.onnx.packed" for stem in MODE_STEMS],
+        packed=[f"{stem}.onnx.packed" for stem in PLAN.mode_stems],
     log:
         "results/logs/pack/{model}/seed{seed}/{checkpoint}.log",
     conda:
         "../../envs/pack.yaml"
     threads: 1
     resources:
-        mem_mb=growing(1000),
-        runtime=growing(5),
+        mem_mb=times_attempt(1000),
+        runtime=times_attempt(5),
     params:
         code=code("pack"),
     message:

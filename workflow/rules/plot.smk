@@ -4,18 +4,20 @@
 rule plot:
     input:
         summary="results/summary.csv",
-        histories=[f"results/models/{name}/history.csv" for name in MODEL_SEEDS if name.rpartition("/")[0] in TRAINED],
-        sensitivities=[f"results/models/{name}/sensitivity.csv" for name in MODEL_SEEDS if SENSITIVITY],
+        histories=[f"results/models/{name}/history.csv" for name in PLAN.trained_seeds],
+        sensitivities=[
+            f"results/models/{name}/sensitivity.csv" for name in PLAN.model_seeds if PLAN.measures_sensitivity
+        ],
     output:
-        [report(f"results/plots/{name}.png", caption=caption(name), category="Figures") for name in figures()],
+        [report(f"results/plots/{name}.png", caption=caption(name), category="Figures") for name in PLAN.figures],
     log:
         "results/logs/plot.log",
     conda:
         "../../envs/plot.yaml"
     threads: 1
     resources:
-        mem_mb=growing(2000),
-        runtime=growing(30),
+        mem_mb=times_attempt(2000),
+        runtime=times_attempt(30),
     params:
         code=code("plot"),
     message:

@@ -16,8 +16,8 @@ rule prepare_data:
         "../../envs/prepare_data.yaml"
     threads: 2
     resources:
-        mem_mb=growing(4000),
-        runtime=growing(30),
+        mem_mb=times_attempt(4000),
+        runtime=times_attempt(30),
     params:
         **config["dataset"],
         # Never read by the script: an image that is added, removed or changed makes the job run again.

@@ -1,13 +1,10 @@
 """A checkpoint -> a checkpoint with the share {rate} of its weights pruned by magnitude."""
 
-PRUNED = "results/models/{model}/seed{seed}/{scope}/{rate}"
-
 
 rule prune:
     input:
         dataset=DATASET,
         source="results/models/{model}/seed{seed}/dense.safetensors",
-        user_model=user_model,
     output:
         checkpoint=f"{PRUNED}/none.safetensors",
     log:
@@ -16,10 +13,11 @@ rule prune:
         "../../envs/prune.yaml"
     threads: 1
     resources:
-        mem_mb=growing(2000),
-        runtime=growing(5),
+        mem_mb=times_attempt(2000),
+        runtime=times_attempt(5),
     params:
-        architecture=lambda wildcards: MODELS[wildcards.model]["architecture"],
+        architecture=architecture,
+        user_code=lambda wildcards: user_code(wildcards.model),
         code=code("prune"),
     message:
         "Prune {wildcards.model}, seed {wildcards.seed}, {wildcards.scope} {wildcards.rate}"
@@ -32,7 +30,6 @@ use rule prune as prune_again with:
     input:
         dataset=DATASET,
         source=recovered_before,
-        user_model=user_model,
     output:
         checkpoint=f"{PRUNED}/iterative_pruned.safetensors",
     log:

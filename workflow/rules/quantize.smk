@@ -3,29 +3,23 @@
 A job makes all modes of a checkpoint but qat, which trains: starting a job takes longer than most of them.
 """
 
-# Every variant is timed against the dense float32 model, whether or not the study asks for mode none.
-ONNX_MODES = [mode for mode in dict.fromkeys(["none", *MODES]) if mode != "qat"]
-
 
 rule quantize_export:
     input:
-        unpack(with_channels_removed),
         dataset=DATASET,
-        user_model=user_model,
     output:
-        graph="results/models/{model}/{structure}graph.onnx",
+        graph="results/models/{model}/graph.onnx",
     log:
-        "results/logs/quantize_export/{model}/{structure}graph.log",
-    wildcard_constraints:
-        structure=r"(seed\d+/channel/[^/]+/(none|iterative_pruned)\.)?",
+        "results/logs/quantize_export/{model}.log",
     conda:
         "../../envs/quantize_export.yaml"
     threads: 1
     resources:
-        mem_mb=growing(4000),
-        runtime=growing(10),
+        mem_mb=times_attempt(4000),
+        runtime=times_attempt(10),
     params:
-        architecture=lambda wildcards: MODELS[wildcards.model]["architecture"],
+        architecture=architecture,
+        user_code=lambda wildcards: user_code(wildcards.model),
         code=code("quantize_export"),
     message:
         "Export {output.graph}"
@@ -33,25 +27,37 @@ rule quantize_export:
         "../../scripts/quantize_export.py"
 
 
+use rule quantize_export as quantize_export_channel with:
+    input:
+        dataset=DATASET,
+        checkpoint="results/models/{model}/seed{seed}/channel/{rate}/{pruned}.safetensors",
+    output:
+        graph="results/models/{model}/seed{seed}/channel/{rate}/{pruned}.graph.onnx",
+    log:
+        "results/logs/quantize_export_channel/{model}/seed{seed}/{rate}/{pruned}.log",
+    wildcard_constraints:
+        pruned="none|iterative_pruned",
+
+
 rule quantize:
     input:
-        **(split_arrays("train") if "static" in MODES else {}),
+        **(split_arrays("train") if "static" in PLAN.modes else {}),
         dataset=DATASET,
-        graph=graph,
-        checkpoint="results/models/{model}/seed{seed}/{checkpoint}.safetensors",
+        graph=graph_of,
+        checkpoint=f"{STEM}.safetensors",
     output:
-        [f"results/models/{{model}}/seed{{seed}}/{{checkpoint}}-{mode}.onnx" for mode in ONNX_MODES],
+        [f"{STEM}-{mode}.onnx" for mode in PLAN.quantize_modes],
     log:
         "results/logs/quantize/{model}/seed{seed}/{checkpoint}.log",
     conda:
         "../../envs/quantize.yaml"
     threads: 1
     resources:
-        mem_mb=growing(2000),
-        runtime=growing(5),
+        mem_mb=times_attempt(2000),
+        runtime=times_attempt(5),
     params:
-        modes=ONNX_MODES,
-        calibration_images=config["quantization"]["calibration_images"] if "static" in MODES else None,
+        modes=PLAN.quantize_modes,
+        calibration_images=config["quantization"]["calibration_images"] if "static" in PLAN.modes else None,
         code=code("quantize"),
     message:
         "Quantize {wildcards.model}, seed {wildcards.seed}, {wildcards.checkpoint}"
@@ -64,10 +70,9 @@ rule quantize_qat:
         **split_arrays("train"),
         **split_arrays("validation"),
         dataset=DATASET,
-        checkpoint="results/models/{model}/seed{seed}/{checkpoint}.safetensors",
-        user_model=user_model,
+        checkpoint=f"{STEM}.safetensors",
     output:
-        onnx="results/models/{model}/seed{seed}/{checkpoint}-qat.onnx",
+        onnx=f"{STEM}-qat.onnx",
     log:
         "results/logs/quantize_qat/{model}/seed{seed}/{checkpoint}.log",
     benchmark:
@@ -76,19 +81,15 @@ rule quantize_qat:
         "../../envs/quantize_qat.yaml"
     threads: 8
     resources:
-        mem_mb=growing(8000),
-        runtime=growing(720),
+        mem_mb=times_attempt(8000),
+        runtime=times_attempt(720),
     params:
-        architecture=lambda wildcards: MODELS[wildcards.model]["architecture"],
-        settings=config["training"]
-        | {
-            "epochs": config["quantization"]["qat_epochs"],
-            "learning_rate": low_learning_rate(config["quantization"]["qat_learning_rate"]),
-            "warmup_epochs": 0,
-        },
+        architecture=architecture,
+        user_code=lambda wildcards: user_code(wildcards.model),
+        settings=PLAN.qat_training,
         calibration_images=config["quantization"]["calibration_images"],
         # Not an output, because Snakemake deletes those of a killed job.
-        state="results/models/{model}/seed{seed}/{checkpoint}-qat.training_state.pt",
+        state=f"{STEM}-qat.training_state.pt",
         code=code("quantize_qat"),
     message:
         "Train {wildcards.model}, seed {wildcards.seed}, {wildcards.checkpoint} for int8"

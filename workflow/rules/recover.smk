@@ -3,14 +3,6 @@
 For iterative, each rate is pruned from what recovered at the rate before it: a chain.
 """
 
-# What each recovery takes from the table `retraining`: a change of the rest does not run it again.
-RETRAINING_EPOCHS = {"epochs": config["retraining"]["epochs"]}
-RETRAINING = {
-    "finetune": RETRAINING_EPOCHS | {"learning_rate": low_learning_rate(config["retraining"]["learning_rate"])},
-    "rewind": RETRAINING_EPOCHS,
-    "iterative": RETRAINING_EPOCHS,
-}
-
 
 rule recover:
     input:
@@ -18,9 +10,8 @@ rule recover:
         **split_arrays("validation"),
         dataset=DATASET,
         pruned=to_recover,
-        user_model=user_model,
     output:
-        checkpoint="results/models/{model}/seed{seed}/{scope}/{rate}/{recovery}.safetensors",
+        checkpoint=f"{PRUNED}/{{recovery}}.safetensors",
     log:
         "results/logs/recover/{model}/seed{seed}/{scope}/{rate}/{recovery}.log",
     benchmark:
@@ -29,14 +20,15 @@ rule recover:
         "../../envs/recover.yaml"
     threads: 8
     resources:
-        mem_mb=growing(8000),
-        runtime=growing(720),
+        mem_mb=times_attempt(8000),
+        runtime=times_attempt(720),
     params:
-        architecture=lambda wildcards: MODELS[wildcards.model]["architecture"],
+        architecture=architecture,
+        user_code=lambda wildcards: user_code(wildcards.model),
         settings=config["training"],
-        retraining=lambda wildcards: RETRAINING[wildcards.recovery],
+        retraining=lambda wildcards: PLAN.retraining(wildcards.recovery),
         # Not an output, because Snakemake deletes those of a killed job.
-        state="results/models/{model}/seed{seed}/{scope}/{rate}/{recovery}.training_state.pt",
+        state=f"{PRUNED}/{{recovery}}.training_state.pt",
         code=code("recover"),
     message:
         "Recover {wildcards.model}, seed {wildcards.seed}, {wildcards.scope} {wildcards.rate}, {wildcards.recovery}"
@@ -50,7 +42,6 @@ rule recover_batchnorm:
         **split_arrays("validation"),
         dataset=DATASET,
         pruned=f"{PRUNED}/none.safetensors",
-        user_model=user_model,
     output:
         checkpoint=f"{PRUNED}/batchnorm.safetensors",
     log:
@@ -59,13 +50,14 @@ rule recover_batchnorm:
         "../../envs/recover_batchnorm.yaml"
     threads: 1
     resources:
-        mem_mb=growing(2000),
-        runtime=growing(10),
+        mem_mb=times_attempt(2000),
+        runtime=times_attempt(10),
     params:
-        architecture=lambda wildcards: MODELS[wildcards.model]["architecture"],
+        architecture=architecture,
+        user_code=lambda wildcards: user_code(wildcards.model),
         batchnorm_images=config["retraining"]["batchnorm_images"],
         code=code("recover_batchnorm"),
     message:
-        "Estimate batch norm of {wildcards.model}, seed {wildcards.seed}, {wildcards.scope} {wildcards.rate}, anew"
+        "Estimate batch norm of {wildcards.model}, seed {wildcards.seed}, {wildcards.scope} {wildcards.rate}, again"
     script:
         "../../scripts/recover_batchnorm.py"

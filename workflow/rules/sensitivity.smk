@@ -6,7 +6,6 @@ rule sensitivity:
         **split_arrays("validation"),
         dataset=DATASET,
         checkpoint="results/models/{model}/seed{seed}/dense.safetensors",
-        user_model=user_model,
     output:
         csv="results/models/{model}/seed{seed}/sensitivity.csv",
     log:
@@ -15,12 +14,13 @@ rule sensitivity:
         "../../envs/sensitivity.yaml"
     threads: 8
     resources:
-        mem_mb=growing(8000),
-        runtime=growing(120),
+        mem_mb=times_attempt(8000),
+        runtime=times_attempt(120),
     params:
-        architecture=lambda wildcards: MODELS[wildcards.model]["architecture"],
+        architecture=architecture,
+        user_code=lambda wildcards: user_code(wildcards.model),
         images=config["sensitivity"]["images"],
-        rates=list(filter(None, RATES)),
+        rates=list(filter(None, PLAN.rates)),
         code=code("sensitivity"),
     message:
         "Prune each layer of {wildcards.model}, seed {wildcards.seed}, alone"

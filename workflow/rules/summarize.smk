@@ -3,8 +3,8 @@
 
 rule summarize:
     input:
-        measurements=sorted({row[kind] for row in VARIANTS for kind in ("accuracy", "size", "latency")}),
-        eager=[f"results/models/{name}/dense.eager.json" for name in MODEL_SEEDS],
+        measurements=PLAN.measurements,
+        eager=[f"results/models/{name}/dense.eager.json" for name in PLAN.model_seeds],
     output:
         csv=report("results/summary.csv", caption="../report/summary.rst", category="Summary"),
         markdown="results/summary.md",
@@ -14,11 +14,11 @@ rule summarize:
         "../../envs/summarize.yaml"
     threads: 1
     resources:
-        mem_mb=growing(2000),
-        runtime=growing(30),
+        mem_mb=times_attempt(2000),
+        runtime=times_attempt(30),
     params:
-        variants=VARIANTS,
-        eager={name: f"results/models/{name}/dense.eager.json" for name in MODEL_SEEDS},
+        variants=PLAN.variants,
+        eager={name: f"results/models/{name}/dense.eager.json" for name in PLAN.model_seeds},
         code=code("summarize"),
     message:
         "Join the measurements in summary.csv and summary.md"

@@ -6,7 +6,6 @@ rule train:
         **split_arrays("train"),
         **split_arrays("validation"),
         dataset=DATASET,
-        user_model=user_model,
     output:
         checkpoint="results/models/{model}/seed{seed}/dense.safetensors",
         history="results/models/{model}/seed{seed}/history.csv",
@@ -15,15 +14,16 @@ rule train:
     benchmark:
         "results/benchmarks/train/{model}/seed{seed}.tsv"
     wildcard_constraints:
-        model="|".join(map(re.escape, TRAINED)) or "(?!)",
+        model=one_of(PLAN.trained),
     conda:
         "../../envs/train.yaml"
     threads: 8
     resources:
-        mem_mb=growing(8000),
-        runtime=growing(720),
+        mem_mb=times_attempt(8000),
+        runtime=times_attempt(720),
     params:
-        architecture=lambda wildcards: MODELS[wildcards.model]["architecture"],
+        architecture=architecture,
+        user_code=lambda wildcards: user_code(wildcards.model),
         settings=config["training"],
         # Not an output, because Snakemake deletes those of a killed job.
         state="results/models/{model}/seed{seed}/dense.training_state.pt",
@@ -37,22 +37,22 @@ rule train:
 rule train_import:
     input:
         dataset=DATASET,
-        weights=lambda wildcards: MODELS[wildcards.model]["weights"],
-        user_model=user_model,
+        weights=lambda wildcards: config["models"][wildcards.model]["weights"],
     output:
         checkpoint="results/models/{model}/seed{seed}/dense.safetensors",
     log:
         "results/logs/train_import/{model}/seed{seed}.log",
     wildcard_constraints:
-        model="|".join(re.escape(model) for model in MODELS if model not in TRAINED) or "(?!)",
+        model=one_of(model for model in config["models"] if model not in PLAN.trained),
     conda:
         "../../envs/train_import.yaml"
     threads: 1
     resources:
-        mem_mb=growing(2000),
-        runtime=growing(10),
+        mem_mb=times_attempt(2000),
+        runtime=times_attempt(10),
     params:
-        architecture=lambda wildcards: MODELS[wildcards.model]["architecture"],
+        architecture=architecture,
+        user_code=lambda wildcards: user_code(wildcards.model),
         code=code("train_import"),
     message:
         "Take the weights of {wildcards.model} from {input.weights}"

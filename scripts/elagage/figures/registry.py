@@ -2,11 +2,11 @@
 
 import functools
 
-from elagage.figures_pareto import pareto
-from elagage.figures_pruning import pruning, recovery_comparison, scopes_accuracy
-from elagage.figures_quantization import quantization_comparison
-from elagage.figures_sensitivity import sensitivity
-from elagage.figures_training import training_history
+from elagage.figures.pareto import pareto
+from elagage.figures.pruning import pruning, recovery_comparison, scopes_accuracy
+from elagage.figures.quantization import quantization_comparison
+from elagage.figures.sensitivity import sensitivity
+from elagage.figures.training import training_history
 
 FIGURES = {
     f"{scope}_pruning_{name}": functools.partial(pruning, scope=scope, name=name)

@@ -1,6 +1,5 @@
-"""What an ONNX file holds: its description, and counts of weights and operators as stored."""
+"""What an ONNX file holds: counts of weights, operators and multiply-accumulates, as stored."""
 
-import json
 import math
 from collections.abc import Mapping
 
@@ -20,19 +19,6 @@ WEIGHT_INPUT = {
     "MatMulInteger": 1,
 }
 INTEGER_ZERO_POINT_INPUT = 3  # of ConvInteger and MatMulInteger, both with the weight as input 1
-
-
-def describe(model: onnx.ModelProto, content: Mapping) -> None:
-    """Write `content` into the metadata of the model, one JSON text a key, and drop all that export left there."""
-    model.ClearField("metadata_props")
-    model.graph.ClearField("metadata_props")
-    model.ClearField("doc_string")
-    onnx.helper.set_model_props(model, {key: json.dumps(value) for key, value in content.items()})
-
-
-def description(model: onnx.ModelProto) -> dict:
-    """Return what `describe` wrote."""
-    return {entry.key: json.loads(entry.value) for entry in model.metadata_props}
 
 
 def count_contents(model: onnx.ModelProto) -> dict[str, int]:

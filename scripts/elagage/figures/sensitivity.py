@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from elagage.errors import UserError
-from elagage.study import Study
+from elagage.figures.study import Study
 
 ROW = 0.19  # inches of a layer: room for text of 7 points
 WRITTEN = 12  # rates up to which a cell has room for its number

@@ -14,8 +14,8 @@ from torch import nn
 from elagage.data import Dataset
 from elagage.errors import UserError
 from elagage.files import reading, whole_file
-from elagage.models import build_network
-from elagage.narrowing import narrow
+from elagage.pytorch.models import build_network
+from elagage.pytorch.shrinking import shrink
 
 SHOWN = 5  # tensors of each kind of mistake in a message
 
@@ -46,7 +46,7 @@ def load_network(path: str | os.PathLike, architecture: str, dataset: Dataset, s
     network = build_network(architecture, len(dataset.classes), dataset.channels, seed)
     state, provenance = load_checkpoint(path)
     if provenance.get("scope") == "channel":
-        narrow(network, state)
+        shrink(network, state)
     load_into(network, state, str(path))
     return network, provenance
 

@@ -3,24 +3,26 @@
 import copy
 import dataclasses
 import math
+import os
 from collections.abc import Callable, Mapping
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from elagage.data import Dataset, Split
+from elagage.data import PreparedData, Split
 from elagage.errors import UserError
 from elagage.files import reading
-from elagage.models import Normalize
-from elagage.training_state import TrainingState, random_state, set_random_state
+from elagage.progress import progress
+from elagage.pytorch.models import Normalize
+from elagage.pytorch.training_state import TrainingState, random_state, set_random_state
 
 EVALUATION_BATCH = 500  # images; throughput is flat from 250 to 1,000
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingSettings:
-    """How to train: epochs, images a step, and the rates of SGD; fields are the keys of `training`."""
+    """How to train: epochs, images per step, and the rates of SGD; fields are the keys of `training`."""
 
     epochs: int
     batch_size: int
@@ -76,8 +78,14 @@ def default_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def make_deterministic() -> None:
-    """Make the same seed give the same bytes on the same machine, in float32 (torch's notes on reproducibility)."""
+def compute_reproducibly(threads: int) -> None:
+    """Let this process use so many threads, at most one per core, and give the same bytes for the same seed.
+
+    In float32, on the same kind of machine (https://docs.pytorch.org/docs/stable/notes/randomness.html). To be called
+    before anything is computed.
+    """
+    torch.set_num_threads(min(threads, os.cpu_count() or 1))
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # which cuBLAS reads in the first CUDA call
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.allow_tf32 = False  # rounds what convolutions of GPUs read to 10 bits; the ONNX file does not
@@ -93,7 +101,7 @@ def check_trainable(network: nn.Module) -> None:
 
 
 def train_one_epoch(network, normalize, batches, optimizer, scheduler, check, advance) -> tuple[float, float]:
-    """Take one step a batch; return the mean loss and the accuracy on the images as they were trained on.
+    """Take one step per batch; return the mean loss and the accuracy on the images as they were trained on.
 
     After each batch `check(loss, learning rate)` and `advance(images)` are called.
     """
@@ -120,23 +128,26 @@ def train_one_epoch(network, normalize, batches, optimizer, scheduler, check, ad
 def evaluate_images(
     network: nn.Module, normalize: Normalize, split: Split, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return, of every image, the loss, float64 [n], and whether its class is found, bool [n], in evaluation mode."""
+    """Return, of every image, the loss, float64 [n], and whether it is classified correctly, bool [n].
+
+    The network is put into evaluation mode.
+    """
     network.eval()
-    losses, found = [], []
+    losses, correct = [], []
     for start in range(0, len(split), EVALUATION_BATCH):
         images = torch.from_numpy(split.images[start : start + EVALUATION_BATCH]).to(device)
         labels = torch.from_numpy(split.labels[start : start + EVALUATION_BATCH]).to(device)
         logits = network(normalize(images).contiguous(memory_format=torch.channels_last))
         losses.append(functional.cross_entropy(logits, labels, reduction="none").cpu())
-        found.append((logits.argmax(1) == labels).cpu())
-    return torch.cat(losses).double(), torch.cat(found)
+        correct.append((logits.argmax(1) == labels).cpu())
+    return torch.cat(losses).double(), torch.cat(correct)
 
 
 def evaluate(network: nn.Module, normalize: Normalize, split: Split, device: torch.device) -> tuple[float, float]:
     """Return the mean loss and the accuracy of the network, in evaluation mode, on every image of the split."""
-    losses, found = evaluate_images(network, normalize, split, device)
-    assert len(found) == len(split), f"evaluated {len(found)} of {len(split)} images"
-    return losses.mean().item(), found.sum().item() / len(split)
+    losses, correct = evaluate_images(network, normalize, split, device)
+    assert len(correct) == len(split), f"evaluated {len(correct)} of {len(split)} images"
+    return losses.mean().item(), correct.sum().item() / len(split)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,81 +192,140 @@ def validation_accuracy(row: Mapping[str, float]) -> float:
     return row["validation_accuracy"]
 
 
+def hold_nothing(network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Let the optimizer change every parameter."""
+
+
 def fit(
     network: nn.Module,
-    dataset: Dataset,
-    train: Split,
-    validation: Split,
+    data: PreparedData,
     settings: TrainingSettings,
     schedule: Schedule,
+    *,
     seed: int,
-    device: torch.device,
+    label: str,
     state: TrainingState,
-    advance: Callable[[int], None] = lambda images: None,
-    constrain: Callable[[nn.Module, torch.optim.Optimizer], object] = lambda network, optimizer: None,
+    device: torch.device | None = None,
+    constrain: Callable[[nn.Module, torch.optim.Optimizer], object] = hold_nothing,
     score: Callable[[Mapping[str, float]], float] = validation_accuracy,
 ) -> tuple[dict, list[dict]]:
     """Train the network, leave it as in its best epoch, in evaluation mode; return that epoch's row, and the history.
 
     The best has the highest score, the last wins of equally good ones: its learning rate was lower. The history has one
-    row an epoch: epoch, learning_rate (at its start), train_loss, train_accuracy, validation_loss, validation_accuracy,
-    best.
+    row per epoch: epoch, learning_rate (at its start), train_loss, train_accuracy, validation_loss,
+    validation_accuracy, best.
 
-    settings give batches, momentum, weight decay and flips; schedule the epochs and learning rates. `constrain` is
-    called once, before a saved state is loaded, for hooks such as pruning.hold_zeros.
+    settings give batches, momentum, weight decay and flips; schedule the epochs and learning rates; seed the order of
+    the images. A progress bar shows the label. `constrain` is called once, before a saved state is loaded, for hooks
+    such as pruning.hold_zeros. Without a device it is the GPU if there is one.
 
-    `state` is saved after each epoch. A training that finds it goes on from there and, on the same kind of machine,
+    `state` is saved after each epoch. A training that finds it resumes from there and, on the same kind of machine,
     ends with the same bytes as one that was never interrupted, if the network keeps all that it learns in its state
     dict. Raises UserError if there is nothing to train, or if the loss is not finite.
     """
     check_trainable(network)
-    make_deterministic()
+    device = device or default_device()
     print(f"device={torch.cuda.get_device_name(device) if device.type == 'cuda' else device}")
-    network.to(device, memory_format=torch.channels_last)
-    normalize = Normalize(dataset).to(device)
-    generator = torch.Generator().manual_seed(seed)
-    flip = dataset.flip if settings.flip is None else settings.flip
-    images = TrainingImages(train, settings.batch_size, flip, device)
-    optimizer = torch.optim.SGD(
-        network.parameters(),
-        lr=1.0,  # which the scheduler multiplies
-        momentum=settings.momentum,
-        weight_decay=settings.weight_decay,
-        nesterov=settings.momentum > 0,
-    )
-    constrain(network, optimizer)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule.learning_rate(step, images.steps))
-    resumable = {"network": network, "optimizer": optimizer, "scheduler": scheduler}
-    best, history = None, []
-    if saved := state.load():
-        with reading(state.path):
-            for name, part in resumable.items():
-                part.load_state_dict(saved[name])
-            generator.set_state(saved["order"])
-            set_random_state(saved["random"])
-            best, history = saved["best"], saved["history"]
-        print(*map(_line, history), f"taken up after epoch {len(history)} of {schedule.epochs}", sep="\n")
-        advance(len(history) * len(train))
-    for epoch in range(len(history) + 1, schedule.epochs + 1):
-        row = {"epoch": epoch, "learning_rate": scheduler.get_last_lr()[0]}
-        row["train_loss"], row["train_accuracy"] = train_one_epoch(
-            network, normalize, images.batches(generator), optimizer, scheduler, schedule.check, advance
-        )
-        row["validation_loss"], row["validation_accuracy"] = evaluate(network, normalize, validation, device)
-        schedule.check(row["validation_loss"], row["learning_rate"])
-        print(_line(row))
-        history.append(row)
-        if score(row) == max(map(score, history)):
-            best = epoch, copy.deepcopy(network.state_dict())
-        states = {name: part.state_dict() for name, part in resumable.items()}
-        states |= {"order": generator.get_state(), "random": random_state(), "best": best, "history": history}
-        state.save(states)
+    run = _Run.start(network, data, settings, schedule, seed, device, constrain)
+    history, best = run.resume(state)
+    with progress(schedule.epochs * len(data.train), " images", label) as advance:
+        advance(len(history) * len(data.train))
+        for epoch in range(len(history) + 1, schedule.epochs + 1):
+            row = run.epoch(epoch, advance)
+            print(_line(row))
+            history.append(row)
+            if score(row) == max(map(score, history)):
+                best = epoch, copy.deepcopy(network.state_dict())
+            state.save(run.states() | {"best": best, "history": history})
     best_epoch, best_state = best
     network.load_state_dict(best_state)
     network.eval()
     for row in history:
         row["best"] = row["epoch"] == best_epoch
     return history[best_epoch - 1], history
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """A training with all that changes from step to step."""
+
+    network: nn.Module
+    normalize: Normalize
+    images: TrainingImages
+    validation: Split
+    schedule: Schedule
+    device: torch.device
+    optimizer: torch.optim.Optimizer
+    scheduler: torch.optim.lr_scheduler.LRScheduler
+    order: torch.Generator
+
+    @classmethod
+    def start(cls, network, data, settings, schedule, seed, device, constrain) -> "_Run":
+        network.to(device, memory_format=torch.channels_last)
+        flip = data.dataset.flip if settings.flip is None else settings.flip
+        images = TrainingImages(data.train, settings.batch_size, flip, device)
+        optimizer = torch.optim.SGD(
+            network.parameters(),
+            lr=1.0,  # which the scheduler multiplies
+            momentum=settings.momentum,
+            weight_decay=settings.weight_decay,
+            nesterov=settings.momentum > 0,
+        )
+        constrain(network, optimizer)
+        return cls(
+            network=network,
+            normalize=Normalize(data.dataset).to(device),
+            images=images,
+            validation=data.validation,
+            schedule=schedule,
+            device=device,
+            optimizer=optimizer,
+            scheduler=torch.optim.lr_scheduler.LambdaLR(
+                optimizer, lambda step: schedule.learning_rate(step, images.steps)
+            ),
+            order=torch.Generator().manual_seed(seed),
+        )
+
+    def epoch(self, number: int, advance: Callable[[int], object]) -> dict:
+        """Train for one epoch and return its row of the history, but for `best`."""
+        row = {"epoch": number, "learning_rate": self.scheduler.get_last_lr()[0]}
+        row["train_loss"], row["train_accuracy"] = train_one_epoch(
+            self.network,
+            self.normalize,
+            self.images.batches(self.order),
+            self.optimizer,
+            self.scheduler,
+            self.schedule.check,
+            advance,
+        )
+        row["validation_loss"], row["validation_accuracy"] = evaluate(
+            self.network, self.normalize, self.validation, self.device
+        )
+        self.schedule.check(row["validation_loss"], row["learning_rate"])
+        return row
+
+    def states(self) -> dict:
+        """Return all that a later process needs to go on as if it were this one."""
+        resumable = {name: part.state_dict() for name, part in self._resumable().items()}
+        return resumable | {"order": self.order.get_state(), "random": random_state()}
+
+    def resume(self, state: TrainingState) -> tuple[list[dict], tuple[int, dict] | None]:
+        """Go on from a saved state; return the history and the best epoch's number and weights so far, if any."""
+        saved = state.load()
+        if saved is None:
+            return [], None
+        with reading(state.path):
+            for name, part in self._resumable().items():
+                part.load_state_dict(saved[name])
+            self.order.set_state(saved["order"])
+            set_random_state(saved["random"])
+            history, best = saved["history"], saved["best"]
+        done = f"resumed after epoch {len(history)} of {self.schedule.epochs}"
+        print(*map(_line, history), done, sep="\n")
+        return history, best
+
+    def _resumable(self) -> dict:
+        return {"network": self.network, "optimizer": self.optimizer, "scheduler": self.scheduler}
 
 
 def _line(row: Mapping[str, float]) -> str:

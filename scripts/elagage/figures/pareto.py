@@ -3,8 +3,8 @@
 import numpy
 from matplotlib.figure import Figure
 
-from elagage.drawing import label, legend, limit, line_styles, ordered, panels, reach, value_name
-from elagage.study import METRICS, Study, estimates, metric, seeds
+from elagage.figures.drawing import label, legend, limit, line_styles, ordered, panels, reach, value_name
+from elagage.figures.study import METRICS, Study, estimates, metric, seeds
 
 SCOPE_LINES = ("-", "--", ":")
 

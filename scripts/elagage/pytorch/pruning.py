@@ -1,6 +1,7 @@
 """Unstructured magnitude pruning (Han et al. 2015) of the weights of convolutions and linear layers."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -28,10 +29,18 @@ def prunable(network: nn.Module) -> list[tuple[nn.Module, str]]:
     return list(owners.values())
 
 
-def count_weights(network: nn.Module) -> tuple[int, int]:
-    """Return how many prunable weights are zero, and how many there are."""
+class WeightCounts(NamedTuple):
+    """How many prunable weights are zero, and how many there are."""
+
+    zeros: int
+    weights: int
+
+
+def count_weights(network: nn.Module) -> WeightCounts:
+    """Count the prunable weights of a network, each shared weight once."""
     tensors = [getattr(module, name) for module, name in prunable(network)]
-    return sum(int(torch.count_nonzero(tensor == 0)) for tensor in tensors), sum(tensor.numel() for tensor in tensors)
+    zeros = sum(int(torch.count_nonzero(tensor == 0)) for tensor in tensors)
+    return WeightCounts(zeros, sum(tensor.numel() for tensor in tensors))
 
 
 def _local(weights: list[tuple[nn.Module, str]], rate: float) -> None:
@@ -47,8 +56,8 @@ def _global(weights: list[tuple[nn.Module, str]], rate: float) -> None:
 SCOPES: dict[str, Callable[[list[tuple[nn.Module, str]], float], None]] = {"local": _local, "global": _global}
 
 
-def magnitude_prune(network: nn.Module, scope: str, rate: float) -> tuple[int, int]:
-    """Set the share `rate` (0 to below 1) of the smallest weights to zero; return (zeros, weights) as counted after.
+def magnitude_prune(network: nn.Module, scope: str, rate: float) -> WeightCounts:
+    """Set the share `rate` (0 to below 1) of the smallest weights to zero; return the weights as counted after.
 
     `local` zeroes the share in every layer, `global` over all layers together.
     """

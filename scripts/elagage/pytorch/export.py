@@ -12,8 +12,8 @@ from torch import nn
 
 from elagage.data import Dataset
 from elagage.errors import UserError
-from elagage.models import Normalize, checked_logits
-from elagage.onnx_graph import PREPROCESS, WEIGHTS
+from elagage.onnx.graph import PREPROCESS, WEIGHTS
+from elagage.pytorch.models import Normalize, checked_logits
 
 
 class _Deployed(nn.Module):

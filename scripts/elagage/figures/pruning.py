@@ -7,7 +7,8 @@ import pandas
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from elagage.drawing import (
+from elagage.errors import UserError
+from elagage.figures.drawing import (
     REFERENCE,
     label,
     legend,
@@ -19,8 +20,7 @@ from elagage.drawing import (
     side_by_side,
     value_name,
 )
-from elagage.errors import UserError
-from elagage.study import METRICS, Metric, Study, estimates, metric, whiskers
+from elagage.figures.study import METRICS, Metric, Study, estimates, metric, whiskers
 
 # Behind the strong lines of the same colour.
 THIN = {"linewidth": 1, "marker": None, "label": "_"}
@@ -69,7 +69,7 @@ def references(axis: Axes, rows: pandas.DataFrame, measured: Metric) -> None:
     removed also that time at the share of multiply-accumulates that is left: what they alone would let expect.
     """
     if measured.columns[0] == "accuracy":
-        dense = rows.loc[(rows["rate"] == 0) & (rows["mode"] == "none"), "accuracy"]
+        dense = rows.loc[(rows["rate"] == 0) & (rows["mode"] == "float32"), "accuracy"]
         if len(dense):
             axis.axhline(measured.scale * dense.mean(), label="dense fp32", **REFERENCE)
     elif measured.columns[0] == "inference_time_ms":
@@ -97,7 +97,7 @@ def pruning(study: Study, scope: str, name: str) -> Figure:
 
 def accuracy_by(study: Study, lines: str, split: str) -> Figure:
     """Accuracy against the rate, in fp32 if the study has that, else in its first mode."""
-    mode = "none" if "none" in set(study.summary["mode"]) else study.summary["mode"].iloc[0]
+    mode = "float32" if "float32" in set(study.summary["mode"]) else study.summary["mode"].iloc[0]
     measured = METRICS["accuracy"]._replace(label=f"{value_name('mode', mode)} test accuracy (%)")
     rows = study.summary[study.summary["mode"] == mode]
     return against_rate(study._replace(summary=rows), ({"": measured},), lines, split, "pruning rate (%)")

@@ -4,8 +4,8 @@ import pandas
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from elagage.drawing import COLORS, label, legend, panels
-from elagage.study import Study
+from elagage.figures.drawing import COLORS, label, legend, panels
+from elagage.figures.study import Study
 
 
 def epochs(rows: pandas.DataFrame, column: str, factor: float, axis: Axes, looks: dict) -> None:

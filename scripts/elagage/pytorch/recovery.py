@@ -1,4 +1,4 @@
-"""What follows pruning: batch norm statistics estimated anew, or a schedule by which what is left trains on."""
+"""What follows pruning: batch norm statistics estimated again, or a schedule by which what is left trains on."""
 
 import dataclasses
 from collections.abc import Callable
@@ -11,8 +11,8 @@ from torch.optim.swa_utils import update_bn
 
 from elagage.data import Dataset
 from elagage.errors import UserError
-from elagage.models import Normalize
-from elagage.training import Schedule, TrainingSettings, warmup_and_cosine
+from elagage.pytorch.models import Normalize
+from elagage.pytorch.training import Schedule, TrainingSettings, warmup_and_cosine
 
 STATISTICS_BATCH = 250  # images; the statistics are means over the batches
 

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import pandas
 
-VARIANT = ["model", "scope", "rate", "recovery", "mode"]
+VARIANT_COLUMNS = ["model", "scope", "rate", "recovery", "mode"]
 
 
 class Study(NamedTuple):
@@ -52,7 +52,7 @@ def seeds(summary: pandas.DataFrame) -> pandas.Series:
 
 
 def estimates(study: Study, measured: Metric) -> pandas.DataFrame:
-    """Return a row a variant: VARIANT, value, low and high in the drawn unit.
+    """Return a row a variant: VARIANT_COLUMNS, value, low and high in the drawn unit.
 
     For a model with one seed low and high are the ends of the 95 % interval; for one with several the value is the mean
     over the seeds, low and high are the lowest and the highest.
@@ -61,7 +61,7 @@ def estimates(study: Study, measured: Metric) -> pandas.DataFrame:
     value, low, high = measured.columns if len(measured.columns) == 3 else measured.columns * 3
     one = summary["model"].map(seeds(summary)) == 1
     ends = summary.assign(low=summary[low].where(one, summary[value]), high=summary[high].where(one, summary[value]))
-    groups = ends.groupby(VARIANT, sort=False)
+    groups = ends.groupby(VARIANT_COLUMNS, sort=False)
     return (measured.scale * groups.agg(value=(value, "mean"), low=("low", "min"), high=("high", "max"))).reset_index()
 
 

@@ -12,8 +12,8 @@ from onnxruntime import quantization
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType
 
 from elagage.errors import UserError
-from elagage.onnx_contents import count_contents
-from elagage.onnx_graph import PREPROCESS
+from elagage.onnx.contents import count_contents
+from elagage.onnx.graph import PREPROCESS
 
 CALIBRATION_BATCH = 64  # images; ranges are those of all images whatever the batch
 

@@ -1,11 +1,43 @@
-"""ONNX files without what export and quantization leave behind: nothing that a runtime needs, only bytes."""
+"""ONNX files as they are deployed: described, checked, and without what export and quantization leave behind."""
 
 import itertools
-from collections.abc import Iterator
+import json
+import os
+from collections.abc import Iterator, Mapping
 
 import onnx
 
+from elagage.data import Dataset
+from elagage.files import whole_file
+
 NOTES = ("doc_string", "metadata_props")
+
+
+def write_deployed(path: str | os.PathLike, model: onnx.ModelProto, dataset: Dataset, provenance: Mapping) -> None:
+    """Write the model, stripped, with class names, preprocessing and provenance in its metadata, whole or not at all.
+
+    The model is changed in place. Raises onnx.checker.ValidationError for one that ONNX does not allow.
+    """
+    strip(model)
+    describe(
+        model, {"classes": dataset.classes, "preprocessing": dataset.preprocessing(), "provenance": dict(provenance)}
+    )
+    onnx.checker.check_model(model)
+    with whole_file(path) as temporary:
+        onnx.save(model, temporary)
+
+
+def describe(model: onnx.ModelProto, content: Mapping) -> None:
+    """Write `content` into the metadata of the model, one JSON text per key, and drop all that export left there."""
+    model.ClearField("metadata_props")
+    model.graph.ClearField("metadata_props")
+    model.ClearField("doc_string")
+    onnx.helper.set_model_props(model, {key: json.dumps(value) for key, value in content.items()})
+
+
+def description(model: onnx.ModelProto) -> dict:
+    """Return what `describe` wrote."""
+    return {entry.key: json.loads(entry.value) for entry in model.metadata_props}
 
 
 def strip(model: onnx.ModelProto) -> None:

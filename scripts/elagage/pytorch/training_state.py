@@ -18,7 +18,7 @@ from elagage.job import terminal
 class TrainingState:
     """A file beside the declared outputs, which Snakemake deletes when a job is killed.
 
-    identity: all that the training depends on, as JSON can hold it. A state of another identity is never taken up.
+    identity: all that the training depends on, as JSON can hold it. A state of another identity is never resumed.
     """
 
     path: pathlib.Path
@@ -45,7 +45,7 @@ class TrainingState:
         except Exception as error:  # torch.load raises of every kind for damaged files
             reason = f"cannot be read ({type(error).__name__})"
         for stream in (None, terminal()):
-            print(f"{self.path} {reason}; training starts anew", file=stream)
+            print(f"{self.path} {reason}; training starts again from the beginning", file=stream)
         return None
 
     def remove(self) -> None:

@@ -16,9 +16,9 @@ from torch_pruning.pruner.importance import GroupMagnitudeImportance
 
 from elagage.data import Dataset
 from elagage.errors import UserError
-from elagage.models import checked_logits
-from elagage.narrowing import NARROWABLE, is_depthwise, narrow
-from elagage.pruning import count_weights, prunable
+from elagage.pytorch.models import checked_logits
+from elagage.pytorch.pruning import WeightCounts, count_weights, prunable
+from elagage.pytorch.shrinking import SHRINKABLE, is_depthwise, shrink
 
 # Channels that a layer loses at a time, so that multiples of them are left; the first that comes CLOSE to the rate.
 # ONNX Runtime computes in blocks of 8 (AVX2) or 16 (AVX-512) channels, and odd numbers can be slower than all channels.
@@ -30,7 +30,7 @@ from elagage.pruning import count_weights, prunable
 #   any number:      float32 0.89, 1.09, 1.51; int8 1.49, 1.64, 1.89
 STEPS = (16, 8, 4, 2, 1)
 CLOSE = 0.05  # share of the weights: half of the distance between the default's rates
-IMAGES = 4  # noise, each with a brightness of its own because noise alone averages out
+PROBE_IMAGES = 4  # noise, each with a brightness of its own because noise alone averages out
 # Rounding to float32 makes 1e-7 (ResNet-8) to 5e-7 (ResNet-50); with a single channel in the wrong place it is the
 # whole of what the logits differ between images, which was never below 1e-4.
 TOLERANCE = 1e-5
@@ -40,10 +40,10 @@ Cut = tuple[nn.Module, str, int]  # layer, name of its tensor, axis
 Cuts = defaultdict[Cut, set[int]]  # -> the entries along the axis that are removed
 
 
-def channel_prune(network: nn.Module, dataset: Dataset, rate: float, dense_weights: int) -> tuple[int, int]:
+def channel_prune(network: nn.Module, dataset: Dataset, rate: float, dense_weights: int) -> WeightCounts:
     """Remove the least important channels, in place, until the share `rate` of `dense_weights` is gone.
 
-    Returns (zeros, weights) as counted after. The weights are those of `prunable`, so that all scopes share one axis;
+    Returns the weights as counted after. They are those of `prunable`, so that all scopes share one axis;
     the share comes as near to the rate as STEPS permit. Channels that the network couples, such as those of both sides
     of an addition, go together (Fang et al. 2023, "DepGraph: Towards Any Structural Pruning", and its library
     Torch-Pruning). Their importance is the mean of the squared norms of all weights that go with a channel, relative
@@ -59,8 +59,8 @@ def channel_prune(network: nn.Module, dataset: Dataset, rate: float, dense_weigh
     """
     classes = len(dataset.classes)
     generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(IMAGES, dataset.channels, dataset.image_size, dataset.image_size, generator=generator)
-    images = noise + torch.randn(IMAGES, dataset.channels, 1, 1, generator=generator)
+    noise = torch.randn(PROBE_IMAGES, dataset.channels, dataset.image_size, dataset.image_size, generator=generator)
+    images = noise + torch.randn(PROBE_IMAGES, dataset.channels, 1, 1, generator=generator)
     checked_logits(network.eval(), images, classes)
     masked = copy.deepcopy(network).requires_grad_()  # tracing follows gradients
     _remove(network, masked, _choose(masked, images, rate, dense_weights))
@@ -114,7 +114,7 @@ def _can_lose_channels(item, shared: set[int]) -> bool:
     if isinstance(layer, nn.Parameter) or item.dep.target.type == OPTYPE.OUTPUT or None in item.root_idxs:
         return False
     tensors = [*layer.parameters(), *layer.buffers()]  # none for what is no layer: additions, concatenations, ...
-    return not tensors or (isinstance(layer, NARROWABLE) and shared.isdisjoint(map(id, tensors)))
+    return not tensors or (isinstance(layer, SHRINKABLE) and shared.isdisjoint(map(id, tensors)))
 
 
 def _blocks(graph: DependencyGraph, groups: list[tuple[Group, torch.Tensor]], step: int) -> list[Cuts]:
@@ -203,7 +203,7 @@ def _remove(network: nn.Module, masked: nn.Module, cuts: Cuts) -> None:
                 rest = sorted(set(range(zeroed[key].shape[axis])) - indices)
                 kept[key] = kept[key].index_select(axis, torch.tensor(rest))
                 zeroed[key] = zeroed[key].index_fill(axis, torch.tensor(sorted(indices), dtype=torch.int64), 0)
-    narrow(network, kept)
+    shrink(network, kept)
     network.load_state_dict(kept)
     masked.load_state_dict(zeroed)
 

@@ -2,20 +2,32 @@
 
 import contextlib
 import functools
+import importlib
 import importlib.util
 import pathlib
 import random
 import sys
 import traceback
+import types
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy
 import torch
 from torch import nn
 from torch.nn import functional
 
+from elagage.code_checksum import import_roots, module_name, source_files
 from elagage.data import Dataset
 from elagage.errors import UserError
+
+
+class ModelSpec(NamedTuple):
+    """One model of a study: its name, how it is built, and the seed of its weights and of its training."""
+
+    name: str
+    architecture: str
+    seed: int
 
 
 class Normalize(nn.Module):
@@ -105,15 +117,10 @@ ARCHITECTURES = {
 
 def _user_build(architecture: str):
     path, _, function = architecture.rpartition(":")
-    file = pathlib.Path(path)
-    if not file.is_file():
+    if not pathlib.Path(path).is_file():
         raise UserError(f"architecture {architecture!r}: there is no file {path!r} in {pathlib.Path.cwd()}")
-    spec = importlib.util.spec_from_file_location(f"user_model_{file.stem}", file)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses look for the module of a class
-    sys.path.append(str(file.parent.resolve()))  # so that the file can import its neighbours
     try:
-        spec.loader.exec_module(module)
+        module = _user_module(path)
     except (Exception, SystemExit) as error:
         traceback.print_exc()
         raise UserError(
@@ -125,18 +132,34 @@ def _user_build(architecture: str):
     return build
 
 
+def _user_module(path: str) -> types.ModuleType:
+    """Import a user's file: under its dotted name if it lies in a package or folder, so that relative imports work."""
+    sys.path += [folder for folder in map(str, import_roots(path)) if folder not in sys.path]
+    name = module_name(path)
+    if name is not None and (parent := name.rpartition(".")[0]):
+        importlib.import_module(parent)
+        if name in sys.modules:  # which the package itself has imported
+            return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name or f"user_model_{pathlib.Path(path).stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look for the module of a class
+    spec.loader.exec_module(module)
+    return module
+
+
 def _described(error: BaseException, architecture: str) -> str:
     """Return the error, and where in the user's files; syntax errors say that themselves."""
     return f"{type(error).__name__}: {error}" + ("" if isinstance(error, SyntaxError) else _place(error, architecture))
 
 
 def _place(error: BaseException | None, architecture: str) -> str:
-    """Return the last place that an error came through in the folder of the user's file, or nothing."""
-    folder = pathlib.Path(architecture.rpartition(":")[0]).parent.resolve()
+    """Return the last place that an error came through in the user's files, or nothing."""
+    path = architecture.rpartition(":")[0]
+    own = {file.resolve(): file.name for file in source_files(path, import_roots(path))} if path else {}
     frames = traceback.extract_tb(error.__traceback__) if error else []
-    files = [(pathlib.Path(frame.filename).resolve(), frame.lineno) for frame in frames]
-    places = [f" ({file.name}, line {line})" for file, line in files if file.parent == folder]
-    return places[-1] if places else ""
+    places = [(pathlib.Path(frame.filename).resolve(), frame.lineno) for frame in frames]
+    found = [f" ({own[file]}, line {line})" for file, line in places if file in own]
+    return found[-1] if found else ""
 
 
 def build_network(architecture: str, num_classes: int, in_channels: int, seed: int = 0) -> nn.Module:

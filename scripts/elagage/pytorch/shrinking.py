@@ -31,16 +31,16 @@ SIZES: dict[type[nn.Module], Callable[[nn.Module, torch.Size], dict[str, int]]] 
     _InstanceNorm: lambda module, weight: {"num_features": weight[0]},
     nn.PReLU: lambda module, weight: {"num_parameters": weight[0]},
 }
-NARROWABLE = tuple(SIZES)
+SHRINKABLE = tuple(SIZES)
 
 
-def narrow(network: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
+def shrink(network: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
     """Give the layers of a network the shapes of a state dict; their values are left to load_state_dict.
 
     Tensors that the state dict lacks stay as they are, and parameters that layers share stay shared. Raises UserError
     if another layer than convolutions, linear layers, batch and instance norm and PReLU would change its shape.
     """
-    narrowed: dict[int, nn.Parameter] = {}
+    shrunk: dict[int, nn.Parameter] = {}
     for place, module in network.named_modules():
         tensors = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
         given = {name: state.get(f"{place}.{name}".lstrip("."), tensor) for name, tensor in tensors}
@@ -56,7 +56,7 @@ def narrow(network: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
         for name, tensor in changed:
             smaller = tensor.detach().new_zeros(given[name].shape)
             if isinstance(tensor, nn.Parameter):
-                smaller = narrowed.setdefault(id(tensor), nn.Parameter(smaller, tensor.requires_grad))
+                smaller = shrunk.setdefault(id(tensor), nn.Parameter(smaller, tensor.requires_grad))
             setattr(module, name, smaller)
         for attribute, size in sizes(module, given[tensors[0][0]].shape).items():
             setattr(module, attribute, size)

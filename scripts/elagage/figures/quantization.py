@@ -5,8 +5,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from elagage.drawing import digits, legend, ordered, reach, side_by_side, style, value_name
-from elagage.study import METRICS, Study, estimates, metric, whiskers
+from elagage.figures.drawing import digits, legend, ordered, reach, side_by_side, style, value_name
+from elagage.figures.study import METRICS, Study, estimates, metric, whiskers
 
 
 def points(axis: Axes, rows: pandas.DataFrame, middle: float, looks: dict) -> None:

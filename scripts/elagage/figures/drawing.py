@@ -21,7 +21,7 @@ LINES = ("-", ":", "-.", "--", (0, (6, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (8, 3))
 FILLS = ("full", "none", "left", "bottom")
 # The order of styles and legends; what is not here follows.
 ORDER = {
-    "mode": ("none", "dynamic", "dynamic_conv", "static", "qat"),
+    "mode": ("float32", "dynamic", "dynamic_conv", "static", "qat"),
     "scope": ("global", "local", "channel"),
     "recovery": ("none", "batchnorm", "finetune", "rewind", "iterative"),
 }
@@ -51,7 +51,7 @@ def line_styles(column: str, values: Iterable[str]) -> dict[str, dict]:
 def value_name(column: str, value: str) -> str:
     """Return a mode, scope or recovery as figures call it."""
     if column == "mode":
-        return "fp32" if value == "none" else f"{value} int8"
+        return "fp32" if value == "float32" else f"{value} int8"
     return "as pruned" if (column, value) == ("recovery", "none") else value
 
 

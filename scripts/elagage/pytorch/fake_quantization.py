@@ -15,13 +15,13 @@ import onnx
 import torch
 from torch import fx, nn
 
-from elagage.onnx_graph import PREPROCESS
-from elagage.quantization import SMALLEST_RANGE
+from elagage.onnx.graph import PREPROCESS
+from elagage.onnx.quantization import SMALLEST_RANGE
 
 aten = torch.ops.aten
 LAYERS = (aten.conv1d.default, aten.conv2d.default, aten.conv3d.default, aten.linear.default)
 BATCHNORM = aten._native_batch_norm_legit_no_training.default
-IMAGES = "image"  # input of the ONNX graph
+IMAGE_INPUT = "image"  # input of the ONNX graph
 NETWORK = "network."  # prefix of the network's tensors in the exported program
 RANGE_OF = "range of "
 WEIGHT_LEVELS = 64  # int8 weights are -64 to 64, as ONNX Runtime makes them with reduce_range
@@ -137,7 +137,7 @@ class FakeQuantizedNetwork(nn.Module):
             if name in nodes:  # those of layers, which may need folding first, come below
                 _insert_after(nodes[name], fake_quantize_weight, axis, but=LAYERS)
         _fold(self.graph, nodes, {node.output[0] for node in float32.graph.node if node.op_type in ("Conv", "Gemm")})
-        _fake_quantize_weights(self.graph, nodes[IMAGES])
+        _fake_quantize_weights(self.graph, nodes[IMAGE_INPUT])
         for name, (scale, zero_point) in places.ranges.items():
             if name in nodes:
                 self.ranges[RANGE_OF + name] = FakeQuantize(scale, zero_point)
@@ -165,7 +165,7 @@ class FakeQuantizedNetwork(nn.Module):
             if node.target == aten.view.default:  # was traced with another memory format than that of training
                 node.target = aten.reshape.default
         normalized.replace_all_uses_with(images)
-        nodes[normalized.name] = nodes[IMAGES] = images
+        nodes[normalized.name] = nodes[IMAGE_INPUT] = images
         return nodes
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:

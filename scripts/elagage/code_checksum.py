@@ -1,0 +1,175 @@
+"""What Python files do, as checksums: of a file and of all that it imports below given folders, directly or not.
+
+Found are all forms of the import statement, wherever it stands. Not found is what a file loads by other means:
+importlib, __import__, exec, data files, modules that are not Python source.
+"""
+
+import ast
+import functools
+import hashlib
+import itertools
+import keyword
+import os
+import pathlib
+from collections.abc import Iterable, Iterator
+
+Folders = tuple[pathlib.Path, ...]
+
+
+def import_roots(file: str | os.PathLike) -> Folders:
+    """Return the folders, absolute, in which the imports of a user's file are looked up, in this order.
+
+    Its own folder, as for a script; if that is a package, which has an __init__.py, the folder that the outermost
+    package lies in; and the working directory, as for `python -m`.
+    """
+    folder = _absolute(file).parent
+    outside = folder
+    while (outside / "__init__.py").is_file():
+        outside = outside.parent
+    return tuple(dict.fromkeys((folder, outside, pathlib.Path.cwd())))
+
+
+def module_name(file: str | os.PathLike) -> str | None:
+    """Return the dotted name under which a user's file can be imported from its import roots, its packages with it.
+
+    None if it lies in no package and in no folder below the working directory: it is a script by itself.
+    """
+    path = _absolute(file)
+    for root in import_roots(file)[1:]:
+        if path.is_relative_to(root) and path.parent != root:
+            parts = path.relative_to(root).with_suffix("").parts
+            if all(part.isidentifier() and not keyword.iskeyword(part) for part in parts):
+                return ".".join(parts)
+    return None
+
+
+def source_files(file: str | os.PathLike, roots: Folders) -> list[pathlib.Path]:
+    """Return the file and all that it imports below the roots, directly or not, sorted.
+
+    A superset of what a run of the file imports; the same set if all imports stand at module level.
+    """
+    found: set[pathlib.Path] = set()
+    waiting = {_absolute(file), *_packages_of(_absolute(file), roots)}
+    while waiting:
+        found |= waiting
+        waiting = set().union(*(_imported(path, roots) for path in waiting)) - found
+    return sorted(found)
+
+
+def code_checksums(file: str | os.PathLike, roots: Folders) -> str:
+    """Return "path:checksum" of source_files(file, roots), with paths from the folder of the file, in one line.
+
+    As a parameter of a rule it makes an edit rerun the rules that use the edited file, and only those. Not as input
+    files, because those have times, which a new clone changes, and paths, which change when a study moves.
+    """
+    folder = _absolute(file).parent
+    return " ".join(f"{os.path.relpath(path, folder)}:{_checksum(path)}" for path in source_files(file, roots))
+
+
+def digest(source: bytes) -> str:
+    """Return the checksum, 64 hexadecimal digits, of what Python source does: comments, docstrings and layout aside.
+
+    Of ast.unparse, because ast.dump differs between versions of Python. Source with a syntax error is taken as it is.
+    """
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError):  # the job that runs a user's file says what is wrong with it
+        return hashlib.sha256(source).hexdigest()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and _docstring(node):
+            node.body = node.body[1:] or [ast.Pass()]
+    return hashlib.sha256(ast.unparse(tree).encode(errors="surrogatepass")).hexdigest()
+
+
+def _absolute(file: str | os.PathLike) -> pathlib.Path:
+    return pathlib.Path(os.path.abspath(file))  # not resolve(): what stands beside a link is imported, as it is named
+
+
+def _packages_of(file: pathlib.Path, roots: Folders) -> set[pathlib.Path]:
+    """Return __init__.py of the packages that a file lies in, up to the roots."""
+    inside = (folder for root in roots for folder in file.parents if folder.is_relative_to(root) and folder != root)
+    return {path for folder in inside if (path := folder / "__init__.py").is_file()}
+
+
+def _docstring(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    first = node.body[0] if node.body else None
+    return isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str)
+
+
+@functools.cache
+def _checksum(file: pathlib.Path) -> str:
+    return digest(file.read_bytes())[:16] if file.is_file() else "missing"
+
+
+@functools.cache
+def _imported(file: pathlib.Path, roots: Folders) -> frozenset[pathlib.Path]:
+    """Return the files below the roots that the import statements of a file run."""
+    try:
+        nodes = list(ast.walk(ast.parse(file.read_bytes())))
+    except (OSError, SyntaxError, ValueError):
+        return frozenset()
+    found: set[pathlib.Path] = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                found |= _run_by(alias.name, roots)
+        elif isinstance(node, ast.ImportFrom):
+            # A relative import starts at the file's own folder, whatever the name of its package.
+            places = (file.parents[node.level - 1],) if 0 < node.level <= len(file.parents) else roots
+            found |= _run_by_from(node.module or "", [alias.name for alias in node.names], places)
+    return frozenset(found)
+
+
+def _run_by(name: str, roots: Iterable[pathlib.Path]) -> set[pathlib.Path]:
+    """Return the files that `import a.b.c` runs: that of the module, and __init__.py of each package above it."""
+    for root in roots:
+        if found := set(_along(root, name.split("."))):
+            return found
+    return set()
+
+
+def _run_by_from(module: str, names: list[str], roots: Iterable[pathlib.Path]) -> set[pathlib.Path]:
+    """Return the files that `from module import names` runs; a name may be that of a module in the package."""
+    found = _run_by(module, roots) if module else set()
+    if names == ["*"]:
+        init = next((path for root in roots if (path := _package(root, module) / "__init__.py").is_file()), None)
+        names = _exported(init) if init else []
+    for name in names:
+        found |= _run_by(f"{module}.{name}".lstrip("."), roots)
+    return found | ({path for root in roots if (path := root / "__init__.py").is_file()} if not module else set())
+
+
+def _package(root: pathlib.Path, module: str) -> pathlib.Path:
+    return root.joinpath(*module.split(".")) if module else root
+
+
+def _along(place: pathlib.Path, parts: list[str]) -> Iterator[pathlib.Path]:
+    """Yield the files below a folder that importing the dotted name of these parts runs, as far as they are there.
+
+    A package goes before a module of the same name, and that before a folder without __init__.py, as in Python.
+    """
+    for part in parts:
+        place /= part
+        if (init := place / "__init__.py").is_file():
+            yield init
+        elif (file := place.with_name(f"{part}.py")).is_file():
+            yield file
+            return
+        elif not place.is_dir():
+            return
+
+
+def _exported(init: pathlib.Path) -> list[str]:
+    """Return the names in a package's __all__ as far as they are literals, which `import *` imports as modules."""
+    try:
+        nodes = list(ast.walk(ast.parse(init.read_bytes())))
+    except (SyntaxError, ValueError):
+        return []
+    targets = [
+        node.value
+        for node in nodes
+        if isinstance(node, ast.Assign | ast.AugAssign | ast.AnnAssign)
+        and any(isinstance(name, ast.Name) and name.id == "__all__" for name in ast.walk(node))
+    ]
+    inner = itertools.chain.from_iterable(ast.walk(target) for target in targets if target)
+    return [node.value for node in inner if isinstance(node, ast.Constant) and isinstance(node.value, str)]

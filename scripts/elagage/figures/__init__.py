@@ -1,0 +1,1 @@
+"""What people look at. Without torch and ONNX."""

@@ -1,0 +1,157 @@
+"""The plan of a study: which models, checkpoints, variants and figures a configuration asks for, and their paths."""
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Mapping
+
+from elagage.code_checksum import code_checksums, import_roots
+
+DATASET = "results/data/dataset.json"
+PRUNED = "results/models/{model}/seed{seed}/{scope}/{rate}"  # folder of the checkpoints of a scope and rate
+STEM = "results/models/{model}/seed{seed}/{checkpoint}"  # of a checkpoint, without its ending
+MEASUREMENTS = ("accuracy", "size", "latency")
+FIGURES_OF_SCOPE = ("accuracy", "model_size", "inference_time")
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a completed configuration asks for."""
+
+    config: Mapping
+
+    @property
+    def scopes(self) -> list[str]:
+        """The scopes of pruning."""
+        return self.config["pruning"]["scopes"]
+
+    @property
+    def rates(self) -> list[float]:
+        """The rates of pruning, the lowest first."""
+        return sorted(map(float, self.config["pruning"]["rates"]))
+
+    @property
+    def recoveries(self) -> list[str]:
+        """What follows pruning."""
+        return self.config["pruning"]["recovery"]
+
+    @property
+    def modes(self) -> list[str]:
+        """The modes of quantization that the study compares."""
+        return self.config["quantization"]["modes"]
+
+    @property
+    def quantize_modes(self) -> list[str]:
+        """The modes that the rule quantize makes: all but qat, which trains.
+
+        float32 is among them in every study, because each variant is timed against the dense float32 model.
+        """
+        return [mode for mode in dict.fromkeys(["float32", *self.modes]) if mode != "qat"]
+
+    @property
+    def mode_stems(self) -> list[str]:
+        """The paths, without their endings, of the variants of a checkpoint."""
+        return [f"{STEM}-{mode}" for mode in self.modes]
+
+    @property
+    def trained(self) -> list[str]:
+        """The models that come without weights."""
+        return [name for name, model in self.config["models"].items() if model["weights"] is None]
+
+    @property
+    def measures_sensitivity(self) -> bool:
+        """Whether there are images and rates to measure the sensitivity of layers with."""
+        return self.config["sensitivity"]["images"] != 0 and any(self.rates)
+
+    @property
+    def model_seeds(self) -> list[str]:
+        """<model>/seed<seed> of every dense model."""
+        return [f"{model}/seed{seed}" for model in self.config["models"] for seed in self.seeds(model)]
+
+    @property
+    def trained_seeds(self) -> list[str]:
+        """<model>/seed<seed> of every dense model that is trained."""
+        return [f"{model}/seed{seed}" for model in self.trained for seed in self.seeds(model)]
+
+    def seeds(self, model: str) -> list[int]:
+        """Return the seeds of a model: one whose weights are given has only the first, for its retraining."""
+        seeds = self.config["seeds"]
+        return seeds if model in self.trained else seeds[:1]
+
+    def checkpoint(self, scope: str, rate: float, recovery: str) -> str:
+        """Return the path of a checkpoint below its model and seed, without its ending.
+
+        No content is computed twice: nothing is pruned at rate 0, so every scope and recovery shares the dense model
+        there, and the first step of `iterative` is `rewind`.
+        """
+        if rate == 0:
+            return "dense"
+        first = next(filter(None, self.rates))
+        return f"{scope}/{rate}/{'rewind' if recovery == 'iterative' and rate == first else recovery}"
+
+    def recovered_before(self, scope: str, rate: float) -> str:
+        """Return the checkpoint that `iterative` made at the rate before, the dense one if there is none."""
+        before = max([lower for lower in self.rates if lower < rate], default=0)
+        return self.checkpoint(scope, before, "iterative")
+
+    @functools.cached_property
+    def variants(self) -> list[dict]:
+        """One row per variant, as in the summary, with the paths of its measurements."""
+        rows = []
+        for model in self.config["models"]:
+            for seed, scope, rate, recovery, mode in itertools.product(
+                self.seeds(model), self.scopes, self.rates, self.recoveries, self.modes
+            ):
+                stem = f"results/models/{model}/seed{seed}/{self.checkpoint(scope, rate, recovery)}-{mode}"
+                named = {"model": model, "seed": seed, "scope": scope, "rate": rate, "recovery": recovery, "mode": mode}
+                rows.append(named | {kind: f"{stem}.{kind}.json" for kind in MEASUREMENTS})
+        return rows
+
+    @property
+    def measurements(self) -> list[str]:
+        """The paths of all measurements, each once."""
+        return sorted({row[kind] for row in self.variants for kind in MEASUREMENTS})
+
+    @property
+    def figures(self) -> list[str]:
+        """The names of the figures that the study has data for."""
+        names = [f"{scope}_pruning_{metric}" for scope in self.scopes for metric in FIGURES_OF_SCOPE]
+        names += ["quantization_comparison", "pareto"]
+        names += ["scopes_accuracy"] if len(self.scopes) > 1 else []
+        names += ["recovery_comparison"] if len(self.recoveries) > 1 else []
+        names += ["training_history"] if self.trained else []
+        names += ["sensitivity"] if self.measures_sensitivity else []
+        return names
+
+    def retraining(self, recovery: str) -> dict:
+        """Return what a recovery that trains takes from the table `retraining`: a change of the rest reruns nothing."""
+        keys = ("epochs", "learning_rate") if recovery == "finetune" else ("epochs",)
+        return {key: self.config["retraining"][key] for key in keys}
+
+    @property
+    def qat_training(self) -> dict:
+        """The settings of `training` as quantization-aware training uses them."""
+        own = {key: self.config["quantization"][f"qat_{key}"] for key in ("epochs", "learning_rate")}
+        return self.config["training"] | own | {"warmup_epochs": 0}
+
+    def user_code(self, model: str) -> str | None:
+        """Return the checksums of the user's file that defines a model and of what it imports, None if built in."""
+        file = self.config["models"][model]["architecture"].rpartition(":")[0]
+        return code_checksums(file, import_roots(file)) if file else None
+
+
+def pruned_for(recovery: str) -> str:
+    """Return the name of the pruned checkpoint that a recovery starts from."""
+    return "iterative_pruned" if recovery == "iterative" else "none"
+
+
+def graph(model: str, seed: str, checkpoint: str) -> str:
+    """Return the path of the graph of a checkpoint's shapes: the model's, or that of what was pruned by channels.
+
+    Retraining keeps the shapes; a chain prunes again at each rate.
+    """
+    scope, *rest = checkpoint.split("/")
+    if scope != "channel":
+        return f"results/models/{model}/graph.onnx"
+    rate, recovery = rest
+    return f"results/models/{model}/seed{seed}/channel/{rate}/{pruned_for(recovery)}.graph.onnx"

@@ -1,0 +1,1 @@
+"""What trains, prunes and exports: the only room that imports torch."""
