@@ -91,17 +91,14 @@ def variants(
     static = quantize(float32, "static", parts["train"].images[:CALIBRATION])
     output = folder / f"{name}-{seed}-qat.onnx"
     quantize_qat(
-        folder / "dataset.json",
-        parts["train"],
-        parts["validation"],
+        PreparedData(dataset, parts["train"], parts["validation"]),
         source,
         architecture,
-        seed,
         QAT,
-        CALIBRATION,
-        1,
-        TrainingState(folder / "qat_state.pt", {"network": name, "seed": seed}),
-        output,
+        seed=seed,
+        calibration_images=CALIBRATION,
+        state=TrainingState(folder / "qat_state.pt", {"network": name, "seed": seed}),
+        output=output,
     )
     models = {"float32": float32, "static": static, "qat": onnx.load(output)}
     return tuple(accuracy(model, folder / f"{kind}.onnx", parts["test"]) for kind, model in models.items())

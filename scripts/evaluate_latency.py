@@ -11,15 +11,15 @@ from elagage.job import job
 from elagage.onnx.runtime import machine, session, time_in_turns
 
 
-def evaluate_latency(dense: str, variants: dict[str, str], images: numpy.ndarray, threads: int) -> None:
-    """Write for each variant (path of the ONNX file -> path of the JSON) its times and the dense model's, in ns.
+def evaluate_latency(dense: str, outputs: dict[str, str], images: numpy.ndarray, *, threads: int) -> None:
+    """Write for each variant (outputs: path of its ONNX file -> path of the JSON) its times and the dense model's, in ns.
 
     images: uint8 [n, channels, height, width], timed one at a time.
     """
-    models = {path: _single(session(path, threads)) for path in variants}
+    models = {path: _single(session(path, threads)) for path in outputs}
     times = time_in_turns({"dense": _single(session(dense, threads)), **models}, images)
     setting = {**machine(), "threads": threads, "onnxruntime": onnxruntime.__version__}
-    for path, latency in variants.items():
+    for path, latency in outputs.items():
         write_json(latency, {**setting, "dense_ns": times["dense"].tolist(), "ns": times[path].tolist()})
         medians = [numpy.median(times[name]) / 1e6 for name in (path, "dense")]
         print("{}: median {:.3f} ms, dense {:.3f} ms".format(path, *medians))
@@ -34,7 +34,7 @@ if "snakemake" in globals():
         test = Split.read(snakemake.input.test_images, snakemake.input.test_labels)
         evaluate_latency(
             snakemake.input.dense,
-            dict(zip(snakemake.input.variants, snakemake.output.latency, strict=True)),
+            dict(zip(snakemake.input.onnx_files, snakemake.output.latency, strict=True)),
             test.first(snakemake.params.latency_images, "evaluation.latency_images").images,
-            snakemake.params.threads,
+            threads=snakemake.params.threads,
         )

@@ -8,7 +8,7 @@ rule evaluate_accuracy:
     input:
         **split_arrays("test"),
         dataset=DATASET,
-        variants=[f"{stem}.onnx" for stem in PLAN.mode_stems],
+        onnx_files=[f"{stem}.onnx" for stem in PLAN.mode_stems],
     output:
         accuracy=[f"{stem}.accuracy.json" for stem in PLAN.mode_stems],
         predictions=[f"{stem}.predictions.npy" for stem in PLAN.mode_stems],
@@ -55,7 +55,7 @@ rule evaluate_latency:
         **split_arrays("test"),
         dataset=DATASET,
         dense="results/models/{model}/seed{seed}/dense-float32.onnx",
-        variants=[f"{stem}.onnx" for stem in PLAN.mode_stems],
+        onnx_files=[f"{stem}.onnx" for stem in PLAN.mode_stems],
     output:
         latency=[f"{stem}.latency.json" for stem in PLAN.mode_stems],
     log:
