@@ -12,7 +12,7 @@ from elagage.onnx.runtime import machine, session, time_in_turns
 
 
 def evaluate_latency(dense: str, outputs: dict[str, str], images: numpy.ndarray, *, threads: int) -> None:
-    """Write for each variant (outputs: path of its ONNX file -> path of the JSON) its times and the dense model's, in ns.
+    """Write for each variant (outputs: its ONNX file -> its JSON) its times and the dense model's, in ns.
 
     images: uint8 [n, channels, height, width], timed one at a time.
     """
