@@ -17,7 +17,7 @@ from elagage.record_outputs import record_outputs
 
 
 def exit_on_user_error(function, *arguments):
-    """Return what the function returns, or end with the message of its UserError alone.
+    """Return what the function returns, or end with only the message of its UserError.
 
     A WorkflowError would be shown with the lines of this file, which are no help to whom the message is for.
     """

@@ -1,4 +1,4 @@
-"""All measurements -> summary.csv and summary.md, one row a variant."""
+"""All measurements -> summary.csv and summary.md, one row per variant."""
 
 
 rule summarize:
