@@ -66,7 +66,8 @@ def references(axis: Axes, rows: pandas.DataFrame, measured: Metric) -> None:
 
     The dense float32 model: its accuracy, or its time as measured beside the variants of each rate. That time changes
     with the machine, not with the rate: what the variants share with it is no effect of pruning. Where channels are
-    removed also that time at the share of multiply-accumulates that is left: what would be expected if nothing else took time.
+    removed also that time at the share of multiply-accumulates that is left: what fp32 would take if nothing else took
+    time.
     """
     if measured.columns[0] == "accuracy":
         dense = rows.loc[(rows["rate"] == 0) & (rows["mode"] == "float32"), "accuracy"]
