@@ -303,7 +303,8 @@ def test_a_pickle_that_calls_anything_but_an_array_runs_nothing(monkeypatch, cal
 IMAGES = FASHION_MNIST[0][0]
 WRONG_IDX = {
     "ends in its header": ("images-idx3", idx(IMAGES)[:16], "16 bytes"),
-    "header of one image": ("images-idx3", idx(IMAGES[:1])[:16], "16 bytes"),
+    "no images": ("images-idx3", idx(IMAGES[:0]), "16 bytes"),
+    "shorter than a header": ("labels-idx1", idx(LABELS)[:3], "3 bytes"),
     "whole images missing": ("images-idx3", idx(IMAGES)[: 16 + 20 * 784], "0000001e"),
     "oblong images": ("images-idx3", idx(IMAGES.reshape(30, 14, 56)), "0000000e 00000038"),
     "labels as images": ("images-idx3", idx(LABELS), "00000801"),
