@@ -94,6 +94,12 @@ def caption(figure: str) -> str:
     return f"../report/{re.sub('^(local|global|channel)_pruning', 'pruning', figure)}.rst"
 
 
+def labels(figure: str) -> dict[str, str]:
+    """Return what the report lists a figure by: what it shows and, if it is of one scope, which."""
+    scope, _, name = figure.rpartition("_pruning_")
+    return {"figure": name.replace("_", " ")} | ({"scope": scope} if scope else {})
+
+
 def one_of(names) -> str:
     """Return a wildcard's constraint: one of these names, which may be none."""
     return "|".join(map(re.escape, names)) or "(?!)"
