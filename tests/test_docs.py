@@ -1,4 +1,4 @@
-"""The documentation: its links lead somewhere."""
+"""The documentation: its links lead somewhere, and what it points contributors at is there."""
 
 import pathlib
 import re
@@ -28,3 +28,20 @@ def test_every_link_of_a_page_leads_to_a_file_and_heading(page):
         linked = page.parent / file if file else page
         assert linked.exists(), target
         assert not anchor or anchor in anchors(linked), target
+
+
+def located(path: str) -> pathlib.Path:
+    """Return a file that the guide for contributors names, from scripts/elagage or from the repository."""
+    shared = REPOSITORY / "scripts/elagage" / path
+    return shared if shared.exists() else REPOSITORY / path
+
+
+def test_the_guide_for_contributors_names_files_and_what_stands_in_them():
+    table = (REPOSITORY / "CONTRIBUTING.md").read_text().partition("## Where do I")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| \w(.*) \| (.*) \| (.*) \|$", table, re.MULTILINE)
+    assert len(rows) > 5
+    for _, places, names in rows:
+        files = [located(path) for path in re.findall(r"`([\w./]+\.\w+)`", places)]
+        content = " ".join(file.read_text() for file in files)
+        for name in re.findall(r"`([\w-]+)`", names):
+            assert re.search(rf"\b{name}\b", content), f"{name} is not in {places}"

@@ -8,10 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
-from elagage.checkpoints import load_into, read_weights
 from elagage.configuration import check_files, configuration, read_file
 from elagage.image_folder import image_files
-from elagage.models import build_network
+from elagage.pytorch.checkpoints import load_into, read_weights
+from elagage.pytorch.models import build_network
 
 REPOSITORY = pathlib.Path(__file__).parent.parent
 SCHEMA = REPOSITORY / "workflow/schemas/config.schema.yaml"
