@@ -12,14 +12,14 @@ from elagage.data import KNOWN_SIZES, SPLITS, Dataset, save_array
 from elagage.downloads import Labelled, read_downloaded
 from elagage.errors import UserError
 from elagage.files import sha256, write_json
-from elagage.image_folder import image_files, image_folder_classes, read_image
+from elagage.image_folder import read_image, scan_image_folder
 from elagage.job import job
 from elagage.progress import progress
 
 SPLIT_SEED = 0  # one fixed split: results of different studies compare
 
 
-def digits(path: str, size: int | None) -> tuple[Labelled, Labelled, list[str]]:
+def digits(path: str, size: int | None) -> tuple[dict[str, Labelled], list[str]]:
     """scikit-learn's 8x8 digits with 17 grey levels."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
@@ -30,21 +30,24 @@ def digits(path: str, size: int | None) -> tuple[Labelled, Labelled, list[str]]:
         images, loaded.target, test_size=KNOWN_SIZES["digits"][1], stratify=loaded.target, random_state=SPLIT_SEED
     )
     names = [str(name) for name in loaded.target_names]
-    return (_resized(train_images, size), train_labels), (_resized(test_images, size), test_labels), names
+    parts = {"train": (train_images, train_labels), "test": (test_images, test_labels)}
+    return {split: (_resized(images, size), labels) for split, (images, labels) in parts.items()}, names
 
 
-def downloaded(name: str, path: str, size: int | None) -> tuple[Labelled, Labelled, list[str]]:
+def downloaded(name: str, path: str, size: int | None) -> tuple[dict[str, Labelled], list[str]]:
     """Return one of torchvision's data sets, downloaded to `path` unless it is there."""
     *parts, classes = read_downloaded(name, path)
-    train, test = [(_resized(images, size), labels) for images, labels in parts]
-    return train, test, classes
+    resized = [(_resized(images, size), labels) for images, labels in parts]
+    return dict(zip(("train", "test"), resized, strict=True)), classes
 
 
-def image_folder(path: str, size: int | None) -> tuple[Labelled, Labelled, list[str]]:
-    """The user's own images; the test images are shuffled once, so that the first 1,000 are of all classes."""
-    parts = []
-    for split in ("train", "test"):
-        files = image_files(path, split)
+def image_folder(path: str, size: int) -> tuple[dict[str, Labelled], list[str]]:
+    """The user's own images; each split is shuffled once, so that its first images are of all classes."""
+    folder = scan_image_folder(path)
+    for note in folder.notes:
+        print(note)
+    parts = {}
+    for split, files in folder.splits.items():
         order = numpy.random.default_rng(SPLIT_SEED).permutation(len(files))
         with progress(len(files), " images", f"decode {split}") as advance:
             images = []
@@ -53,10 +56,13 @@ def image_folder(path: str, size: int | None) -> tuple[Labelled, Labelled, list[
                 for image in pool.map(read_image, (files[index][0] for index in order), itertools.repeat(size)):
                     images.append(image)
                     advance(1)
-        parts.append((images, numpy.array([files[index][1] for index in order])))
-    grey = all(image.ndim == 2 for images, _ in parts for image in images)
-    stacked = [(numpy.stack([_with_channels(i, grey) for i in images]), labels) for images, labels in parts]
-    return *stacked, image_folder_classes(path)
+        parts[split] = images, numpy.array([files[index][1] for index in order])
+    grey = all(image.ndim == 2 for images, _ in parts.values() for image in images)
+    stacked = {
+        split: (numpy.stack([_with_channels(image, grey) for image in images]), labels)
+        for split, (images, labels) in parts.items()
+    }
+    return stacked, folder.classes
 
 
 LOADERS = {
@@ -88,37 +94,45 @@ def _channels_first(images: numpy.ndarray) -> numpy.ndarray:
     return numpy.ascontiguousarray(images)
 
 
-def split_validation(train: Labelled, fraction: float) -> tuple[Labelled, Labelled]:
-    """Return the training and the validation part: shuffled, with the same share of every class.
+def split_validation(train: Labelled, fraction: float, classes: list[str]) -> tuple[Labelled, Labelled]:
+    """Return the training and the validation part: shuffled, with the same share of every class, at least one image.
 
-    Raises UserError if a part would lack a class.
+    Raises UserError if a class has a single image.
     """
     from sklearn.model_selection import train_test_split
 
     images, labels = train
+    counts = numpy.bincount(labels, minlength=len(classes))
+    if counts.min() < 2:
+        name = classes[int(counts.argmin())]
+        raise UserError(
+            f"dataset.path: class {name!r} has {counts.min()} image(s) for training and validation; 2 are needed: add "
+            f"images of it, or remove the class"
+        )
     try:
         kept, validation = train_test_split(
             numpy.arange(len(labels)), test_size=fraction, stratify=labels, random_state=SPLIT_SEED
         )
-    except ValueError as error:
-        raise UserError(
-            f"dataset.validation_fraction: {fraction} of {len(labels)} training images cannot hold every class: {error}"
-        ) from error
-    for part in (kept, validation):
-        if absent := set(labels.tolist()) - set(labels[part].tolist()):
-            raise UserError(
-                f"dataset.validation_fraction: {fraction} of {len(labels)} training images leaves one part without "
-                f"class number {min(absent)}; change it, or add images of that class"
-            )
+    except ValueError:  # fewer images than classes in a part
+        kept = validation = numpy.arange(0)
+    if len(set(labels[kept])) < len(classes) or len(set(labels[validation])) < len(classes):
+        order = numpy.random.default_rng(SPLIT_SEED).permutation(len(labels))
+        shares = numpy.clip(numpy.round(fraction * counts), 1, counts - 1)
+        place = numpy.empty(len(labels), int)
+        for label in range(len(classes)):
+            of_class = order[labels[order] == label]
+            place[of_class] = numpy.arange(len(of_class))
+        chosen = place[order] < shares[labels[order]]
+        kept, validation = order[~chosen], order[chosen]
     return (images[kept], labels[kept]), (images[validation], labels[validation])
 
 
 def prepare_data(name: str, path: str, image_size: int | None, validation_fraction: float, outputs: dict) -> None:
     """Write `<split>_images`, uint8 [n, channels, size, size], `<split>_labels`, int64 [n], and `dataset` (JSON)."""
-    train, test, classes = LOADERS[name](path, image_size)
-    train, validation = split_validation(train, validation_fraction)
-    parts = dict(zip(SPLITS, (train, validation, test), strict=True))
-    parts = {split: (_channels_first(images), labels.astype(numpy.int64)) for split, (images, labels) in parts.items()}
+    parts, classes = LOADERS[name](path, image_size)
+    if "validation" not in parts:
+        parts["train"], parts["validation"] = split_validation(parts["train"], validation_fraction, classes)
+    parts = {split: (_channels_first(parts[split][0]), parts[split][1].astype(numpy.int64)) for split in SPLITS}
     for split, arrays in parts.items():
         for kind, array in zip(("images", "labels"), arrays, strict=True):
             save_array(outputs[f"{split}_{kind}"], array)

@@ -26,7 +26,7 @@ def quantize_qat(
     settings: TrainingSettings,
     *,
     seed: int,
-    calibration_images: int,
+    calibration_images: int | None,
     state: TrainingState,
     output: str,
 ) -> None:
@@ -48,7 +48,7 @@ def quantize_qat(
     print("qat", json.dumps(count_contents(model)))
     made = {
         "mode": "qat",
-        "calibration_images": calibration_images,
+        "calibration_images": len(calibration),
         "qat_epochs": settings.epochs,
         "qat_learning_rate": settings.learning_rate,
         "qat_epoch": best["epoch"],

@@ -12,7 +12,7 @@ from elagage.pytorch.training import compute_reproducibly, evaluate
 
 
 def recover_batchnorm(
-    data: PreparedData, pruned: str, architecture: str, *, batchnorm_images: int, checkpoint: str
+    data: PreparedData, pruned: str, architecture: str, *, batchnorm_images: int | None, checkpoint: str
 ) -> None:
     """Write the checkpoint with the statistics of the first `batchnorm_images` of the training images."""
     cpu = torch.device("cpu")

@@ -16,8 +16,6 @@ from elagage.pytorch.models import Normalize, naming
 from elagage.pytorch.pruning import magnitude_prune, prunable
 from elagage.pytorch.training import compute_reproducibly, default_device, evaluate
 
-MOST = 1000  # images unless the study states a number: one is then a tenth of a percentage point
-
 
 def layers(network: nn.Module) -> dict[str, nn.Module]:
     """Return each layer with a prunable weight under the weight's name in the state dict, a shared weight once."""
@@ -82,7 +80,7 @@ def sensitivity(
     label: str,
     output: str,
 ) -> None:
-    """Write the rows of `measure`, on the first `images` of the split (None: all, but at most MOST), as CSV.
+    """Write the rows of `measure`, on the first `images` of the split (None: as many as usual), as CSV.
 
     Raises UserError if there is no rate.
     """
@@ -90,7 +88,7 @@ def sensitivity(
         raise UserError("pruning.rates: 0.0 prunes nothing, so there is no sensitivity to measure; add a rate")
     device = default_device()
     network, _ = load_network(checkpoint, architecture, dataset)
-    split = validation.first(images or min(MOST, len(validation)), "sensitivity.images")
+    split = validation.first(images, "sensitivity.images")
     with naming(architecture):
         accuracies = 1 + len(rates) * len(layers(network))
         with progress(accuracies, " accuracies", label) as advance:

@@ -4,16 +4,19 @@ import torch
 
 from elagage.data import Dataset
 from elagage.files import sha256
-from elagage.job import job
-from elagage.pytorch.checkpoints import load_into, read_weights, save_checkpoint
+from elagage.job import job, say
+from elagage.pytorch.checkpoints import save_checkpoint
 from elagage.pytorch.models import ModelSpec, build_network
 from elagage.pytorch.training import compute_reproducibly
+from elagage.pytorch.weights import load_weights
 
 
-def train_import(dataset: Dataset, model: ModelSpec, weights: str, *, checkpoint: str) -> None:
-    """Write the weights, checked against the network, as a dense checkpoint."""
+def train_import(dataset: Dataset, model: ModelSpec, weights: str, *, key: str | None, checkpoint: str) -> None:
+    """Write the weights, checked against the network, as a dense checkpoint; key: of the state dict in the file."""
     network = build_network(model.architecture, len(dataset.classes), dataset.channels, model.seed)
-    load_into(network, read_weights(weights), f"models.{model.name}.weights: {weights!r}")
+    taken = load_weights(network, weights, key, f"models.{model.name}.weights: {weights!r}")
+    for note in taken.pop("weights_notes"):
+        say(note)
     save_checkpoint(
         checkpoint,
         network.state_dict(),
@@ -24,6 +27,7 @@ def train_import(dataset: Dataset, model: ModelSpec, weights: str, *, checkpoint
             "seed": model.seed,
             "weights_sha256": sha256(weights),
             "torch": torch.__version__,
+            **taken,
         },
     )
 
@@ -36,5 +40,6 @@ if "snakemake" in globals():
             Dataset.read(snakemake.input.dataset),
             ModelSpec(wildcards.model, snakemake.params.architecture, int(wildcards.seed)),
             snakemake.input.weights,
+            key=snakemake.params.weights_key,
             checkpoint=snakemake.output.checkpoint,
         )

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Mapping
 import jsonschema
 import yaml
 
-from elagage.data import KNOWN_SIZES
+from elagage.data import KNOWN_SIZES, USUAL_IMAGES
 from elagage.errors import UserError
-from elagage.image_folder import image_files, image_folder_classes
+from elagage.image_folder import scan_image_folder
 
 MODEL_FILES = "architecture", "weights"
 # By which training.learning_rate is divided for trainings that start from a trained model. The papers go on at the last
@@ -199,8 +199,11 @@ def _reads_as_number(text: str) -> bool:
         return False
 
 
-def check_files(config: Mapping) -> None:
-    """Raise UserError if a file or folder that the configuration names is missing, or has too few images."""
+def check_files(config: Mapping, note: Callable[[str], object] = print) -> None:
+    """Raise UserError if a file or folder that the configuration names is missing, or has too few images.
+
+    `note` is called with what the user should know of how images are split, left out or fewer than usual.
+    """
     if os.path.exists("results") and not os.path.isdir("results"):
         raise UserError(f"there is a file 'results' in {os.getcwd()}, where the study makes a folder; rename it")
     dataset = config["dataset"]
@@ -210,10 +213,8 @@ def check_files(config: Mapping) -> None:
     ):
         if (path or "").startswith("~"):
             raise UserError(f"configuration: {key}: {path!r}: ~ is not expanded; write {os.path.expanduser(path)!r}")
-    if dataset["name"] == "image_folder":
-        if dataset["image_size"] is None:
-            raise UserError("configuration: dataset.image_size: an image_folder needs a size in pixels, such as 32")
-        image_folder_classes(dataset["path"])
+    if dataset["name"] == "image_folder" and dataset["image_size"] is None:
+        raise UserError("configuration: dataset.image_size: an image_folder needs a size in pixels, such as 32")
     for name, model in config["models"].items():
         file, _, function = model["architecture"].rpartition(":")
         if function and file and not os.path.isfile(file):
@@ -229,29 +230,43 @@ def check_files(config: Mapping) -> None:
             raise UserError(
                 f"configuration: models.{name}.weights: there is no file {model['weights']!r} in {os.getcwd()}"
             )
-    _check_counts(config)
+    _check_counts(config, note)
 
 
-def _check_counts(config: Mapping) -> None:
-    """Raise UserError if more calibration, sensitivity or timing images are asked for than there will be."""
+def _image_counts(config: Mapping) -> tuple[dict[str, int], list[str]]:
+    """Return the images of each split before any is decoded, and what is to be known of them."""
     dataset = config["dataset"]
-    train, test = KNOWN_SIZES.get(dataset["name"]) or [
-        len(image_files(dataset["path"], split)) for split in ("train", "test")
-    ]
-    validation = math.ceil(train * dataset["validation_fraction"])
-    train -= validation
+    if dataset["name"] in KNOWN_SIZES:
+        (train, test), given, notes = KNOWN_SIZES[dataset["name"]], None, []
+    else:
+        folder = scan_image_folder(dataset["path"])
+        sizes = {split: len(files) for split, files in folder.splits.items()}
+        train, test, given, notes = sizes["train"], sizes["test"], sizes.get("validation"), folder.notes
+    validation = math.ceil(train * dataset["validation_fraction"]) if given is None else given
+    return {"train": train - (validation if given is None else 0), "validation": validation, "test": test}, notes
+
+
+def _check_counts(config: Mapping, note: Callable[[str], object]) -> None:
+    """Raise UserError if more images are stated than there will be; note where fewer than usual are there."""
+    counts, notes = _image_counts(config)
     calibrated = {"static", "qat"} & set(config["quantization"]["modes"])
-    calibration = config["quantization"]["calibration_images"] if calibrated else 0
-    batchnorm = config["retraining"]["batchnorm_images"] if "batchnorm" in config["pruning"]["recovery"] else 0
-    mistakes = [
-        f"configuration: {key}: {asked} images asked for, but there are only {there} {what}; lower it"
-        for key, asked, there, what in (
-            ("quantization.calibration_images", calibration, train, "training images without those for validation"),
-            ("retraining.batchnorm_images", batchnorm, train, "training images without those for validation"),
-            ("sensitivity.images", config["sensitivity"]["images"] or 0, validation, "validation images"),
-            ("evaluation.latency_images", config["evaluation"]["latency_images"], test, "test images"),
-        )
-        if asked > there
-    ]
+    uses = {  # key -> split that it takes images of
+        "quantization.calibration_images": "train" if calibrated else None,
+        "retraining.batchnorm_images": "train" if "batchnorm" in config["pruning"]["recovery"] else None,
+        "sensitivity.images": "validation",
+        "evaluation.latency_images": "test",
+    }
+    mistakes = []
+    for key, split in uses.items():
+        table, _, name = key.partition(".")
+        asked, there = config[table][name], counts.get(split)
+        if there is not None and asked is not None and asked > there:
+            mistakes.append(
+                f"configuration: {key}: {asked} images asked for, but there are only {there} {split} images; lower it"
+            )
+        elif there is not None and asked is None and there < USUAL_IMAGES[key] and key != "sensitivity.images":
+            notes.append(f"{key}: all {there} {split} images are taken, fewer than the usual {USUAL_IMAGES[key]}")
     if mistakes:
         raise UserError("\n".join(mistakes))
+    for text in notes:
+        note(text)

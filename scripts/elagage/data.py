@@ -18,6 +18,14 @@ KNOWN_SIZES = {
     "fashion_mnist": (60_000, 10_000),
 }
 
+# Images that are taken where the configuration states no number, or all if there are fewer.
+USUAL_IMAGES = {
+    "quantization.calibration_images": 512,
+    "retraining.batchnorm_images": 512,
+    "sensitivity.images": 1000,  # one is a tenth of a percentage point
+    "evaluation.latency_images": 1000,
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
@@ -77,11 +85,13 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def first(self, number: int, key: str) -> "Split":
+    def first(self, number: int | None, key: str) -> "Split":
         """Return the first `number` images; `key` is the configuration key that asked for them.
 
-        Raises UserError if there are fewer.
+        None takes as many as USUAL_IMAGES says, or all if there are fewer. Raises UserError if a number is stated and
+        there are fewer.
         """
+        number = min(USUAL_IMAGES[key], len(self)) if number is None else number
         if number > len(self):
             raise UserError(f"{key}: {number} images asked for, but there are only {len(self)}; lower {key}")
         return Split(self.images[:number], self.labels[:number])

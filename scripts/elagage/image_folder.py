@@ -1,10 +1,16 @@
-"""An image folder, `<path>/train/<class>/*` and `<path>/test/<class>/*`: its classes, files and pixels."""
+"""A folder of images, with a folder for each class: how it is split, its files, its pixels.
 
+`<path>/train/<class>/**` and `<path>/test/<class>/**`; `val`, `valid` or `validation` beside train; or classes only.
+"""
+
+import collections
 import concurrent.futures
 import contextlib
 import hashlib
 import os
 import pathlib
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 import numpy
 
@@ -12,55 +18,168 @@ from elagage.errors import UserError
 from elagage.files import read_json, write_json
 from elagage.progress import progress
 
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+# Pillow's names of raster formats. Never all that it knows: some run programs (EPS) or are not pictures.
+FORMATS = ("JPEG", "MPO", "PNG", "BMP", "DIB", "GIF", "TIFF", "WEBP", "AVIF", "JPEG2000", "PPM", "TGA", "QOI")
+ENDINGS = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".webp", ".avif"),
+    *(".jp2", ".j2k", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".qoi"),
+)
+# What lies beside images without being one: labels, notes, what systems leave behind.
+NO_PHOTOS = {
+    *(".txt", ".json", ".xml", ".csv", ".tsv", ".md", ".yaml", ".yml", ".ini", ".db", ".html", ".log", ".url", ".lnk"),
+    *(".py", ".sh", ".npy", ".npz", ".mat", ".zip", ".tar", ".gz"),
+}
+MOST_LEFT_OUT = 0.1  # share of the files that may be photos and are not read, from which the study stops
+VALIDATION = ("val", "valid", "validation")
+TEST_SHARE = 5  # one image in so many tests a folder that is not split
+LISTED = 5
+
+File = tuple[pathlib.Path, int]  # an image, and the number of its class
 
 
-def image_folder_classes(path: str) -> list[str]:
-    """Return the class names of an image folder, `<path>/train/<class>/*` and `<path>/test/<class>/*`, sorted.
+class ImageFolder(NamedTuple):
+    """The classes of an image folder, the files of its splits (train, test, perhaps validation), and what to know."""
 
-    Raises UserError if a folder is missing or a class is in one split only.
+    classes: list[str]
+    splits: dict[str, list[File]]
+    notes: list[str]
+
+
+def scan_image_folder(path: str) -> ImageFolder:
+    """Return what an image folder holds, sorted by class and name.
+
+    Without `test` the folder `val` is for testing; without both, or without `train`, one image in TEST_SHARE of each
+    class is, chosen by a hash of its name. Raises UserError if a class is in one split only or has no image, if links
+    lead nowhere or in circles, or if more than MOST_LEFT_OUT of what may be photos cannot be read.
     """
-    classes = {}
-    for split in ("train", "test"):
-        folder = pathlib.Path(path, split)
-        if not folder.is_dir():
-            raise UserError(
-                f"configuration: dataset.path: there is no folder {str(folder)!r} in {os.getcwd()}; "
-                f"an image folder is <path>/train/<class>/* and <path>/test/<class>/*"
-            )
-        with os.scandir(folder) as entries:
-            classes[split] = {entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")}
-    for split, other in (("train", "test"), ("test", "train")):
-        if lonely := sorted(classes[split] - classes[other]):
-            raise UserError(
-                f"configuration: dataset.path: class {lonely[0]!r} is in {path}/{split} only, not in {path}/{other}; "
-                f"every class needs images in both"
-            )
-    if len(classes["train"]) < 2:
+    root = pathlib.Path(path)
+    if not root.is_dir():
         raise UserError(
-            f"configuration: dataset.path: {path}/train has {len(classes['train'])} class folders; 2 are needed"
+            f"configuration: dataset.path: there is no folder {str(root)!r} in {os.getcwd()}; "
+            f"an image folder is <path>/train/<class>/* and <path>/test/<class>/*"
         )
-    return sorted(classes["train"])
+    folders, notes = _split_folders(root)
+    classes, left_out = _classes(path, folders), collections.Counter()
+    splits = {split: _labelled(folder, classes, left_out) for split, folder in folders.items()}
+    images = sum(map(len, splits.values()))
+    notes += _left_out(path, left_out, images)
+    if "test" not in splits:
+        splits["train"], splits["test"] = _hashed_split(splits.pop("train"), root)
+        notes.append(
+            f"dataset.path: {path} has no folder for testing: {len(splits['test'])} of its {images} images, a fifth of "
+            f"each class by a hash of their names, are kept for that"
+        )
+    return ImageFolder(classes, splits, notes)
 
 
-def _is_image_name(name: str) -> bool:
-    # Names with a dot in front are other programs' notes, such as macOS's ._cat.jpg.
-    return not name.startswith(".") and name.lower().endswith(IMAGE_ENDINGS)
+def _split_folders(root: pathlib.Path) -> tuple[dict[str, pathlib.Path], list[str]]:
+    """Return the folder of each split that is there, and what is to be known of it."""
+    found = {name: root / name for name in ("train", "test", *VALIDATION) if (root / name).is_dir()}
+    validation = next((name for name in VALIDATION if name in found), None)
+    if "train" not in found:
+        if found:
+            raise UserError(
+                f"configuration: dataset.path: {root} has a folder {next(iter(found))!r} and none called 'train'; an "
+                f"image folder is <path>/train/<class>/* and <path>/test/<class>/*"
+            )
+        return {"train": root}, []
+    if "test" in found and validation:
+        return {"train": found["train"], "validation": found[validation], "test": found["test"]}, [
+            f"dataset.path: validation images are those of {found[validation]}; dataset.validation_fraction is not used"
+        ]
+    if "test" in found:
+        return {"train": found["train"], "test": found["test"]}, []
+    if validation:
+        return {"train": found["train"], "test": found[validation]}, [
+            f"dataset.path: {root} has no folder 'test': the images of {found[validation]} are for testing, and "
+            f"validation images are taken from {found['train']}"
+        ]
+    return {"train": found["train"]}, []
 
 
-def image_files(path: str, split: str) -> list[tuple[pathlib.Path, int]]:
-    """Return the image files of a split with the index of their class, sorted by class and name.
+def _classes(path: str, folders: Mapping[str, pathlib.Path]) -> list[str]:
+    names = {split: set(_class_names(folder)) for split, folder in folders.items()}
+    for split, other in ((split, other) for split in names for other in names if split != other):
+        if lonely := sorted(names[split] - names[other]):
+            raise UserError(
+                f"configuration: dataset.path: class {lonely[0]!r} is in {folders[split]} only, not in "
+                f"{folders[other]}; every class needs images in both"
+            )
+    if len(names["train"]) < 2:
+        raise UserError(
+            f"configuration: dataset.path: {folders['train']} has {len(names['train'])} class folders; 2 are needed"
+        )
+    return sorted(names["train"])
 
-    Raises UserError if a class has none.
-    """
+
+def _class_names(folder: pathlib.Path) -> Iterator[str]:
+    with os.scandir(folder) as entries:
+        yield from (entry.name for entry in entries if not entry.name.startswith((".", "__")) and _is_folder(entry))
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError as error:  # such as a link to itself
+        raise _unreadable(entry.path, error) from error
+
+
+def _unreadable(path: str | os.PathLike, error: OSError) -> UserError:
+    return UserError(f"configuration: dataset.path: {path}: {error.strerror}; remove or replace it")
+
+
+def _labelled(folder: pathlib.Path, classes: list[str], left_out: collections.Counter) -> list[File]:
+    """Return the images of a split with the numbers of their classes; count by ending what is left out."""
     files = []
-    for index, name in enumerate(image_folder_classes(path)):
-        folder = pathlib.Path(path, split, name)
-        found = sorted(file for file in folder.iterdir() if _is_image_name(file.name))
-        if not found:
-            raise UserError(f"configuration: dataset.path: {folder} has no image ({', '.join(IMAGE_ENDINGS)})")
-        files += [(file, index) for file in found]
+    for index, name in enumerate(classes):
+        inside = sorted(_files(folder / name, ()))
+        images = [file for file in inside if file.suffix.lower() in ENDINGS]
+        left_out.update(file.suffix.lower() for file in inside if file.suffix.lower() not in ENDINGS)
+        if not images:
+            raise UserError(f"configuration: dataset.path: {folder / name} has no image ({', '.join(ENDINGS)})")
+        files += [(file, index) for file in images]
     return files
+
+
+def _files(folder: pathlib.Path, above: tuple[str, ...]) -> Iterator[pathlib.Path]:
+    """Yield the files of a folder at any depth, but for other programs' notes, such as macOS's ._cat.jpg."""
+    place = os.path.realpath(folder)
+    if place in above:
+        raise UserError(
+            f"configuration: dataset.path: {folder} is a link to a folder that it lies in; remove or replace it"
+        )
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith((".", "__")):
+                continue
+            if _is_folder(entry):
+                yield from _files(folder / entry.name, (*above, place))
+            else:
+                yield folder / entry.name
+
+
+def _left_out(path: str, endings: Mapping[str, int], images: int) -> list[str]:
+    """Return a note on the files that are not read; raise UserError if they are a large part of the photos."""
+    photos = {ending: count for ending, count in endings.items() if ending not in NO_PHOTOS}
+    listed = ", ".join(f"{count} {ending or 'without an ending'}" for ending, count in sorted(endings.items()))
+    if sum(photos.values()) > MOST_LEFT_OUT * (images + sum(photos.values())):
+        raise UserError(
+            f"configuration: dataset.path: {path}: {sum(photos.values())} files beside {images} images cannot be read "
+            f"({listed}); convert them to one of {', '.join(ENDINGS)}, or remove them"
+        )
+    return [f"dataset.path: {path}: left out {listed}"] if endings else []
+
+
+def _hashed_split(files: list[File], root: pathlib.Path) -> tuple[list[File], list[File]]:
+    """Return the files for training and those for testing, one in TEST_SHARE of each class and at least one."""
+    train, test = [], []
+    for label in sorted({label for _, label in files}):
+        of_class = [file for file in files if file[1] == label]
+        ranked = sorted(of_class, key=lambda file: hashlib.sha256(os.fsencode(file[0].relative_to(root))).digest())
+        count = max(1, round(len(of_class) / TEST_SHARE))
+        test += sorted(ranked[:count])
+        train += sorted(ranked[count:])
+    return train, test
 
 
 def image_fingerprint(path: str, known_path: str) -> str:
@@ -69,25 +188,20 @@ def image_fingerprint(path: str, known_path: str) -> str:
     The JSON file `known_path` keeps the checksum of each file with its size and times, so that only files that are new
     or changed are read; a copied folder is read once and has the fingerprint of the first.
     """
-    known = _read_known(known_path)
-    found = {}
-    for split in ("train", "test"):
-        for name in image_folder_classes(path):
-            with os.scandir(pathlib.Path(path, split, name)) as entries:
-                for entry in entries:
-                    if _is_image_name(entry.name):
-                        found[f"{split}/{name}/{entry.name}"] = _signature(entry)
-    unread = [name for name, signature in found.items() if known.get(name, [None])[:-1] != signature]
+    known, root = _read_known(known_path), pathlib.Path(path)
+    files = [file for split in scan_image_folder(path).splits.values() for file, _ in split]
+    signatures = {str(file.relative_to(root)): _signature(file) for file in files}
+    unread = [name for name, signature in signatures.items() if known.get(name, [None])[:-1] != signature]
     if unread:
         with progress(len(unread), " images", "checksums") as advance, concurrent.futures.ThreadPoolExecutor() as pool:
-            checksums = pool.map(_checksum, (pathlib.Path(path, name) for name in unread))
+            checksums = pool.map(_checksum, (root / name for name in unread))
             for name, checksum in zip(unread, checksums, strict=True):
-                known[name] = [*found[name], checksum]
+                known[name] = [*signatures[name], checksum]
                 advance(1)
         with contextlib.suppress(UserError):  # a folder that may only be read: the next run reads the images again
-            write_json(known_path, {name: known[name] for name in found})
+            write_json(known_path, {name: known[name] for name in signatures})
     digest = hashlib.sha256()
-    for name in sorted(found):
+    for name in sorted(signatures):
         digest.update(f"{name} {known[name][-1]}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()
 
@@ -100,11 +214,11 @@ def _read_known(path: str) -> dict[str, list]:
     return known if isinstance(known, dict) and all(isinstance(entry, list) for entry in known.values()) else {}
 
 
-def _signature(entry: os.DirEntry) -> list[int]:
+def _signature(file: pathlib.Path) -> list[int]:
     try:
-        status = entry.stat()
+        status = file.stat()
     except OSError as error:
-        raise UserError(f"configuration: dataset.path: {entry.path}: {error.strerror}; remove or replace it") from error
+        raise _unreadable(file, error) from error
     # The time of the last change of content or name cannot be set back, unlike that of the last change of content.
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
 
@@ -113,7 +227,7 @@ def _checksum(file: pathlib.Path) -> str:
     try:
         return hashlib.sha256(file.read_bytes()).hexdigest()[:32]
     except OSError as error:
-        raise UserError(f"configuration: dataset.path: {file}: {error.strerror}; remove or replace it") from error
+        raise _unreadable(file, error) from error
 
 
 def read_image(file: pathlib.Path, size: int) -> numpy.ndarray:
@@ -126,7 +240,7 @@ def read_image(file: pathlib.Path, size: int) -> numpy.ndarray:
     from PIL import Image, ImageOps
 
     try:
-        with Image.open(file) as image:
+        with Image.open(file, formats=FORMATS) as image:
             # Pillow opens PNGs of 16 bits per channel as RGB or RGBA, but its decoder's arguments say "RGB;16B".
             if image.mode in ("I", "F") or image.mode.startswith("I;16") or ";16" in str(getattr(image, "tile", "")):
                 raise UserError(f"{file}: {image.mode} pixels have more than 8 bits; save the image with 8 bits")

@@ -74,6 +74,12 @@ def _fail(message: str) -> None:
     os._exit(1)
 
 
+def say(note: str) -> None:
+    """Show a line that the user should read in the terminal, and in the log."""
+    print(f"note: {note}", file=_terminal, flush=True)
+    print(f"note: {note}")
+
+
 def terminal() -> TextIO:
     """Return the terminal, or what stands in its place, that the block above keeps its output from."""
     return _terminal

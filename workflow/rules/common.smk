@@ -107,7 +107,7 @@ def one_of(names) -> str:
 
 config = exit_on_user_error(read_configuration)
 if workflow.is_main_process:
-    exit_on_user_error(check_files, config)
+    exit_on_user_error(check_files, config, logger.warning)
 PLAN = Plan(config)
 if workflow.remote_exec:
     record_outputs()

@@ -53,6 +53,7 @@ rule train_import:
     params:
         architecture=architecture,
         user_code=lambda wildcards: user_code(wildcards.model),
+        weights_key=lambda wildcards: config["models"][wildcards.model]["weights_key"],
         code=code("train_import"),
     message:
         "Take the weights of {wildcards.model} from {input.weights}"

@@ -58,13 +58,12 @@ def load_weights(network: nn.Module, path: str | os.PathLike, key: str | None, s
     rank = {name: number for number, name in enumerate(PREFERRED)}
     matches.sort(key=lambda match: (-match[1].fitting, rank.get(match[0].key, len(PREFERRED))))
     state, prefix = matches[0]
-    if not set(filter(None, prefix.text.split("."))) <= WRAPPERS:
-        if key is None or not key.startswith(prefix.text.rstrip(".")):
-            whole = len(network.state_dict())
-            raise UserError(
-                f"{source}: the names of its tensors do not fit the network; without the prefix {prefix.text!r} "
-                f"{prefix.fitting} of {whole} would: if that is the network, state weights_key: {prefix.text.rstrip('.')}"
-            )
+    name = prefix.text.rstrip(".")
+    if not set(filter(None, name.split("."))) <= WRAPPERS and name != key:
+        raise UserError(
+            f"{source}: the names of its tensors do not fit the network; without the prefix {prefix.text!r} "
+            f"{prefix.fitting} of {len(network.state_dict())} would; if that is the network, state weights_key: {name}"
+        )
     equal = [other.key or "the file itself" for other, match in matches[1:] if match.fitting == prefix.fitting]
     notes = []
     if equal and prefix.fitting:
@@ -169,8 +168,8 @@ def _under(states: list[StateDict], key: str, source: str) -> list[StateDict]:
     found = named or [state for state in prefixed if state.tensors]
     if not found:
         raise UserError(
-            f"{source}: there is no state dict {key!r} in it and no tensor whose name begins with {key + '.'!r}; it has "
-            f"{_listed([state.key or next(iter(state.tensors)) for state in states])}"
+            f"{source}: weights_key: there is no state dict {key!r} in it, and no tensor's name begins with "
+            f"{key + '.'!r}; it has {_listed([state.key or next(iter(state.tensors)) for state in states])}"
         )
     return found
 
