@@ -19,7 +19,7 @@ from elagage.files import read_json, write_json
 from elagage.progress import progress
 
 # Pillow's names of raster formats. Never all that it knows: some run programs (EPS) or are not pictures.
-FORMATS = ("JPEG", "MPO", "PNG", "BMP", "DIB", "GIF", "TIFF", "WEBP", "AVIF", "JPEG2000", "PPM", "TGA", "QOI")
+FORMATS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "TIFF", "WEBP", "AVIF", "JPEG2000", "PPM", "TGA", "QOI")
 ENDINGS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".webp", ".avif"),
     *(".jp2", ".j2k", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".qoi"),
@@ -136,15 +136,19 @@ def _labelled(folder: pathlib.Path, classes: list[str], left_out: collections.Co
         images = [file for file in inside if file.suffix.lower() in ENDINGS]
         left_out.update(file.suffix.lower() for file in inside if file.suffix.lower() not in ENDINGS)
         if not images:
-            raise UserError(f"configuration: dataset.path: {folder / name} has no image ({', '.join(ENDINGS)})")
+            there = sorted({file.suffix.lower() or "none" for file in inside})
+            raise UserError(
+                f"configuration: dataset.path: {folder / name} has no image that is read ({', '.join(ENDINGS)})"
+                + (f"; the endings in it: {', '.join(there)}" if there else "")
+            )
         files += [(file, index) for file in images]
     return files
 
 
-def _files(folder: pathlib.Path, above: tuple[str, ...]) -> Iterator[pathlib.Path]:
+def _files(folder: pathlib.Path, above: tuple[pathlib.Path, ...]) -> Iterator[pathlib.Path]:
     """Yield the files of a folder at any depth, but for other programs' notes, such as macOS's ._cat.jpg."""
-    place = os.path.realpath(folder)
-    if place in above:
+    place = pathlib.Path(folder).resolve()
+    if any(outer.is_relative_to(place) for outer in above):
         raise UserError(
             f"configuration: dataset.path: {folder} is a link to a folder that it lies in; remove or replace it"
         )
@@ -239,6 +243,7 @@ def read_image(file: pathlib.Path, size: int) -> numpy.ndarray:
     # Pillow is not in the environment of Snakemake itself, which imports this module to check the configuration.
     from PIL import Image, ImageOps
 
+    Image.init()  # without it Pillow knows some formats only
     try:
         with Image.open(file, formats=FORMATS) as image:
             # Pillow opens PNGs of 16 bits per channel as RGB or RGBA, but its decoder's arguments say "RGB;16B".
