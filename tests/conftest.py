@@ -9,29 +9,15 @@ from collections.abc import Iterator
 import numpy
 import pytest
 
-from elagage.data import SPLITS, Dataset
+from elagage.data import SPLITS, Dataset, PreparedData, Split
 from elagage.files import write_json
 from elagage.pytorch.checkpoints import save_checkpoint
 from elagage.pytorch.models import build_network
-from elagage.pytorch.training_state import TrainingState
+from elagage.pytorch.training import compute_reproducibly
 from prune import prune
 
-
-class Killed(BaseException):
-    """Stands for SIGKILL: nothing catches it."""
-
-
-@dataclasses.dataclass(frozen=True)
-class DiesAfter(TrainingState):
-    """A state whose process is killed right after it was saved so many times."""
-
-    saves: list
-
-    def save(self, content) -> None:
-        super().save(content)
-        self.saves.pop()
-        if not self.saves:
-            raise Killed
+# As jobs compute. One thread: on a busy machine two wait for each other a hundred times longer than they compute.
+compute_reproducibly(threads=1)
 
 
 # Minutes each, of the 20 that all tests take: started last, they would run on one core alone.
@@ -70,6 +56,23 @@ def dataset(tmp_path) -> pathlib.Path:
 
 
 @pytest.fixture
+def data(dataset) -> PreparedData:
+    """Return what a job that trains reads of the data set."""
+    train, validation = (read_split(dataset, name) for name in ("train", "validation"))
+    return PreparedData(Dataset.read(dataset / "dataset.json"), train, validation)
+
+
+@pytest.fixture
+def test_images(dataset) -> Split:
+    """Return the test images of the data set."""
+    return read_split(dataset, "test")
+
+
+def read_split(folder: pathlib.Path, name: str) -> Split:
+    return Split.read(folder / f"{name}_images.npy", folder / f"{name}_labels.npy")
+
+
+@pytest.fixture
 def small_disk(tmp_path) -> Iterator[pathlib.Path]:
     """Yield a folder that is a disk of 64 KiB."""
     folder = tmp_path / "disk"
@@ -82,8 +85,8 @@ def small_disk(tmp_path) -> Iterator[pathlib.Path]:
 
 
 @pytest.fixture
-def dense(tmp_path, dataset) -> pathlib.Path:
-    """A resnet8 with weights that no training has seen."""
+def dense(tmp_path) -> pathlib.Path:
+    """Return the checkpoint of a resnet8, for the data set, with weights that no training has seen."""
     path = tmp_path / "dense.safetensors"
     provenance = {"model": "mine", "validation_accuracy": 0.99, "torch": "1.0"}
     save_checkpoint(path, build_network("resnet8", 3, 1, seed=1).state_dict(), provenance)
@@ -91,7 +94,8 @@ def dense(tmp_path, dataset) -> pathlib.Path:
 
 
 @pytest.fixture
-def pruned(tmp_path, dataset, dense) -> pathlib.Path:
+def pruned(tmp_path, data, dense) -> pathlib.Path:
+    """Return the checkpoint of the same network without 80 % of its weights."""
     path = tmp_path / "none.safetensors"
-    prune(dataset / "dataset.json", dense, "resnet8", "global", 0.8, path)
+    prune(data.dataset, dense, "resnet8", scope="global", rate=0.8, checkpoint=path)
     return path

@@ -28,7 +28,6 @@ from elagage.pytorch.shrinking import shrink
 from prune import prune
 from quantize_export import quantize_export
 
-torch.set_num_threads(1)
 SIZE = 16
 DATASET = Dataset("toy", ["a", "b", "c"], 3, SIZE, [0.5, 0.4, 0.3], [0.2, 0.25, 0.3], True, {}, {})
 

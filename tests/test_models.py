@@ -11,7 +11,6 @@ from elagage.pytorch.models import ARCHITECTURES, build_network
 
 CIFAR = {"resnet8": 1, "resnet20": 3, "resnet32": 5, "resnet44": 7, "resnet56": 9}  # blocks a stage
 TORCHVISION = ["resnet18", "resnet34", "resnet50"]
-torch.set_num_threads(1)  # on a busy machine two threads wait for each other a hundred times longer than they compute
 
 # torchvision takes seconds to import: let one worker do it.
 torchvision_once = pytest.mark.xdist_group("torchvision")

@@ -26,7 +26,6 @@ from test_quantize import (
     torch_logits,
 )
 from torch import nn
-from torch.nn import functional
 
 from elagage import fake_quantization
 from elagage.data import Dataset, Split
@@ -44,77 +43,10 @@ from elagage.pytorch.training import TrainingSettings
 from elagage.pytorch.training_state import TrainingState
 from quantize_qat import quantize_qat
 
-torch.set_num_threads(1)  # on a busy machine two threads wait for each other a hundred times longer than they compute
-
 CPU = torch.device("cpu")
 SETTINGS = TrainingSettings(
     epochs=3, batch_size=8, learning_rate=0.01, momentum=0.9, weight_decay=0.0005, warmup_epochs=0, flip=None
 )
-
-
-class Grouped(ReusedBlock):
-    """Grouped convolutions with a bias before their batch norm."""
-
-    def __init__(self, num_classes=3, in_channels=3):
-        super().__init__(num_classes, in_channels)
-        self.conv = nn.Conv2d(16, 16, 3, padding=1, groups=4)
-
-
-class Pooling(ReusedBlock):
-    """Tensors that share a range, a linear layer over positions, a flattened map, a product with a bare parameter."""
-
-    def __init__(self, num_classes=3, in_channels=3):
-        super().__init__(num_classes, in_channels)
-        self.positions = nn.Parameter(torch.linspace(-1, 1, 64).view(64, 1))
-
-    def forward(self, x):
-        x = functional.max_pool2d(functional.relu6(self.stem(x)), 2)
-        x = functional.dropout(self.norm(self.conv(x)) + functional.avg_pool2d(x, 3, 1, 1), 0.5, self.training)
-        x = self.linear(torch.sigmoid(x).flatten(2).transpose(1, 2))
-        return (x.transpose(1, 2) @ self.positions).flatten(1)
-
-
-class NoBatchNorm(ReusedBlock):
-    """A convolution that is called three times, and no batch norm."""
-
-    def __init__(self, num_classes=3, in_channels=3):
-        super().__init__(num_classes, in_channels)
-        self.norm = nn.Identity()
-
-
-class WeightNorm(ReusedBlock):
-    """Weights that are computed from parameters of other names."""
-
-    def __init__(self, num_classes=3, in_channels=3):
-        super().__init__(num_classes, in_channels)
-        self.conv = nn.utils.parametrizations.weight_norm(self.conv)
-
-
-class Tied(ReusedBlock):
-    """One parameter in two modules, each with a batch norm of its own."""
-
-    def __init__(self, num_classes=3, in_channels=3):
-        super().__init__(num_classes, in_channels)
-        self.other = nn.Conv2d(16, 16, 3, padding=1, bias=False)
-        self.other.weight = self.conv.weight
-        self.norm2 = nn.BatchNorm2d(16)
-
-    def forward(self, x):
-        x = self.relu(self.norm(self.conv(self.stem(x))))
-        return self.linear(self.norm2(self.other(x)).mean((2, 3)))
-
-
-class LinearBatchNorm(ReusedBlock):
-    """A linear layer with batch norm, after a product and a sum with constants."""
-
-    def __init__(self, num_classes=3, in_channels=3):
-        super().__init__(num_classes, in_channels)
-        self.hidden, self.norm = nn.Linear(16, 16), nn.BatchNorm1d(16)
-
-    def forward(self, x):
-        x = self.relu(self.stem(x)) * torch.tensor(0.5)
-        x = x + torch.arange(16.0, device=x.device).view(1, -1, 1, 1) / 16
-        return self.linear(torch.relu(self.norm(self.hidden(x.mean((2, 3))))))
 
 
 SMALL = {
@@ -270,14 +202,6 @@ def study(tmp_path, dataset, monkeypatch) -> pathlib.Path:
     monkeypatch.chdir(tmp_path)
     pathlib.Path("my_model.py").write_text("from test_qat import *\n")
     return dataset
-
-
-class Frozen(ReusedBlock):
-    """Nothing in it may be trained."""
-
-    def __init__(self, num_classes=3, in_channels=3):
-        super().__init__(num_classes, in_channels)
-        self.requires_grad_(False)
 
 
 def split(dataset: pathlib.Path, name: str) -> Split:
@@ -472,22 +396,6 @@ def test_a_network_that_cannot_be_trained_for_int8_is_named(study, name, message
     with pytest.raises(UserError, match=f"^architecture 'my_model.py:{name}': .*{message}"):
         trained(study, name)
     assert not pathlib.Path("qat.onnx").exists()
-
-
-class Outlier(nn.Module):
-    """A classifier that int8 loses: next to the weight of a feature that is always 1 all others round to zero."""
-
-    def __init__(self, num_classes=3, in_channels=1):
-        super().__init__()
-        self.linear = nn.Linear(65, 3)
-        with torch.no_grad():
-            self.linear.weight.zero_()
-            for label in range(3):
-                self.linear.weight[label, 24 * label : 24 * label + 16] = 0.1
-            self.linear.weight[:, 64] = 30
-
-    def forward(self, x):
-        return self.linear(functional.pad(x.flatten(1), (0, 1), value=1.0))
 
 
 def test_training_wins_back_the_accuracy_that_static_quantization_loses(study):

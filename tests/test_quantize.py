@@ -9,7 +9,6 @@ import onnxruntime
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional
 
 from elagage.data import Dataset, Split
 from elagage.errors import UserError
@@ -18,64 +17,12 @@ from elagage.onnx.deployed import strip
 from elagage.onnx.graph import with_weights
 from elagage.onnx.quantization import quantize
 from elagage.pytorch.export import export_graph
-from elagage.pytorch.models import Normalize, build_network
+from elagage.pytorch.models import build_network
 from elagage.pytorch.pruning import magnitude_prune, prunable
 from quantize import quantize_checkpoint
 
 SIZE = 16
 DATASET = Dataset("toy", ["a", "b", "c"], 3, SIZE, [0.5, 0.4, 0.3], [0.2, 0.25, 0.3], True, {}, {})
-
-
-class ReusedBlock(nn.Module):
-    """A block that is called three times, whose add is `x + y`, and one ReLU module used everywhere."""
-
-    def __init__(self, num_classes=3, in_channels=3):
-        super().__init__()
-        self.relu = nn.ReLU(inplace=True)
-        self.stem = nn.Conv2d(in_channels, 16, 3, padding=1)
-        self.conv = nn.Conv2d(16, 16, 3, padding=1, bias=False)
-        self.norm = nn.BatchNorm2d(16)
-        self.linear = nn.Linear(16, num_classes)
-
-    def forward(self, x):
-        x = self.relu(self.stem(x))
-        for _ in range(3):
-            x = self.relu(self.norm(self.conv(x)) + x)
-        return self.linear(x.mean((2, 3)))
-
-
-class SharedConvolution(ReusedBlock):
-    """One convolution, called twice, each time with a batch norm of its own: nothing may be folded into it."""
-
-    def __init__(self, num_classes=3, in_channels=3):
-        super().__init__(num_classes, in_channels)
-        self.norm2 = nn.BatchNorm2d(16)
-
-    def forward(self, x):
-        x = self.relu(self.norm(self.conv(self.stem(x))))
-        return self.linear(self.norm2(self.conv(x)).mean((2, 3)))
-
-
-class NoLinear(nn.Module):
-    """Convolutions alone: `dynamic` finds nothing to quantize."""
-
-    def __init__(self, num_classes=3, in_channels=3):
-        super().__init__()
-        self.conv = nn.Conv2d(in_channels, num_classes, 3)
-
-    def forward(self, x):
-        return self.conv(x).mean((2, 3))
-
-
-class NoWeights(nn.Module):
-    """No convolution and no linear layer at all."""
-
-    def __init__(self, num_classes=3, in_channels=3):
-        super().__init__()
-        self.scale = nn.Parameter(torch.ones(3))
-
-    def forward(self, x):
-        return self.scale * functional.relu(x).mean((2, 3))
 
 
 NETWORKS = {
@@ -84,42 +31,6 @@ NETWORKS = {
     "torchvision_resnet18": lambda: build_network("resnet18", 3, 3),
     "reused_block": ReusedBlock,
 }
-
-
-def lively(network: nn.Module) -> nn.Module:
-    """Return the network with batch norm statistics and weights as training leaves them: none is 0 or 1."""
-    torch.manual_seed(0)
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.normal_(0, 0.3)
-            module.running_var.uniform_(0.5, 2)
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, 0, 0.2)
-    return network.eval()
-
-
-def tensors(network: nn.Module) -> dict[str, numpy.ndarray]:
-    return {name: tensor.numpy() for name, tensor in network.state_dict().items()}
-
-
-def images(count: int, seed: int = 1) -> numpy.ndarray:
-    """Return smooth random images: 4x4 pixels enlarged, because noise averages out to the same logits."""
-    small = numpy.random.default_rng(seed).random((count, 3, 4, 4))
-    return (small.repeat(SIZE // 4, 2).repeat(SIZE // 4, 3) * 255).astype(numpy.uint8)
-
-
-def torch_logits(network: nn.Module, pixels: numpy.ndarray) -> numpy.ndarray:
-    with torch.inference_mode():
-        return network(Normalize(DATASET)(torch.from_numpy(pixels))).numpy()
-
-
-def onnx_logits(model: onnx.ModelProto, pixels: numpy.ndarray) -> numpy.ndarray:
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    return session.run(None, {"image": pixels})[0]
-
-
-def relative_error(got: numpy.ndarray, expected: numpy.ndarray) -> float:
-    return float(numpy.linalg.norm(got - expected) / numpy.linalg.norm(expected))
 
 
 @functools.cache
@@ -226,12 +137,6 @@ def test_any_batch_size_gives_the_same_logits():
 def test_the_network_is_told_when_its_logits_have_the_wrong_shape():
     with pytest.raises(UserError, match=r"\(2, 5\).*\(2, 3\)"):
         export_graph(ReusedBlock(num_classes=5), DATASET)
-
-
-class BranchesOnData(ReusedBlock):
-    def forward(self, x):
-        logits = super().forward(x)
-        return logits if x.sum() > 0 else -logits
 
 
 class OnlyTwoImages(ReusedBlock):
