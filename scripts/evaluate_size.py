@@ -7,7 +7,8 @@ import onnx
 
 from elagage.files import reading, write_json
 from elagage.job import job
-from elagage.onnx.contents import count_contents, count_multiply_accumulates, description
+from elagage.onnx.contents import count_contents, count_multiply_accumulates
+from elagage.onnx.deployed import description
 from elagage.onnx.tensors import initializers
 from elagage.packed import bound_bytes, packed_weight_bytes
 
