@@ -30,15 +30,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: rank.get(item.path.stem, len(SLOWEST)))
 
 
-@pytest.fixture
-def dataset(tmp_path) -> pathlib.Path:
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory) -> pathlib.Path:
     """Return a folder with a prepared data set: dataset.json, and <split>_images.npy and <split>_labels.npy.
 
     24 training, 9 validation and 12 test images, grey, 8x8 pixels, of three classes: noise that is brighter in the
     upper, middle or lower rows.
     """
-    folder = tmp_path / "data"
-    folder.mkdir()
+    folder = tmp_path_factory.mktemp("data")
     random = numpy.random.default_rng(0)
     sizes = dict(zip(SPLITS, (24, 9, 12), strict=True))
     images = {}
@@ -55,14 +54,14 @@ def dataset(tmp_path) -> pathlib.Path:
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def data(dataset) -> PreparedData:
     """Return what a job that trains reads of the data set."""
     train, validation = (read_split(dataset, name) for name in ("train", "validation"))
     return PreparedData(Dataset.read(dataset / "dataset.json"), train, validation)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def test_images(dataset) -> Split:
     """Return the test images of the data set."""
     return read_split(dataset, "test")

@@ -4,13 +4,12 @@ import itertools
 import math
 import pathlib
 import re
-import subprocess
-import sys
 
 import numpy
 import pandas
 import pytest
 from PIL import Image
+from runners import python
 
 from elagage.errors import UserError
 from elagage.figures.drawing import COLORS, digits, line_styles
@@ -24,7 +23,7 @@ from plot import plot, read_study
 REPOSITORY = pathlib.Path(__file__).parents[1]
 SCOPES = ("local", "global")
 EVERY_SCOPE = (*SCOPES, "channel")
-MODES = ("none", "dynamic", "dynamic_conv", "static")
+MODES = ("float32", "dynamic", "dynamic_conv", "static")
 RECOVERIES = ("none", "batchnorm", "finetune", "rewind", "iterative")
 NINE = tuple(rate / 10 for rate in range(10))
 UNIT = re.compile(r"\((%|ms|kB|MB|nats|dense fp32 = 1)\)$")
@@ -42,7 +41,7 @@ def summary(models=("resnet20",), seeds=(0,), scopes=SCOPES, rates=(0.0, 0.5, 0.
         accuracy = 0.85 - hurts * rate ** (3 + rank) - 0.01 * seed - 0.05 * place - 0.02 * rate * number
         removed = rate if scope == "channel" else 0
         time = (1 + place) * (1.3 - 0.1 * number) * (1 - 0.6 * removed)
-        size = (1_156_000 if mode == "none" else 368_000) * (1 - removed)
+        size = (1_156_000 if mode == "float32" else 368_000) * (1 - removed)
         rows.append(
             {"model": model, "seed": seed, "scope": scope, "rate": rate, "recovery": recovery, "mode": mode}
             | {"accuracy": accuracy, "accuracy_low": accuracy - 0.02, "accuracy_high": accuracy + 0.02}
@@ -89,15 +88,15 @@ def study(models=("resnet20",), trained=True, epochs=5, layers=8, given=(), **se
 NAMES = ("my.net-2", "NA", "a_network_whose_name_is_far_too_long_for_the_title_of_a_panel_v2")
 STUDIES = {
     "usual": study(),
-    "one of each": study(scopes=("local",), rates=(0.0,), modes=("none",), epochs=1),
+    "one of each": study(scopes=("local",), rates=(0.0,), modes=("float32",), epochs=1),
     "one pruned rate": study(scopes=("global",), rates=(0.95,), modes=("static",), trained=False),
     "several models and seeds": study(NAMES, seeds=(0, 1, 7), given=NAMES[1:2]),
-    "more models than styles": study([f"m{index}" for index in range(8)], scopes=("local",), modes=("none",)),
-    "recoveries": study(recoveries=("none", "finetune"), modes=("none", "static")),
+    "more models than styles": study([f"m{index}" for index in range(8)], scopes=("local",), modes=("float32",)),
+    "recoveries": study(recoveries=("none", "finetune"), modes=("float32", "static")),
     "all of all": study(
         NAMES[1:], seeds=(0, 7), scopes=EVERY_SCOPE, modes=(*MODES, "qat"), recoveries=RECOVERIES, given=NAMES[1:2]
     ),
-    "unknown mode": study(modes=("none", "qat", "int4")),
+    "unknown mode": study(modes=("float32", "qat", "int4")),
 }
 DRAWN = [
     pytest.param(name, of, id=f"{name}, {title}")
@@ -227,11 +226,11 @@ def test_pruning_draws_a_panel_per_model_a_line_per_mode_and_the_dense_model(sco
 
 @pytest.mark.parametrize("name", ["accuracy", "inference_time", "model_size"])
 def test_pruning_of_several_recoveries_draws_a_panel_for_each_with_the_lines_of_one(name):
-    of = study(("mine", "yours"), recoveries=("finetune", "none"), modes=("none", "static"))
+    of = study(("mine", "yours"), recoveries=("finetune", "none"), modes=("float32", "static"))
     figure = FIGURES[f"global_pruning_{name}"](of)
     titles = [axis.get_title() for axis in figure.axes if axis.get_title()]
     assert titles == ["mine, as pruned", "mine, finetune", "yours, as pruned", "yours, finetune"]
-    alone = study(("mine", "yours"), modes=("none", "static"))
+    alone = study(("mine", "yours"), modes=("float32", "static"))
     assert list(lines_of(figure)) == list(lines_of(FIGURES[f"global_pruning_{name}"](alone)))
 
 
@@ -246,7 +245,7 @@ def test_recoveries_are_lines_in_a_panel_for_each_scope():
 
 
 def test_the_packed_size_is_strong_and_falls_below_the_thin_flat_size_of_the_file():
-    figure = FIGURES["global_pruning_model_size"](study(modes=("none", "static")))
+    figure = FIGURES["global_pruning_model_size"](study(modes=("float32", "static")))
     assert list(lines_of(figure)) == ["packed", "ONNX file", "fp32", "static int8"]
     packed, packed_int8, stored, stored_int8 = [container.lines[0] for container in figure.axes[0].containers]
     assert packed.get_ydata() == pytest.approx([1156, 635.8, 219.64])
@@ -325,7 +324,7 @@ def test_quantization_compares_all_modes_and_pytorch_at_the_lowest_rate():
 
 def test_of_equal_variants_at_rate_0_one_is_drawn_and_at_another_rate_every_recovery():
     assert len(lowest_rate(summary(recoveries=("none", "finetune")))) == len(MODES)
-    pruned = study(rates=(0.5, 0.9), modes=("none", "static"), recoveries=("none", "finetune"))
+    pruned = study(rates=(0.5, 0.9), modes=("float32", "static"), recoveries=("none", "finetune"))
     assert len(lowest_rate(pruned.summary)) == 4
     rows = [text.get_text() for text in FIGURES["quantization_comparison"](pruned).axes[0].get_yticklabels()]
     assert rows[:4] == ["as pruned, fp32", "as pruned, static int8", "finetune, fp32", "finetune, static int8"]
@@ -356,7 +355,7 @@ def test_not_dominated_by_hand():
 
 
 def test_pareto_rings_the_best_and_joins_the_rates_in_order():
-    of = study(rates=(0.9, 0.0, 0.5), modes=("none", "static"))
+    of = study(rates=(0.9, 0.0, 0.5), modes=("float32", "static"))
     size, time = FIGURES["pareto"](of).axes
     ring = next(line for line in size.lines if line.get_label() == "not dominated")
     # Of static int8: dense, once for each scope, and global pruning, which costs less accuracy than local. Of fp32
@@ -372,7 +371,7 @@ def test_pareto_rings_the_best_and_joins_the_rates_in_order():
 
 
 def test_pareto_rings_the_best_of_all_recoveries_and_shows_the_range_of_seeds():
-    of = study(modes=("none",), scopes=("global",), recoveries=("none", "finetune"), seeds=(0, 1))
+    of = study(modes=("float32",), scopes=("global",), recoveries=("none", "finetune"), seeds=(0, 1))
     figure = FIGURES["pareto"](of)
     assert [axis.get_title() for axis in figure.axes] == ["resnet20, as pruned"] * 2 + ["resnet20, finetune"] * 2
     rings = [line for axis in figure.axes for line in axis.lines if line.get_label() == "not dominated"]
@@ -460,5 +459,5 @@ def test_plotting_needs_neither_torch_nor_onnxruntime_nor_a_display():
     code = (
         "import plot, sys; print(sorted({'torch', 'onnxruntime', 'scipy', 'matplotlib.pyplot'} & sys.modules.keys()))"
     )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY / "scripts")
+    found = python(code)
     assert found.stdout.strip() == "[]", found.stderr
