@@ -21,6 +21,7 @@ format: .venv/installed
 	$(RUN)/ruff check --fix .
 	$(RUN)/ruff format .
 	$(RUN)/snakefmt workflow
+	$(RUN)/python workflow/schemas/document.py
 
 # Removes results and caches, not .venv.
 clean:

@@ -24,8 +24,7 @@ from torch import nn
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "scripts"))
 
 from elagage.data import Dataset
-from elagage.onnx.contents import describe
-from elagage.onnx.deployed import strip
+from elagage.onnx.deployed import describe, strip
 from elagage.onnx.graph import with_weights
 from elagage.onnx.quantization import quantize
 from elagage.onnx.tensors import initializers

@@ -1,5 +1,6 @@
 """Evaluation: every image is predicted, models are timed in turns, intervals are those of textbooks."""
 
+import functools
 import itertools
 import json
 import math
@@ -173,6 +174,7 @@ def test_training_is_seen_to_import_torch():
     assert "torchvision" not in imported_by("train")  # which takes 3 s; only its own architectures import it
 
 
+@functools.cache
 def imported_by(script: str) -> set[str]:
     run = python(f"import {script}", SCRIPTS, "-X", "importtime")
     assert run.returncode == 0, run.stderr

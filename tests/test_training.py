@@ -6,6 +6,7 @@ import itertools
 import math
 import pathlib
 import random
+import tempfile
 
 import numpy
 import pytest
@@ -32,7 +33,7 @@ from elagage.pytorch.training_state import TrainingState
 NUMBERS = itertools.count()
 CPU = torch.device("cpu")
 GREY = Dataset("toy", ["dark", "bright"], 1, 8, [0.5], [0.25], False, {}, {})
-EPOCHS, STEPS = 4, 3  # of the trainings that are interrupted
+EPOCHS, STEPS = 3, 3  # of the trainings that are interrupted
 SETTINGS = TrainingSettings(
     epochs=4, batch_size=8, learning_rate=0.05, momentum=0.9, weight_decay=0, warmup_epochs=1, flip=False
 )
@@ -432,9 +433,17 @@ def interrupted(state: TrainingState, after: int | None = None) -> tuple[dict, l
     return learn(Drawing(), train, validation, chosen, state=state, constrain=constrain)
 
 
+@pytest.fixture(scope="module")
+def undisturbed() -> tuple[dict, list[dict]]:
+    """Return what an uninterrupted training ends with."""
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
+        patch.chdir(folder)
+        return interrupted(fresh())
+
+
 @pytest.mark.parametrize("after", range(1, EPOCHS * STEPS + 1))
-def test_a_training_killed_at_any_step_ends_with_the_bytes_of_one_that_was_not(after):
-    undisturbed, state = interrupted(fresh()), fresh()
+def test_a_training_killed_at_any_step_ends_with_the_bytes_of_one_that_was_not(undisturbed, after):
+    state = fresh()
     with pytest.raises(Killed):
         interrupted(state, after)
     random.random(), numpy.random.random(), torch.rand(1)  # another process has other random states
@@ -443,8 +452,8 @@ def test_a_training_killed_at_any_step_ends_with_the_bytes_of_one_that_was_not(a
     assert resumed[1] == undisturbed[1]
 
 
-def test_a_training_killed_in_every_epoch_still_ends_with_the_same_bytes(capsys):
-    undisturbed, state = interrupted(fresh()), fresh()
+def test_a_training_killed_in_every_epoch_still_ends_with_the_same_bytes(undisturbed, capsys):
+    state = fresh()
     for _ in range(EPOCHS - 1):
         with pytest.raises(Killed):
             interrupted(state, STEPS + 1)  # one epoch and a step of the next
@@ -459,20 +468,20 @@ def test_a_training_killed_after_its_last_epoch_trains_no_more():
     assert state_bytes(interrupted(state, 1)[0]) == state_bytes(finished[0])
 
 
-def test_the_state_of_another_training_is_not_resumed(capsys):
+def test_the_state_of_another_training_is_not_resumed(undisturbed, capsys):
     state = fresh()
     with pytest.raises(Killed):
         interrupted(state, STEPS + 1)
     other = TrainingState(state.path, {"learning_rate": 0.5})
-    assert state_bytes(interrupted(other)[0]) == state_bytes(interrupted(fresh())[0])
+    assert state_bytes(interrupted(other)[0]) == state_bytes(undisturbed[0])
     assert f"{state.path} belongs to a training with other settings" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"hello" * 100], ids=["empty", "truncated", "foreign"])
-def test_a_damaged_state_is_named_and_training_starts_again(content, capsys):
+def test_a_damaged_state_is_named_and_training_starts_again(undisturbed, content, capsys):
     state = fresh()
     state.path.write_bytes(content)
-    assert state_bytes(interrupted(state)[0]) == state_bytes(interrupted(fresh())[0])
+    assert state_bytes(interrupted(state)[0]) == state_bytes(undisturbed[0])
     assert f"{state.path} cannot be read" in capsys.readouterr().out
 
 

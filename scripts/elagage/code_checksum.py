@@ -8,39 +8,11 @@ import ast
 import functools
 import hashlib
 import itertools
-import keyword
 import os
 import pathlib
 from collections.abc import Iterable, Iterator
 
 Folders = tuple[pathlib.Path, ...]
-
-
-def import_roots(file: str | os.PathLike) -> Folders:
-    """Return the folders, absolute, in which the imports of a user's file are looked up, in this order.
-
-    Its own folder, as for a script; if that is a package, which has an __init__.py, the folder that the outermost
-    package lies in; and the working directory, as for `python -m`.
-    """
-    folder = _absolute(file).parent
-    outside = folder
-    while (outside / "__init__.py").is_file():
-        outside = outside.parent
-    return tuple(dict.fromkeys((folder, outside, pathlib.Path.cwd())))
-
-
-def module_name(file: str | os.PathLike) -> str | None:
-    """Return the dotted name under which a user's file can be imported from its import roots, its packages with it.
-
-    None if it lies in no package and in no folder below the working directory: it is a script by itself.
-    """
-    path = _absolute(file)
-    for root in import_roots(file)[1:]:
-        if path.is_relative_to(root) and path.parent != root:
-            parts = path.relative_to(root).with_suffix("").parts
-            if all(part.isidentifier() and not keyword.iskeyword(part) for part in parts):
-                return ".".join(parts)
-    return None
 
 
 def source_files(file: str | os.PathLike, roots: Folders) -> list[pathlib.Path]:
@@ -69,7 +41,8 @@ def code_checksums(file: str | os.PathLike, roots: Folders) -> str:
 def digest(source: bytes) -> str:
     """Return the checksum, 64 hexadecimal digits, of what Python source does: comments, docstrings and layout aside.
 
-    Of ast.unparse, because ast.dump differs between versions of Python. Source with a syntax error is taken as it is.
+    The same in all versions of Python: that of ast.unparse, because ast.dump differs, with f-strings as tuples, because
+    their quotes differ. Source with a syntax error is taken as it is.
     """
     try:
         tree = ast.parse(source)
@@ -78,7 +51,24 @@ def digest(source: bytes) -> str:
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and _docstring(node):
             node.body = node.body[1:] or [ast.Pass()]
-    return hashlib.sha256(ast.unparse(tree).encode(errors="surrogatepass")).hexdigest()
+    plain = ast.fix_missing_locations(_WithoutFStrings().visit(tree))
+    return hashlib.sha256(ast.unparse(plain).encode(errors="surrogatepass")).hexdigest()
+
+
+class _WithoutFStrings(ast.NodeTransformer):
+    """Replaces each f-string by the tuple of its parts, and each value in it by (value, conversion, format)."""
+
+    def visit_JoinedStr(self, node: ast.JoinedStr) -> ast.Tuple:
+        self.generic_visit(node)
+        # Python 3.12 adds empty texts.
+        parts = [part for part in node.values if not (isinstance(part, ast.Constant) and part.value == "")]
+        return ast.Tuple(parts, ast.Load())
+
+    def visit_FormattedValue(self, node: ast.FormattedValue) -> ast.Tuple:
+        self.generic_visit(node)
+        return ast.Tuple(
+            [node.value, ast.Constant(node.conversion), node.format_spec or ast.Constant(None)], ast.Load()
+        )
 
 
 def _absolute(file: str | os.PathLike) -> pathlib.Path:

@@ -5,7 +5,8 @@ import functools
 import itertools
 from collections.abc import Mapping
 
-from elagage.code_checksum import code_checksums, import_roots
+from elagage.code_checksum import code_checksums
+from elagage.user_code import import_roots
 
 DATASET = "results/data/dataset.json"
 PRUNED = "results/models/{model}/seed{seed}/{scope}/{rate}"  # folder of the checkpoints of a scope and rate

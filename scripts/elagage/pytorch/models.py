@@ -2,13 +2,9 @@
 
 import contextlib
 import functools
-import importlib
-import importlib.util
 import pathlib
 import random
-import sys
 import traceback
-import types
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -17,9 +13,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from elagage.code_checksum import import_roots, module_name, source_files
+from elagage.code_checksum import source_files
 from elagage.data import Dataset
 from elagage.errors import UserError
+from elagage.user_code import import_roots, import_user_module
 
 
 class ModelSpec(NamedTuple):
@@ -120,7 +117,7 @@ def _user_build(architecture: str):
     if not pathlib.Path(path).is_file():
         raise UserError(f"architecture {architecture!r}: there is no file {path!r} in {pathlib.Path.cwd()}")
     try:
-        module = _user_module(path)
+        module = import_user_module(path)
     except (Exception, SystemExit) as error:
         traceback.print_exc()
         raise UserError(
@@ -130,21 +127,6 @@ def _user_build(architecture: str):
     if not callable(build):
         raise UserError(f"architecture {architecture!r}: {path} defines no function {function!r}")
     return build
-
-
-def _user_module(path: str) -> types.ModuleType:
-    """Import a user's file: under its dotted name if it lies in a package or folder, so that relative imports work."""
-    sys.path += [folder for folder in map(str, import_roots(path)) if folder not in sys.path]
-    name = module_name(path)
-    if name is not None and (parent := name.rpartition(".")[0]):
-        importlib.import_module(parent)
-        if name in sys.modules:  # which the package itself has imported
-            return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name or f"user_model_{pathlib.Path(path).stem}", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses look for the module of a class
-    spec.loader.exec_module(module)
-    return module
 
 
 def _described(error: BaseException, architecture: str) -> str:
