@@ -62,7 +62,7 @@ def data(dataset) -> PreparedData:
 
 
 @pytest.fixture(scope="session")
-def test_images(dataset) -> Split:
+def held_out(dataset) -> Split:
     """Return the test images of the data set."""
     return read_split(dataset, "test")
 

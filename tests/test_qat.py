@@ -331,8 +331,8 @@ def test_weights_have_seven_bits_and_a_scale_for_each_channel(deployed):
         assert constants[f"{name}_scale"].shape == array.shape[:1]
 
 
-def test_the_file_takes_any_number_of_images_and_says_where_it_comes_from(deployed, test_images):
-    pixels = test_images.images
+def test_the_file_takes_any_number_of_images_and_says_where_it_comes_from(deployed, held_out):
+    pixels = held_out.images
     together = onnx_logits(deployed, pixels)
     apart = numpy.concatenate([onnx_logits(deployed, image[None]) for image in pixels])
     numpy.testing.assert_array_equal(together, apart)
@@ -461,8 +461,8 @@ def test_a_network_that_cannot_be_trained_for_int8_is_named(study, name, message
     assert not pathlib.Path("qat.onnx").exists()
 
 
-def test_training_wins_back_the_accuracy_that_static_quantization_loses(study, test_images):
-    pixels, labels = test_images.images, test_images.labels
+def test_training_wins_back_the_accuracy_that_static_quantization_loses(study, held_out):
+    pixels, labels = held_out.images, held_out.labels
 
     def accuracy(model: onnx.ModelProto) -> float:
         return float((onnx_logits(model, pixels).argmax(1) == labels).mean())
