@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import numpy
 import pytest
+import torch
 
 from elagage.data import SPLITS, Dataset, PreparedData, Split
 from elagage.files import write_json
@@ -28,6 +29,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run the slowest files first."""
     rank = {name: number for number, name in enumerate(SLOWEST)}
     items.sort(key=lambda item: rank.get(item.path.stem, len(SLOWEST)))
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    """Let networks start from the same weights whichever tests ran before."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")

@@ -78,6 +78,7 @@ def rounded_logits(trainable, pixels: numpy.ndarray) -> numpy.ndarray:
 
 
 def prepared(kind) -> Trainable:
+    torch.manual_seed(0)
     return prepare(lively(kind()), DATASET, images(64, seed=2), CPU)
 
 
@@ -347,6 +348,7 @@ def test_the_file_takes_any_number_of_images_and_says_where_it_comes_from(deploy
 @pytest.fixture(scope="module")
 def calibrated(data) -> Trainable:
     """Return a network for the toy images, prepared once for all trainings."""
+    torch.manual_seed(0)
     return prepare(lively(ReusedBlock(3, 1)), data.dataset, data.train.images[:16], CPU)
 
 
@@ -389,7 +391,7 @@ def validation_losses(printed: str) -> dict[int, float]:
 
 @pytest.mark.usefixtures("takes_what_was_trained")
 def test_the_epoch_of_the_lowest_validation_loss_is_kept(fit_for_int8, capsys):
-    kept, _ = fit_for_int8(seed=2, learning_rate=0.1)
+    kept, _ = fit_for_int8(seed=0)
     losses = validation_losses(capsys.readouterr().out)
     assert list(losses) == list(range(7))
     best = min(losses, key=losses.get)
