@@ -1,4 +1,4 @@
-"""Pack the variants of a checkpoint: the same ONNX files in little more room than the entropy of their weights."""
+"""Pack the variants of a checkpoint: the same ONNX files in about the room of the entropy of their weights."""
 
 import pathlib
 
@@ -6,7 +6,8 @@ from elagage.errors import UserError
 from elagage.files import reading, whole_file
 from elagage.job import job
 from elagage.onnx_tensors import initializers
-from elagage.packed import pack, unpack
+from elagage.packing.pack import pack
+from elagage.packing.unpack import PackingError, unpack
 
 
 def pack_variant(variant: str, packed: str) -> None:
@@ -19,11 +20,11 @@ def pack_variant(variant: str, packed: str) -> None:
         tensors = initializers(model)
     try:
         content = pack(model, tensors)
-    except ValueError as error:
+    except PackingError as error:
         raise UserError(f"{variant}: cannot be packed ({error}); leave out the highest of pruning.rates") from error
     with whole_file(packed) as temporary:
         temporary.write_bytes(content)
-        if unpack(temporary) != model:
+        if unpack(temporary.read_bytes()) != model:
             raise RuntimeError(f"{variant} would not be the same after packing")
         print(f"{variant}: {len(model)} bytes, packed {temporary.stat().st_size}")
 

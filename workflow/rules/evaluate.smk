@@ -40,8 +40,8 @@ rule evaluate_size:
         "../../envs/evaluate_size.yaml"
     threads: 1
     resources:
-        mem_mb=growing(1000),
-        runtime=growing(5),
+        mem_mb=growing(2000),
+        runtime=growing(10),
     params:
         code=code("evaluate_size"),
     message:

@@ -1,4 +1,4 @@
-"""{checkpoint}-{mode}.onnx -> {checkpoint}-{mode}.onnx.packed, which scripts/unpack.py turns back.
+"""{checkpoint}-{mode}.onnx -> {checkpoint}-{mode}.onnx.packed, which scripts/elagage/packing/unpack.py turns back.
 
 A job packs all modes of a checkpoint: starting a job takes longer than that.
 """
