@@ -112,12 +112,12 @@ def markdown(summary: pandas.DataFrame) -> str:
     lines.append("- Size and time: of ONNX files, in which zeros are stored and multiplied like other weights.")
     saved = 1 - summary["packed_size_bytes"] / summary["xz_size_bytes"]
     lines.append(
-        f"- Packed: scripts/elagage/packing/unpack.py gives the same file back. Against `xz -9e` of the ONNX file packing "
+        f"- Packed: scripts/elagage/packing/unpack.py gives the same file back. Against `xz -9e` of the ONNX file, it "
         f"saves {saved.median():.1%} (median; {saved.min():.1%} to {saved.max():.1%})."
     )
     lines.append(
-        "- Entropy: the sum of the order-0 entropies of the file's tensors. The packed file also holds the graph, so it "
-        "may be larger; LZMA also finds repetitions, so it may be smaller."
+        "- Entropy: the sum of the order-0 entropies of the file's tensors. The packed file may be larger, as it also "
+        "holds the graph, or smaller, as LZMA also finds repetitions."
     )
     lines.append("- MMACs: millions of multiply-accumulates of one image, zeros included.")
     lines.append(

@@ -32,7 +32,7 @@ DICTIONARY = 1 << 16
 # Weights repeat nothing, so a long search for matches would only take time: preset 6 packs at half the speed.
 FILTER = {
     **{"id": lzma.FILTER_LZMA2, "dict_size": DICTIONARY, "lc": 0, "lp": 0, "pb": 0},
-    **{"mode": lzma.MODE_NORMAL, "mf": lzma.MF_BT2, "nice_len": 8, "depth": 1},
+    **{"mode": lzma.MODE_NORMAL, "mf": lzma.MF_BT2, "nice_len": 273, "depth": 1},
 }
 
 

@@ -21,7 +21,7 @@ MAGIC = b"ONNXPACK"
 VERSION = 6
 # Version, SHA-256 and bytes of the ONNX file, filter (as .xz files number it), bytes of its dictionary.
 HEADER = struct.Struct("<H32sQBI")
-STREAM = struct.Struct("<QQ")  # bytes, bytes as compressed
+STREAM = struct.Struct("<II")  # bytes, bytes as compressed; an ONNX file has less than 2 GiB
 LZMA2 = 0x21
 DICTIONARIES = range(1 << 12, (1 << 24) + 1)  # LZMA allocates so many bytes before it reads anything
 WIDTHS = (1, 2, 4, 8)  # bytes of a value
@@ -134,6 +134,11 @@ class Reader:
         _, compressed = STREAM.unpack(self.take(STREAM.size))
         return STREAM.size + len(self.take(compressed))
 
+    def end(self) -> None:
+        """Raise ValueError if anything comes next."""
+        if self._file.read(1):
+            raise ValueError("more bytes than streams")
+
     def frame(self) -> tuple[list[Tensor], bytes]:
         """Return the tensors, and the ONNX file without them."""
         frame = self.stream(4, self.size + 4 + 16 * MOST_TENSORS)
@@ -192,6 +197,7 @@ def _pieces(reader: Reader) -> Iterator[bytes | memoryview]:
             size = tensor.end - tensor.start
             content[tensor] = values[position : position + size]
             position += size
+    reader.end()
     position = 0  # in what was kept
     end = 0  # in the ONNX file
     for tensor in tensors:
