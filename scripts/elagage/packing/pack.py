@@ -29,7 +29,7 @@ from elagage.packing.unpack import (
 FEW_ZEROS = 1 / 16  # share of zeros among bytes below which a mask takes more than it saves
 FEW_VALUES = 1 / 8  # share of values other than 0 below which gaps are smaller than a mask
 DICTIONARY = 1 << 16
-# Weights repeat nothing, so a long search for matches would only take time: preset 6 packs at half the speed.
+# Weights repeat nothing, so a long search for matches would only take time: preset 6 packs at less than half the speed.
 FILTER = {
     **{"id": lzma.FILTER_LZMA2, "dict_size": DICTIONARY, "lc": 0, "lp": 0, "pb": 0},
     **{"mode": lzma.MODE_NORMAL, "mf": lzma.MF_BT2, "nice_len": 273, "depth": 1},
