@@ -24,8 +24,6 @@ CONDA_NAME = {
     "torch_pruning": "torch-pruning",
 }
 PYPI_NAME = {"matplotlib-base": "matplotlib", "pytorch": "torch"}
-# Not a rule: what users take a packed file apart with, who need not have the workflow.
-TOOLS = {"unpack"}
 # Needed without an import of ours: pandas writes Markdown with it.
 INDIRECT = {"summarize": {"tabulate"}}
 
@@ -67,7 +65,7 @@ def test_a_rule_its_script_and_its_environment_share_a_name(rule):
 
 
 def test_no_script_or_environment_is_left_over():
-    assert {file.stem for file in SCRIPTS.glob("*.py")} == set(RULES) | TOOLS
+    assert {file.stem for file in SCRIPTS.glob("*.py")} == set(RULES)
     assert {file.stem for file in (REPOSITORY / "envs").glob("*.yaml")} == set(RULES)
 
 
@@ -84,10 +82,6 @@ def test_an_environment_has_the_tested_versions(rule):
             assert version == f"{sys.version_info.major}.{sys.version_info.minor}"
         else:
             assert version == tested[PYPI_NAME.get(name, name)], name
-
-
-def test_unpacking_needs_three_packages():
-    assert imported(SCRIPTS / "unpack.py") == {"numpy", "constriction", "zstandard"}
 
 
 def test_evaluation_and_plotting_go_without_the_heavy_libraries():

@@ -267,7 +267,6 @@ USED_BY = {
     "data": f"prepare_data {BUILDS} quantize evaluate_accuracy evaluate_latency",
     "downloads": "prepare_data",
     "drawing": "plot",
-    "entropy": "pack evaluate_size",
     "errors": ALL,
     "export": "quantize_export quantize_qat",
     "fake_quantization": "quantize_qat",
@@ -287,14 +286,12 @@ USED_BY = {
     "onnx_graph": "quantize quantize_qat quantize_export",
     "onnx_strip": "quantize quantize_qat",
     "onnx_tensors": "pack evaluate_size",
-    "packed": "pack evaluate_size",
     "progress": "prepare_data train recover sensitivity quantize_qat",
     "pruning": "prune recover recover_batchnorm sensitivity quantize_qat",
     "qat": "quantize_qat",
     "quantization": "quantize quantize_qat",
     "recovery": "recover recover_batchnorm",
     "statistics": "summarize quantize_qat",
-    "streams": "pack evaluate_size",
     "study": "plot",
     "training": "train recover recover_batchnorm sensitivity quantize_qat",
     "training_state": "train recover recover_batchnorm sensitivity quantize_qat",
@@ -326,7 +323,7 @@ def test_the_rules_that_use_a_module_know_its_checksum(study):
     assert used_by == {module: set(rules.split()) - ABSENT for module, rules in USED_BY.items()}
 
 
-@pytest.mark.parametrize("module", ["files", "configuration", "entropy", "export", "models", "statistics", "study"])
+@pytest.mark.parametrize("module", ["files", "configuration", "export", "models", "statistics", "study"])
 def test_an_edited_module_reruns_the_rules_that_use_it(study, module):
     with edited(study / f"scripts/elagage/{module}.py"):
         assert set(planned(study, "all")) == with_what_follows(USED_BY[module])

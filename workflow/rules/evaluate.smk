@@ -30,7 +30,7 @@ rule evaluate_accuracy:
 
 rule evaluate_size:
     input:
-        variants=[f"{stem}.onnx" for stem in PLAN.mode_stems],
+        onnx_files=[f"{stem}.onnx" for stem in PLAN.mode_stems],
         packed=[f"{stem}.onnx.packed" for stem in PLAN.mode_stems],
     output:
         size=[f"{stem}.size.json" for stem in PLAN.mode_stems],
@@ -40,8 +40,8 @@ rule evaluate_size:
         "../../envs/evaluate_size.yaml"
     threads: 1
     resources:
-        mem_mb=times_attempt(1000),
-        runtime=times_attempt(5),
+        mem_mb=times_attempt(2000),
+        runtime=times_attempt(10),
     params:
         code=code("evaluate_size"),
     message:
