@@ -41,6 +41,7 @@ format: $(INSTALLED)
 	$(RUN)/ruff check --fix .
 	$(RUN)/ruff format .
 	$(RUN)/snakefmt workflow
+	$(RUN)/python workflow/schemas/document.py
 
 # make clean       remove results and caches, not .venv
 clean:

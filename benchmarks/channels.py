@@ -75,7 +75,7 @@ def main(architecture: str, checkpoint: str | None, images: int, threads: int) -
     setting = machine()
     print(f"{architecture}, {checkpoint or 'random weights'}; {images} images, threads: {threads}")
     print(f"{setting['cpu']} ({setting['instruction_set']})\n")
-    print("| rate | weights | share gone | multiply-accumulates | mode | ms an image | times as fast [95 %] |")
+    print("| rate | weights | share gone | multiply-accumulates | mode | ms per image | times as fast [95 %] |")
     print("|---|---|---|---|---|---|---|")
     whole = count_weights(dense).weights, multiplications(dense)
     for (rate, mode), ns in times.items():

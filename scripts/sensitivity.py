@@ -1,4 +1,4 @@
-"""Measure what pruning each layer alone costs in accuracy (Li et al. 2017, section 3.2; Han et al. 2015, fig. 6)."""
+"""Measure what pruning one layer at a time costs in accuracy (Li et al. 2017, section 3.2; Han et al. 2015, fig. 6)."""
 
 import copy
 from collections.abc import Callable, Iterable, Iterator
@@ -33,7 +33,7 @@ def global_shares(network: nn.Module, rate: float) -> dict[str, float]:
 
 
 def each_pruned_alone(network: nn.Module, rates: Iterable[float]) -> Iterator[tuple[str, float]]:
-    """Yield (layer, rate) while the network has that layer alone pruned by magnitude; afterwards it is as before."""
+    """Yield (layer, rate) while only that layer of the network is pruned by magnitude; afterwards it is as before."""
     for name, layer in layers(network).items():
         whole = layer.weight.detach().clone()
         for rate in rates:
@@ -52,7 +52,7 @@ def measure(
 ) -> list[dict]:
     """Return a row for each layer and rate, accuracies in float32 on all images of the split.
 
-    layer: name in the state dict; weights: of the layer; rate; correct: images, with this layer alone pruned;
+    layer: name in the state dict; weights: of the layer; rate; correct: images, with only this layer pruned;
     dense_correct: images, with none pruned; images; accuracy: correct / images; global_share: share of the layer's
     weights that is zero after global pruning at this rate. `advance(1)` is called after each accuracy.
     """

@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+import runpy
 
 import pytest
 import yaml
@@ -99,6 +100,12 @@ def test_the_manual_has_every_key_once_with_its_default(key):
         assert yaml.safe_load(defaults[0]) == LEAVES[key]["default"]
     else:
         assert defaults[0] == ""
+
+
+def test_the_manual_is_written_from_the_schema():
+    documented = runpy.run_path(str(REPOSITORY / "workflow/schemas/document.py"))["documented"]
+    manual = (REPOSITORY / "config/README.md").read_text()
+    assert documented(manual, yaml.safe_load(SCHEMA.read_text())) == manual, "run 'make format'"
 
 
 def test_the_manual_has_no_key_that_does_not_exist():

@@ -13,9 +13,6 @@ CIFAR = {"resnet8": 1, "resnet20": 3, "resnet32": 5, "resnet44": 7, "resnet56": 
 TORCHVISION = ["resnet18", "resnet34", "resnet50"]
 torch.set_num_threads(1)  # on a busy machine two threads wait for each other a hundred times longer than they compute
 
-# torchvision takes seconds to import: let one worker do it.
-torchvision_once = pytest.mark.xdist_group("torchvision")
-
 
 def parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
@@ -76,7 +73,6 @@ def test_a_cifar_resnet_halves_the_image_twice(size, left):
     assert seen == [(1, 64, left, left)]
 
 
-@torchvision_once
 @pytest.mark.parametrize(
     "name, count",
     # As https://github.com/kuangliu/pytorch-cifar, which has the same stem, counts them.
@@ -86,7 +82,6 @@ def test_torchvision_resnets_with_the_small_stem_have_the_known_number_of_parame
     assert parameters(build_network(name, 10, 3)) == count
 
 
-@torchvision_once
 @pytest.mark.parametrize("name", TORCHVISION)
 def test_the_small_stem_leaves_all_pixels_of_a_small_image_to_the_first_stage(name):
     network = build_network(name, 10, 3).eval()
@@ -101,9 +96,8 @@ def test_the_small_stem_leaves_all_pixels_of_a_small_image_to_the_first_stage(na
 @pytest.mark.parametrize(
     "name, size",
     [
-        *((name, 32) for name in CIFAR),
+        *((name, 32) for name in [*CIFAR, *TORCHVISION]),
         *((name, size) for name in ("resnet8",) for size in (8, 9, 28, 64)),
-        *(pytest.param(name, 32, marks=torchvision_once) for name in TORCHVISION),
     ],
 )
 def test_every_image_gives_one_row_of_finite_logits(name, size, channels):
@@ -115,7 +109,7 @@ def test_every_image_gives_one_row_of_finite_logits(name, size, channels):
     assert logits.isfinite().all()
 
 
-@pytest.mark.parametrize("name", ["resnet8", "resnet20", pytest.param("resnet18", marks=torchvision_once)])
+@pytest.mark.parametrize("name", ["resnet8", "resnet20", "resnet18"])
 def test_a_seed_decides_all_weights(name):
     first = build_network(name, 10, 3, seed=3)
     torch.rand(5)  # whatever was drawn between

@@ -398,30 +398,26 @@ def test_sensitivities_are_means_over_the_seeds_in_the_order_of_the_layers():
 
 
 @pytest.mark.parametrize(
-    ("blocks", "shares", "words", "better"),
+    ("blocks", "shares", "words"),
     [
-        # Layers lose 20, 10 and 0 points at rate 0.5, and half of that at 0.25: local pruning 30 and 15 points a block.
-        (3, (0.25, 0.5, 0.5), "-0.87, global pruning spares the layers that lose most", 2),  # 20 and 10 points
-        (3, (0.5, 0.5, 0.25), "0.87, global pruning takes most from the layers that lose most", 0),  # 30 and 15
-        (3, (0.25, 0.5, 0.25), "0.00, no clear order in 9 layers", 2),  # 20 and 10
-        (1, (0.25, 0.5, 0.5), "-0.87, no clear order in 3 layers", 2),
+        (3, (0.25, 0.5, 0.5), "-0.87, global pruning spares the layers that lose most"),
+        (3, (0.5, 0.5, 0.25), "0.87, global pruning takes most from the layers that lose most"),
+        (3, (0.25, 0.5, 0.25), "0.00, no clear order in 9 layers"),
+        (1, (0.25, 0.5, 0.5), "-0.87, no clear order in 3 layers"),
     ],
 )
-def test_the_explanation_says_whether_global_pruning_spares_the_sensitive_layers(blocks, shares, words, better):
+def test_the_explanation_says_whether_global_pruning_spares_the_sensitive_layers(blocks, shares, words):
     rows = [
         (f"{block}.{name}", rate, 90 - loss * rate / 0.5, share * rate / 0.5)
         for block in range(blocks)
         for name, loss, share in zip("abc", (20, 10, 0), shares, strict=True)
         for rate in (0.25, 0.5)
     ]
-    text = explanation(*tables(layer_table(rows)))
-    assert f"{words}." in text
-    assert text.endswith(f"than for local pruning at {better} of the 2 rates that this can be said of.")
+    assert explanation(*tables(layer_table(rows))).endswith(f": {words}.")
 
 
-def test_the_explanation_leaves_out_what_was_not_measured():
-    lost, taken = tables(layer_table([("a", 0.5, 80, 0.9), ("b", 0.5, 80, 0.1)]))
-    assert explanation(lost, taken) == ""  # equal losses have no order, and of a layer 0.9 is more than 0.5
+def test_layers_that_all_lose_the_same_have_no_order():
+    assert explanation(*tables(layer_table([("a", 0.5, 80, 0.9), ("b", 0.5, 80, 0.1)]))) == ""
 
 
 def test_sensitivity_grows_with_the_layers_and_writes_each_number_while_there_is_room():

@@ -306,7 +306,7 @@ def test_code_in_a_file_of_weights_is_not_executed(tmp_path, dataset, save, wrap
         ({"epoch": 3}, "state dict"),
         ({"model": {"weight": torch.ones(3)}}, "state dict"),
         ({0: torch.ones(3)}, "state dict"),
-        (nn.Linear(2, 2), "tensors alone"),
+        (nn.Linear(2, 2), "tensors and nothing else"),
     ],
     ids=["tensor", "list", "number", "other key", "numbered tensors", "whole network"],
 )

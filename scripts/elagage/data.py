@@ -23,7 +23,7 @@ KNOWN_SIZES = {
 class Dataset:
     """What `dataset.json` says of a prepared data set.
 
-    mean and std are those of the training images, one number a channel, in units of a full-scale pixel (0 to 1).
+    mean and std are those of the training images, one number per channel, in units of a full-scale pixel (0 to 1).
     """
 
     name: str

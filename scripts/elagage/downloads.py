@@ -1,6 +1,5 @@
-"""torchvision's data sets: downloaded once into the study, checked, and read without running anything in them."""
+"""torchvision's data sets: downloaded once into the study, compared with known checksums, and read in place."""
 
-import functools
 import gzip
 import hashlib
 import http.client
@@ -11,21 +10,30 @@ import pathlib
 import pickle
 import struct
 import tarfile
-from collections.abc import Callable, Sequence
 
 import numpy
 
 from elagage.errors import UserError
-from elagage.files import whole_file
+from elagage.files import sha256, whole_file
 
 Labelled = tuple[numpy.ndarray, numpy.ndarray]  # uint8 [n, height, width(, 3)], int64 [n]
 
-# All that a pickled array names; numpy 2 renamed core to _core.
+# CIFAR: `file_hash` in keras/src/datasets/cifar10.py and cifar100.py of Keras. Fashion-MNIST:
+# url_checksums/fashion_mnist.txt of tensorflow_datasets. torchvision knows the archives by MD5 only.
+SHA256 = {
+    "cifar-10-python.tar.gz": "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
+    "cifar-100-python.tar.gz": "85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7",
+    "train-images-idx3-ubyte.gz": "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
+    "train-labels-idx1-ubyte.gz": "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
+    "t10k-images-idx3-ubyte.gz": "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
+    "t10k-labels-idx1-ubyte.gz": "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
+}
+
+# All that an array names that NumPy 1 pickled, as what NumPy 2 calls it.
 ARRAY_NAMES = {
-    ("numpy.core.multiarray", "_reconstruct"),
-    ("numpy._core.multiarray", "_reconstruct"),
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
+    ("numpy.core.multiarray", "_reconstruct"): numpy.empty(0).__reduce__()[0],
+    ("numpy", "ndarray"): numpy.ndarray,
+    ("numpy", "dtype"): numpy.dtype,
 }
 
 
@@ -33,8 +41,7 @@ def read_downloaded(name: str, path: str) -> tuple[Labelled, Labelled, list[str]
     """Return the training images, the test images and the class names of CIFAR10, CIFAR100 or FashionMNIST.
 
     Files that are below `path` in torchvision's layout, packed or unpacked, are used; others are downloaded. Archives
-    are read in place, so that no name inside one ever becomes a path. Raises UserError if a file is damaged, or is
-    missing and cannot be downloaded.
+    are read in place. Raises UserError if a file is damaged, or is missing and cannot be downloaded.
     """
     import torchvision
 
@@ -44,72 +51,89 @@ def read_downloaded(name: str, path: str) -> tuple[Labelled, Labelled, list[str]
 
 def _cifar(source: type, root: pathlib.Path) -> tuple[Labelled, Labelled, list[str]]:
     contents = _cifar_contents(source, root)
-    names = functools.partial(_class_names, key=source.meta["key"])
-    classes = _parsed(names, *contents[source.meta["filename"]])
-    batch = functools.partial(_cifar_batch, classes=len(classes))
     parts = []
     for pieces in (source.train_list, source.test_list):
-        batches = [_parsed(batch, *contents.pop(file)) for file, _ in pieces]
-        parts.append(tuple(map(numpy.concatenate, zip(*batches, strict=True))))
-    return *parts, classes
+        batches = [_unpickled(contents.pop(file)) for file, _ in pieces]
+        rows = numpy.concatenate([batch["data"] for batch in batches])
+        labels = [batch["labels"] if "labels" in batch else batch["fine_labels"] for batch in batches]
+        images = rows.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+        parts.append((images, numpy.concatenate(labels).astype(numpy.int64)))
+    return *parts, _unpickled(contents[source.meta["filename"]])[source.meta["key"]]
 
 
-def _cifar_contents(source: type, root: pathlib.Path) -> dict[str, tuple[str, bytes]]:
-    """Return each file as errors call it and its content: from the folder if it has all files, else from the archive.
+def _cifar_contents(source: type, root: pathlib.Path) -> dict[str, bytes]:
+    """Return the content of each file: from the unpacked folder if it has all of them, else from the archive.
 
-    Raises UserError if one is not the file that torchvision knows by its MD5 checksum.
+    The checksum of the archive holds for all that is in it; unpacked files are compared with torchvision's MD5 of each.
     """
     checksums = dict(source.train_list + source.test_list) | {source.meta["filename"]: source.meta["md5"]}
     unpacked = {file: root / source.base_folder / file for file in checksums}
-    if all(path.is_file() for path in unpacked.values()):
-        contents = {file: (str(path), path.read_bytes()) for file, path in unpacked.items()}
-    else:
+    if not all(path.is_file() for path in unpacked.values()):
         archive = _downloaded(source, root, source.filename, source.url, source.tgz_md5)
-        members = {f"{source.base_folder}/{file}": file for file in checksums}
-        try:
-            # One pass: in a compressed archive, going back means starting again.
-            with tarfile.open(archive) as tar:
-                contents = {
-                    members[member.name]: (f"{archive}, {member.name}", tar.extractfile(member).read())
-                    for member in tar
-                    if member.isreg() and member.name in members
-                }
-        except Exception as error:  # damaged files raise of every kind
-            raise _damaged(archive, error) from error
-        for member, file in members.items():
-            if file not in contents:
-                raise _damaged(archive, f"it has no file {member}")
-    for file, (shown, content) in contents.items():
+        # One pass: in a compressed archive, going back means starting again.
+        with tarfile.open(archive) as tar:
+            return {pathlib.Path(member.name).name: tar.extractfile(member).read() for member in tar if member.isreg()}
+    contents = {file: path.read_bytes() for file, path in unpacked.items()}
+    for file, content in contents.items():
         found = hashlib.md5(content, usedforsecurity=False).hexdigest()
         if found != checksums[file]:
-            raise _damaged(shown, f"its MD5 checksum is {found}, not {checksums[file]}")
+            raise _damaged(unpacked[file], f"its MD5 checksum is {found}, not {checksums[file]}")
     return contents
+
+
+class _Unpickler(pickle.Unpickler):
+    """Reads numbers, texts, lists, tables and arrays; a pickle can call nothing else."""
+
+    def find_class(self, module: str, name: str) -> object:
+        if (module, name) not in ARRAY_NAMES:
+            raise pickle.UnpicklingError(f"CIFAR's file calls {module}.{name}; nothing was executed")
+        return ARRAY_NAMES[module, name]
+
+
+def _unpickled(content: bytes) -> dict:
+    # Python 2 wrote the files: its strings are bytes, which latin1 maps to the characters of the same numbers.
+    return _Unpickler(io.BytesIO(content), encoding="latin1").load()
 
 
 def _fashion_mnist(source: type, root: pathlib.Path) -> tuple[Labelled, Labelled, list[str]]:
     parts = []
     for prefix in ("train", "t10k"):
-        images = _parsed(_idx_images, *_idx_content(source, root, f"{prefix}-images-idx3-ubyte"))
-        labels = functools.partial(_idx_labels, images=len(images), classes=len(source.classes))
-        parts.append((images, _parsed(labels, *_idx_content(source, root, f"{prefix}-labels-idx1-ubyte"))))
+        _, images = _idx(source, root, f"{prefix}-images-idx3-ubyte", 28, 28)
+        file, labels = _idx(source, root, f"{prefix}-labels-idx1-ubyte")
+        if len(labels) != len(images):
+            raise _damaged(file, f"it has {len(labels)} labels, for {len(images)} images")
+        if labels.max() >= len(source.classes):
+            raise _damaged(file, f"it has the label {labels.max()}, for {len(source.classes)} classes from 0")
+        parts.append((images, labels.astype(numpy.int64)))
     return *parts, list(source.classes)
 
 
-def _idx_content(source: type, root: pathlib.Path, name: str) -> tuple[str, bytes]:
-    """Return a file as errors call it and its content: of the unpacked file if it is there, else from the archive."""
+def _idx(source: type, root: pathlib.Path, name: str, *shape: int) -> tuple[pathlib.Path, numpy.ndarray]:
+    """Return the path of a file in the format of MNIST and its values, uint8 [n, *shape], n at least 1.
+
+    It is the unpacked file if that is there, else the archive. torchvision has no checksum of the unpacked file, so its
+    length and header are compared with the format, http://yann.lecun.com/exdb/mnist/. Raises UserError if they differ.
+    """
     folder = pathlib.Path(source.__name__, "raw")
-    unpacked = root / folder / name
-    if unpacked.is_file():
-        return str(unpacked), unpacked.read_bytes()
-    packed = f"{name}.gz"
-    url = source.mirrors[0] + packed
-    archive = _downloaded(source, root, folder / packed, url, dict(source.resources)[packed])
-    return str(archive), _parsed(gzip.decompress, str(archive), archive.read_bytes())
+    file = root / folder / name
+    if file.is_file():
+        content = file.read_bytes()
+    else:
+        packed = f"{name}.gz"
+        file = _downloaded(source, root, folder / packed, source.mirrors[0] + packed, dict(source.resources)[packed])
+        content = gzip.decompress(file.read_bytes())
+    start = 4 * (2 + len(shape))
+    count, rest = divmod(len(content) - start, math.prod(shape))
+    # 8 stands for unsigned bytes; then the number of dimensions, and each dimension.
+    layout, kind = f">{2 + len(shape)}I", 8 << 8 | 1 + len(shape)
+    if count < 1 or rest or content[:start] != struct.pack(layout, kind, count, *shape):
+        raise _damaged(file, f"it has {len(content)} bytes and begins with {content[:start].hex(' ', 4)!r}")
+    return file, numpy.frombuffer(content, numpy.uint8, offset=start).reshape(-1, *shape)
 
 
 def _downloaded(source: type, root: pathlib.Path, file: str | os.PathLike, url: str, md5: str) -> pathlib.Path:
-    """Return the path of an archive below `root`, downloaded unless it is there, its checksum checked."""
-    from torchvision.datasets.utils import check_integrity, download_url
+    """Return the path of an archive below `root`, downloaded unless it is there, its SHA-256 checksum compared."""
+    from torchvision.datasets.utils import download_url
 
     archive = root / file
     if not archive.exists():
@@ -128,105 +152,14 @@ def _downloaded(source: type, root: pathlib.Path, file: str | os.PathLike, url: 
                     f"dataset.name: {source.__name__} could not be downloaded to dataset.path {str(root)!r} ({error}); "
                     f"check the network, or put {url} there by hand as {archive}"
                 ) from error
-    if not check_integrity(archive, md5):
-        raise _damaged(archive, f"its MD5 checksum is not {md5}")
+    found = sha256(archive)
+    if found != SHA256[archive.name]:
+        raise _damaged(archive, f"its SHA-256 checksum is {found}, not {SHA256[archive.name]}")
     return archive
 
 
-def _damaged(file: str | os.PathLike, why: str | Exception) -> UserError:
-    if isinstance(why, Exception):
-        why = " ".join(f"{type(why).__name__}: {why}".split())  # some texts have several lines
+def _damaged(file: pathlib.Path, why: str) -> UserError:
     return UserError(
         f"{file}: damaged, or not torchvision's file ({why}); delete it, so that it is downloaded again, "
         f"or put a good copy there"
     )
-
-
-def _parsed(parse: Callable, shown: str, content: bytes):
-    """Return what `parse` makes of the content of a file; any error becomes a UserError that names the file."""
-    try:
-        return parse(content)
-    except Exception as error:  # damaged files raise of every kind
-        raise _damaged(shown, error) from error
-
-
-class _Note:
-    """Stands in for numpy's array and dtype: keeps what a pickle says of them, and does nothing.
-
-    Numpy's own believe the pickle: one that calls an array of objects plain makes them follow any pointer in it.
-    """
-
-    def __init__(self, *arguments):
-        self.arguments = arguments
-
-    def __setstate__(self, state):
-        self.state = state
-
-
-class _Unpickler(pickle.Unpickler):
-    """Reads numbers, texts, lists and tables, and arrays as notes; a pickle can call nothing else."""
-
-    def find_class(self, module: str, name: str) -> type:
-        if (module, name) not in ARRAY_NAMES:
-            raise pickle.UnpicklingError(f"it calls {f'{module}.{name}'[:100]!r}; nothing was executed")
-        return _Note
-
-
-def _unpickled(content: bytes) -> dict:
-    # Python 2 wrote the files: its strings are bytes, which latin1 maps to the characters of the same numbers.
-    return _Unpickler(io.BytesIO(content), encoding="latin1").load()
-
-
-def _class_names(content: bytes, key: str) -> list[str]:
-    names = _unpickled(content)[key]
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"{key} is no list of names")
-    return names
-
-
-def _cifar_batch(content: bytes, classes: int) -> Labelled:
-    """Return images uint8 [n, 32, 32, 3] and labels of one pickled batch."""
-    table = _unpickled(content)
-    _, _, dtype, fortran_order, pixels = table["data"].state
-    if dtype.arguments[0] != "u1":
-        raise ValueError(f"pixels of type {dtype.arguments[0]!r}, not 'u1'")
-    pixels = pixels.encode("latin1") if isinstance(pixels, str) else pixels
-    rows = numpy.frombuffer(pixels, numpy.uint8).reshape((-1, 3 * 32 * 32), order="F" if fortran_order else "C")
-    images = rows.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-    return images, _labels(table["labels"] if "labels" in table else table["fine_labels"], len(images), classes)
-
-
-def _idx(content: bytes, *shape: int) -> numpy.ndarray:
-    """Return the values, uint8 [n, *shape], of a file in the format of MNIST, http://yann.lecun.com/exdb/mnist/.
-
-    Raises ValueError if its header says anything else, or not the length of the content.
-    """
-    dimensions = 1 + len(shape)
-    start = 4 * (1 + dimensions)
-    if len(content) < start:
-        raise ValueError(f"it has {len(content)} bytes, its header {start}")
-    magic, count, *rest = struct.unpack_from(f">{1 + dimensions}I", content)
-    # 8 stands for unsigned bytes.
-    if magic != 8 << 8 | dimensions or tuple(rest) != shape:
-        raise ValueError(f"its header is {content[:start].hex(' ', 4)}")
-    if len(content) - start != count * math.prod(shape):
-        raise ValueError(f"it has {len(content) - start} bytes of values, its header says {count * math.prod(shape)}")
-    return numpy.frombuffer(content, numpy.uint8, offset=start).reshape(count, *shape)
-
-
-def _idx_images(content: bytes) -> numpy.ndarray:
-    return _idx(content, 28, 28)
-
-
-def _idx_labels(content: bytes, images: int, classes: int) -> numpy.ndarray:
-    return _labels(_idx(content), images, classes)
-
-
-def _labels(values: Sequence[int], images: int, classes: int) -> numpy.ndarray:
-    """Return labels as int64 [images]; raises ValueError unless there is one of a class for each image."""
-    labels = numpy.array(values, numpy.int64)
-    if labels.shape != (images,) or not images:
-        raise ValueError(f"{images} images have labels of shape {labels.shape}")
-    if not 0 <= labels.min() <= labels.max() < classes:
-        raise ValueError(f"its labels are {labels.min()} to {labels.max()}, for {classes} classes")
-    return labels

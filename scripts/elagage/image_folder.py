@@ -120,14 +120,14 @@ def read_image(file: pathlib.Path, size: int) -> numpy.ndarray:
     """Return an image as uint8 [size, size] if it is grey, else [size, size, 3].
 
     It is turned as its EXIF orientation says, scaled to cover the square and cropped at its centre. Raises UserError
-    if it cannot be read or has more than 8 bits a channel.
+    if it cannot be read or has more than 8 bits per channel.
     """
     # Pillow is not in the environment of Snakemake itself, which imports this module to check the configuration.
     from PIL import Image, ImageOps
 
     try:
         with Image.open(file) as image:
-            # Pillow opens PNGs of 16 bits a channel as RGB or RGBA, but its decoder's arguments say "RGB;16B".
+            # Pillow opens PNGs of 16 bits per channel as RGB or RGBA, but its decoder's arguments say "RGB;16B".
             if image.mode in ("I", "F") or image.mode.startswith("I;16") or ";16" in str(getattr(image, "tile", "")):
                 raise UserError(f"{file}: {image.mode} pixels have more than 8 bits; save the image with 8 bits")
             grey = image.mode in ("1", "L", "LA")

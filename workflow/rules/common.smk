@@ -17,7 +17,7 @@ from elagage.record_outputs import record_outputs
 
 
 def exit_on_user_error(function, *arguments):
-    """Return what the function returns, or end with the message of its UserError alone.
+    """Return what the function returns, or end with only the message of its UserError.
 
     A WorkflowError would be shown with the lines of this file, which are no help to whom the message is for.
     """
@@ -92,6 +92,12 @@ def recovered_before(wildcards) -> str:
 def caption(figure: str) -> str:
     """Return the caption's file; those of the scopes share one."""
     return f"../report/{re.sub('^(local|global|channel)_pruning', 'pruning', figure)}.rst"
+
+
+def labels(figure: str) -> dict[str, str]:
+    """Return what the report lists a figure by: what it shows and, if it is of one scope, which."""
+    scope, _, name = figure.rpartition("_pruning_")
+    return {"figure": name.replace("_", " ")} | ({"scope": scope} if scope else {})
 
 
 def one_of(names) -> str:

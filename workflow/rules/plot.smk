@@ -9,7 +9,10 @@ rule plot:
             f"results/models/{name}/sensitivity.csv" for name in PLAN.model_seeds if PLAN.measures_sensitivity
         ],
     output:
-        [report(f"results/plots/{name}.png", caption=caption(name), category="Figures") for name in PLAN.figures],
+        [
+            report(f"results/plots/{name}.png", caption=caption(name), category="Figures", labels=labels(name))
+            for name in PLAN.figures
+        ],
     log:
         "results/logs/plot.log",
     conda:

@@ -1,4 +1,4 @@
-"""dense.safetensors -> sensitivity.csv: accuracy with a single layer pruned, for all layers and rates."""
+"""dense.safetensors -> sensitivity.csv: accuracy with one layer pruned at a time, for all layers and rates."""
 
 
 rule sensitivity:
@@ -23,6 +23,6 @@ rule sensitivity:
         rates=list(filter(None, PLAN.rates)),
         code=code("sensitivity"),
     message:
-        "Prune each layer of {wildcards.model}, seed {wildcards.seed}, alone"
+        "Prune one layer of {wildcards.model}, seed {wildcards.seed}, at a time"
     script:
         "../../scripts/sensitivity.py"

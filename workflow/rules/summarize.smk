@@ -1,4 +1,4 @@
-"""All measurements -> summary.csv and summary.md, one row a variant."""
+"""All measurements -> summary.csv and summary.md, one row per variant."""
 
 
 rule summarize:
@@ -6,7 +6,12 @@ rule summarize:
         measurements=PLAN.measurements,
         eager=[f"results/models/{name}/dense.eager.json" for name in PLAN.model_seeds],
     output:
-        csv=report("results/summary.csv", caption="../report/summary.rst", category="Summary"),
+        csv=report(
+            "results/summary.csv",
+            caption="../report/summary.rst",
+            category="Summary",
+            labels={"table": "all measurements, one row per variant"},
+        ),
         markdown="results/summary.md",
     log:
         "results/logs/summarize.log",

@@ -95,16 +95,16 @@ def limit(axis: Axes, which: str, ends: tuple[float, float | None]) -> None:
 
 def legend(figure: Figure, title: str = "") -> None:
     """Write one legend below all panels, with each label once, in one row if that fits."""
-    found = {}
+    handles = {}
     for axis in figure.axes:
         for handle, text in zip(*axis.get_legend_handles_labels(), strict=True):
-            found.setdefault(text, handle)
+            handles.setdefault(text, handle)
     room = figure.get_figwidth()
-    widths = [0.6 + 0.08 * len(text) for text in found]  # inches, of handle and text
-    columns = len(found) if sum(widths) < room else max(1, int(room / max(widths)))
+    widths = [0.6 + 0.08 * len(text) for text in handles]  # inches, of handle and text
+    columns = len(handles) if sum(widths) < room else max(1, int(room / max(widths)))
     places = {"loc": "outside lower center", "borderpad": 0.2, "borderaxespad": 0.2}
     figure.legend(
-        found.values(), found.keys(), title=textwrap.fill(title, int(12 * room)) or None, ncols=columns, **places
+        handles.values(), handles.keys(), title=textwrap.fill(title, int(12 * room)) or None, ncols=columns, **places
     )
 
 

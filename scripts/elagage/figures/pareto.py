@@ -43,7 +43,7 @@ def pareto(study: Study) -> Figure:
                 spread = {"linestyle": "none", "color": styles[mode]["color"], "alpha": 0.4, "linewidth": 0.8}
                 axis.errorbar(line["cost"], line["value"], reach(line), reach(spent.loc[line.index]), **spread)
             axis.plot(line["cost"], line["value"], **styles[mode] | {"linestyle": "none"})
-        for scope in scopes if len(scopes) > 1 else []:  # for the legend alone
+        for scope in scopes if len(scopes) > 1 else []:  # only for the legend
             axis.plot([], [], color="0.4", linestyle=threads[scope], linewidth=0.8, label=scope)
         best = of_model[not_dominated(of_model["cost"].to_numpy(), of_model["value"].to_numpy())]
         best = best[best["recovery"] == recovery]

@@ -50,7 +50,7 @@ def against_rate(study: Study, stack: tuple[dict[str, Metric], ...], lines: str,
                     line = rows[rows[lines] == value]
                     drawn = looks | (THIN if thin else {})
                     axis.errorbar(100 * line["rate"] + shift, line["value"], reach(line), capsize=2, **drawn)
-                if len(tables) > 1:  # for the legend alone
+                if len(tables) > 1:  # only for the legend
                     axis.plot([], [], color="0.4", **({"linewidth": 0.8} if thin else {"marker": "o"}), label=name)
             references(axis, summary[(summary["model"] == model) & (summary[split] == part)], measured)
             titles = [model, value_name(split, part)] if len(parts) > 1 else [model]
@@ -66,7 +66,8 @@ def references(axis: Axes, rows: pandas.DataFrame, measured: Metric) -> None:
 
     The dense float32 model: its accuracy, or its time as measured beside the variants of each rate. That time changes
     with the machine, not with the rate: what the variants share with it is no effect of pruning. Where channels are
-    removed also that time at the share of multiply-accumulates that is left: what they alone would let expect.
+    removed also that time at the share of multiply-accumulates that is left: what fp32 would take if nothing else took
+    time.
     """
     if measured.columns[0] == "accuracy":
         dense = rows.loc[(rows["rate"] == 0) & (rows["mode"] == "float32"), "accuracy"]

@@ -1,4 +1,4 @@
-"""The figure of what quantization does by itself."""
+"""The figure of what quantization does without pruning."""
 
 import pandas
 from matplotlib.axes import Axes
@@ -10,7 +10,7 @@ from elagage.figures.study import METRICS, Study, estimates, metric, whiskers
 
 
 def points(axis: Axes, rows: pandas.DataFrame, middle: float, looks: dict) -> None:
-    """Draw a point a row at the height `place`, with whiskers and, on the side of the `middle`, its value."""
+    """Draw one point per row at the height `place`, with whiskers and, on the side of the `middle`, its value."""
     axis.errorbar(rows["value"], rows["place"], xerr=reach(rows), capsize=2.5, **looks | {"linestyle": "none"})
     for row in rows.itertuples():
         end, side = (row.high, "left") if row.value < middle else (row.low, "right")

@@ -29,33 +29,18 @@ def tables(rows: pandas.DataFrame) -> tuple[pandas.DataFrame, pandas.DataFrame]:
     return wide["lost"], wide["taken"]
 
 
-def predicted(lost: pandas.DataFrame, taken: pandas.Series) -> float:
-    """Return the loss in percentage points if each layer loses by itself what it does at the share taken from it."""
-    rates = [0, *100 * lost.columns]
-    return sum(numpy.interp(taken[layer], rates, [0, *losses]) for layer, losses in lost.iterrows())
-
-
 def explanation(lost: pandas.DataFrame, taken: pandas.DataFrame) -> str:
-    """Return in words whether global pruning spares the layers that lose most, and what follows if losses add up.
+    """Return in words whether global pruning spares the layers that lose most.
 
-    Spearman's rank correlation is Pearson's of the ranks; of constant or single values there is none. Rates at which
-    global pruning takes more of a layer than was measured are not compared.
+    Spearman's rank correlation is Pearson's of the ranks; of constant or single values there is none, and no words.
     """
-    sentences = []
     order = round(lost.mean(axis=1).rank().corr(taken.mean(axis=1).rank()), 2)
-    if not math.isnan(order):
-        sign = "spares" if order < 0 else "takes most from"
-        clear = abs(order) >= CLEAR / math.sqrt(len(lost) - 1)
-        words = f"global pruning {sign} the layers that lose most" if clear else f"no clear order in {len(lost)} layers"
-        sentences.append(f"Rank correlation between a layer's loss and what is taken of it: {order:.2f}, {words}.")
-    measured = [rate for rate in taken if (taken[rate] <= 100 * lost.columns.max()).all()]
-    if measured:
-        better = sum(predicted(lost, taken[rate]) < lost[rate].sum() for rate in measured)
-        sentences.append(
-            f"Losses added up over the layers are lower for global than for local pruning "
-            f"at {better} of the {len(measured)} rates that this can be said of."
-        )
-    return " ".join(sentences)
+    if math.isnan(order):
+        return ""
+    sign = "spares" if order < 0 else "takes most from"
+    clear = abs(order) >= CLEAR / math.sqrt(len(lost) - 1)
+    words = f"global pruning {sign} the layers that lose most" if clear else f"no clear order in {len(lost)} layers"
+    return f"Rank correlation between a layer's loss and what is taken of it: {order:.2f}, {words}."
 
 
 def heat(axis: Axes, table: pandas.DataFrame, top: float, colors: str, title: str) -> None:

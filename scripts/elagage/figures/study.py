@@ -20,7 +20,7 @@ class Metric(NamedTuple):
 
     label: str
     scale: float  # drawn value = column * scale
-    columns: tuple[str, ...]  # value, low, high; the value alone if it has no interval
+    columns: tuple[str, ...]  # value, low, high; only the value if it has no interval
     limits: tuple[float, float | None] = (0, None)  # None: the data decide
 
 
@@ -40,10 +40,10 @@ METRICS = {
 
 def metric(name: str, summary: pandas.DataFrame) -> Metric:
     """Return METRICS[name], sizes in MB where the largest file would need five digits in kB (1,000 B)."""
-    found = METRICS[name]
+    chosen = METRICS[name]
     if name.endswith("_size") and summary["model_size_bytes"].max() >= 1e7:
-        return found._replace(label=found.label.replace("(kB)", "(MB)"), scale=1e-6)
-    return found
+        return chosen._replace(label=chosen.label.replace("(kB)", "(MB)"), scale=1e-6)
+    return chosen
 
 
 def seeds(summary: pandas.DataFrame) -> pandas.Series:
@@ -52,7 +52,7 @@ def seeds(summary: pandas.DataFrame) -> pandas.Series:
 
 
 def estimates(study: Study, measured: Metric) -> pandas.DataFrame:
-    """Return a row a variant: VARIANT_COLUMNS, value, low and high in the drawn unit.
+    """Return one row per variant: VARIANT_COLUMNS, value, low and high in the drawn unit.
 
     For a model with one seed low and high are the ends of the 95 % interval; for one with several the value is the mean
     over the seeds, low and high are the lowest and the highest.

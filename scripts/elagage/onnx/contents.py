@@ -105,7 +105,7 @@ def count_multiply_accumulates(model: onnx.ModelProto) -> int | None:
 
 
 def _without_large_values(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy in which weights have their shapes alone: shape inference copies what they hold several times."""
+    """Return a copy in which weights have only their shapes: shape inference copies what they hold several times."""
     graph = model.graph
     bare = [
         tensor

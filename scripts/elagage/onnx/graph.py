@@ -54,7 +54,7 @@ def with_weights(graph: onnx_ir.Model, state: Mapping[str, numpy.ndarray]) -> on
 def _untie_batchnorm(graph: onnx_ir.Graph) -> None:
     """Give every use of a convolution that is called several times its own weights, where batch norm can then fold.
 
-    The rules of onnxscript leave shared weights alone. Where all uses are followed by the same batch norm, all folded
+    The rules of onnxscript do not touch shared weights. Where all uses are followed by the same batch norm, all folded
     copies are equal and the pass after them joins them again; otherwise a copy for each use would make the file
     larger, so such a batch norm stays.
     """
@@ -70,7 +70,7 @@ def _untie_batchnorm(graph: onnx_ir.Graph) -> None:
 
 
 def _batchnorm_after(node: onnx_ir.Node) -> tuple | None:
-    """Return the parameters of the batch norm that alone uses the node's output, or None."""
+    """Return the parameters of the batch norm that is the only user of the node's output, or None."""
     users = [user for user, _ in node.outputs[0].uses()]
     return tuple(users[0].inputs[1:]) if [user.op_type for user in users] == ["BatchNormalization"] else None
 

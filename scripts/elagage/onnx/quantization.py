@@ -82,11 +82,11 @@ def quantize(
 ) -> onnx.ModelProto:
     """Return the float32 model with int8 weights and, by the mode, activations.
 
-    `dynamic` quantizes linear layers, `dynamic_conv` convolutions too, both with activation ranges found anew for each
+    `dynamic` quantizes linear layers, `dynamic_conv` convolutions too, both with activation ranges computed for each
     input; `static` all that ONNX Runtime can, per channel, as QDQ, with ranges calibrated on `images`, uint8
     [n, channels, height, width]; `qat` the same, with ranges that were trained (tensor -> scale, float32, and
-    zero_point, uint8) for all tensors that `ranges` names. Raises UserError if nothing became int8; `dynamic` alone may
-    do so, because the share of linear weights, which may be none, is its answer.
+    zero_point, uint8) for all tensors that `ranges` names. Raises UserError if nothing became int8; only `dynamic`
+    may do so, because the share of linear weights, which may be none, is its answer.
     https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html
     """
     logging.getLogger().setLevel(logging.ERROR)  # ONNX Runtime advises pre-processing, which fusing has done

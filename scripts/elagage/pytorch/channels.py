@@ -30,7 +30,7 @@ from elagage.pytorch.shrinking import SHRINKABLE, is_depthwise, shrink
 #   any number:      float32 0.89, 1.09, 1.51; int8 1.49, 1.64, 1.89
 STEPS = (16, 8, 4, 2, 1)
 CLOSE = 0.05  # share of the weights: half of the distance between the default's rates
-PROBE_IMAGES = 4  # noise, each with a brightness of its own because noise alone averages out
+PROBE_IMAGES = 4  # noise, each with a brightness of its own because noise averages out
 # Rounding to float32 makes 1e-7 (ResNet-8) to 5e-7 (ResNet-50); with a single channel in the wrong place it is the
 # whole of what the logits differ between images, which was never below 1e-4.
 TOLERANCE = 1e-5

@@ -69,8 +69,8 @@ def read_weights(path: str | os.PathLike) -> dict[str, torch.Tensor]:
         text = "" if advises else str(error).strip()
         reason = text.splitlines()[0] if text else type(error).__name__
         raise UserError(
-            f"weights {str(path)!r}: not a readable file of tensors alone ({reason}); nothing in it was executed; "
-            f"save it again with safetensors or torch.save(model.state_dict(), ...)"
+            f"weights {str(path)!r}: not a readable file of tensors and nothing else ({reason}); nothing in it was "
+            f"executed; save it again with safetensors or torch.save(model.state_dict(), ...)"
         ) from error
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]

@@ -41,7 +41,7 @@ def export_program(network: nn.Module, dataset: Dataset) -> tuple[onnx_ir.Model,
     and tensors of the state dict.
 
     It is exported without optimization, so that every tensor of the state dict that the forward pass uses is an
-    initializer of the same name: variants of one network differ in these alone, and exporting takes 3 to 8 s.
+    initializer of the same name: variants of one network differ only in these, and exporting takes 3 to 8 s.
     Raises UserError if the network cannot be traced or does not return float32 [batch, classes].
     """
     deployed = _Deployed(network, dataset).eval()
@@ -88,8 +88,8 @@ def _check_agreement(graph: onnx_ir.Model, deployed: nn.Module, images: torch.Te
         if not agrees:
             raise UserError(
                 f"the exported network gives other logits than PyTorch for a batch of {count} image(s): "
-                f"{logits.ravel()[:3]} instead of {expected.ravel()[:3]}; its forward pass has to depend on the image "
-                f"alone, not on the batch size, on randomness or on earlier calls"
+                f"{logits.ravel()[:3]} instead of {expected.ravel()[:3]}; its forward pass has to depend only on the "
+                f"image, not on the batch size, on randomness or on earlier calls"
             )
 
 

@@ -4,7 +4,7 @@ ONNX Runtime's static quantizer decides which tensors become int8, so that what 
 same operators as in mode `static`.
 
 Not exported from what torchao's convert_pt2e makes: its quantizer leaves additions in float32, so that the file of a
-ResNet-20 (32x32, 1 thread) took 1.04 ms an image where static takes 0.34 and float32 0.82, and was a quarter larger.
+ResNet-20 (32x32, 1 thread) took 1.04 ms per image where static takes 0.34 and float32 0.82, and was a quarter larger.
 """
 
 import copy
