@@ -100,10 +100,10 @@ def full_disk(study: pathlib.Path) -> list[str]:
 
 
 class BadInput(NamedTuple):
-    """A change that makes a study wrong, and what the message has to name."""
+    """A change that makes a study wrong, and how the message begins: with `error: ` if it is that of a job."""
 
     change: Change
-    named: str
+    message: str
 
 
 DENSE = "results/models/m/seed0/dense"
@@ -127,7 +127,7 @@ OF_A_BEGUN_STUDY = {
             written("own.py", "def build(num_classes, in_channels):\n    raise ValueError('the reason')\n"),
             configured("resnet8", '"own.py:build"'),
         ),
-        "the reason (own.py, line 2)",
+        "error: architecture 'own.py:build'",
     ),
     "dataset.json cut in half": BadInput(cut("results/data/dataset.json"), "error: results/data/dataset.json: damaged"),
 }
@@ -172,7 +172,9 @@ OF_A_FINISHED_STUDY = {
         cut("results/models/m/graph.onnx"), "error: results/models/m/graph.onnx: damaged"
     ),
     "ONNX file cut in half": BadInput(cut(f"{DENSE}-float32.onnx"), f"error: {DENSE}-float32.onnx: damaged"),
-    "packed file cut in half": BadInput(cut(f"{DENSE}-float32.onnx.packed"), f"{DENSE}-float32.onnx.packed"),
+    "packed file cut in half": BadInput(
+        cut(f"{DENSE}-float32.onnx.packed"), f"error: {DENSE}-float32.onnx.packed: damaged"
+    ),
     "accuracy.json cut in half": BadInput(
         cut(f"{DENSE}-float32.accuracy.json"), f"error: {DENSE}-float32.accuracy.json: damaged"
     ),

@@ -18,12 +18,16 @@ def finished(tmp_path_factory) -> pathlib.Path:
 
 
 def check(bad: bad_runs.BadInput, study: pathlib.Path, target: str, folder: pathlib.Path) -> None:
-    """Assert that a copy of the study in the folder ends with the message, and makes and executes nothing."""
+    """Assert that a copy of the study in the folder ends with the message, and makes and executes nothing.
+
+    What is wrong before any job is told before any job starts.
+    """
     ended = bad_runs.outcome(bad.change, study, target, folder)
     assert ended.status == 1, ended.output
-    assert bad.named in ended.message, ended.output
+    assert bad.message in ended.message, ended.output
     assert "Traceback" not in ended.output
-    assert "common.smk" not in ended.message
+    assert 'File "' not in ended.output
+    assert ("Select jobs" in ended.output) == bad.message.startswith("error: ")
     assert ended.made == []
     assert not (folder / "executed").exists()
 
@@ -39,3 +43,11 @@ def test_a_bad_input_to_a_finished_study_gets_a_message_and_leaves_no_output(bad
     if bad.change is bad_runs.full_disk and os.geteuid() != 0:
         pytest.skip("mounting a small disk needs root")
     check(bad, finished, bad_runs.FINISHED, tmp_path / "study")
+
+
+@pytest.mark.slow
+def test_a_named_configuration_that_does_not_exist_fails(tmp_path):
+    """Snakemake reads named files before it reads the workflow, which cannot shorten the traceback."""
+    done = bad_runs.snakemake(tmp_path, "--configfile", "absent.yaml")
+    assert done.returncode == 1
+    assert "absent.yaml" in done.stdout

@@ -310,9 +310,9 @@ def replaced(contents: dict[pathlib.Path, str | bytes]) -> Iterator[None]:
             os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
-def with_code(path: pathlib.Path) -> dict[pathlib.Path, str]:
-    """Return the file with a statement more."""
-    return {path: path.read_text() + "EDITED = True\n"}
+def with_code(*paths: pathlib.Path) -> dict[pathlib.Path, str]:
+    """Return the contents of Python files with one more statement."""
+    return {path: path.read_text() + "EDITED = True\n" for path in paths}
 
 
 def configured(study: pathlib.Path, old: str, new: str):
@@ -390,18 +390,15 @@ def test_an_edited_module_reruns_the_rules_that_use_it(tiny):
 def test_edited_modules_that_no_rule_of_the_study_uses_rerun_nothing(wide):
     modules = [path for path in (wide / "scripts").rglob("*.py") if not users(wide, path.relative_to(wide / "scripts"))]
     assert {"plan.py", "configuration.py"} <= {path.name for path in modules}
-    with contextlib.ExitStack() as stack:
-        for path in modules:
-            stack.enter_context(replaced(with_code(path)))
+    with replaced(with_code(*modules)):
         assert planned(wide, "all") == {}
 
 
 @pytest.mark.slow
 def test_edited_scripts_rerun_their_rules(wide):
-    with contextlib.ExitStack() as stack:
-        for path in (wide / "scripts").glob("*.py"):
-            stack.enter_context(replaced(with_code(path)))
-        assert params_changed(snakemake(wide, "--dry-run", "all")) == rules(wide)
+    with replaced(with_code(*(wide / "scripts").glob("*.py"))):
+        output = snakemake(wide, "--dry-run", "all")
+    assert params_changed(output) == rules(wide)
 
 
 @pytest.mark.slow
