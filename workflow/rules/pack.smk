@@ -12,7 +12,7 @@ rule pack:
     log:
         "results/logs/pack/{model}/seed{seed}/{checkpoint}.log",
     conda:
-        "../../envs/pack.yaml"
+        "../../envs/packing.yaml"
     threads: 1
     resources:
         mem_mb=times_attempt(1000),
