@@ -3,22 +3,20 @@
 import pathlib
 import re
 import shutil
-import subprocess
-import sys
 
 import numpy
 import pytest
 import torch
 import yaml
 from PIL import Image
+from runners import run_snakemake
 from torch import nn
 
 from elagage.configuration import check_files, configuration, read_command_line, read_file
-from elagage.data import Split
 from elagage.errors import UserError
 from elagage.image_folder import image_fingerprint
 from elagage.pytorch.checkpoints import load_into, read_weights
-from elagage.pytorch.models import build_network
+from elagage.pytorch.models import ModelSpec, build_network
 from elagage.pytorch.training import TrainingSettings
 from elagage.pytorch.training_state import TrainingState
 from prune import prune
@@ -32,9 +30,10 @@ dataset: {name: digits}
 models: {m: {architecture: resnet8}}
 training: {epochs: 1}
 pruning: {scopes: [local], rates: [0.5]}
-quantization: {modes: [none]}
+quantization: {modes: [float32]}
 evaluation: {latency_images: 20}
 """
+MODEL = ModelSpec("m", "resnet8", 0)
 DATASET = "results/data/dataset.json"
 DENSE = "results/models/m/seed0/dense.safetensors"
 
@@ -126,9 +125,10 @@ MISTAKES = {
     "recovery": ("pruning: {recovery: [retrain]}", "pruning.recovery[0]", "'retrain'", "rewind or iterative"),
     "no mode": ("quantization: {modes: []}", "quantization.modes", "static"),
     "mode": ("quantization: {modes: [int8]}", "quantization.modes[0]", "'int8'", "dynamic_conv"),
-    "mode in capitals": ("quantization: {modes: [None]}", "quantization.modes[0]", "'None'", "none"),
-    "null mode": ("quantization: {modes: [~]}", "quantization.modes[0]", "none"),
-    "same mode": ("quantization: {modes: [none, none]}", "quantization.modes", "['none', 'none']"),
+    "mode in capitals": ("quantization: {modes: [Float32]}", "quantization.modes[0]", "'Float32'", "float32"),
+    "null mode": ("quantization: {modes: [~]}", "quantization.modes[0]", "float32"),
+    "same mode": ("quantization: {modes: [float32, float32]}", "quantization.modes", "['float32', 'float32']"),
+    "former mode too": ("quantization: {modes: [float32, none]}", "quantization.modes", "float32 twice", "remove none"),
     "no calibration": ("quantization: {calibration_images: 0}", "quantization.calibration_images", "0", "1 or more"),
     "much calibration": ("quantization: {calibration_images: 718}", "quantization.calibration_images", "718", "717"),
     "much sensitivity": ("sensitivity: {images: 81}", "sensitivity.images", "81", "80"),
@@ -241,7 +241,10 @@ def test_what_to_write_instead_of_an_exponent_without_point_is_a_number(text):
     [
         ("epochs: 5", "epochs: unknown key; did you mean training.epochs or retraining.epochs? Allowed: dataset"),
         ("quantization: {qat_epoch: 5}", "did you mean quantization.qat_epochs? Allowed: modes"),
-        ("training: {modes: [none]}", "training.modes: unknown key; did you mean quantization.modes? Allowed: epochs"),
+        (
+            "training: {modes: [float32]}",
+            "training.modes: unknown key; did you mean quantization.modes? Allowed: epochs",
+        ),
         ("training: {seeds: [0]}", "training.seeds: unknown key; did you mean seeds? Allowed: epochs"),
         ("training: {zebra: 1}", "training.zebra: unknown key. Allowed: epochs"),
         ("models: {a: {}}", "models.a.architecture: missing; state it. Allowed: resnet8, "),
@@ -386,7 +389,7 @@ def image_folder(path: pathlib.Path, train: dict[str, int], test: dict[str, int]
 FOLDER = """
 dataset: {name: image_folder, path: pictures, image_size: 16}
 training: {batch_size: 2}
-quantization: {modes: [none]}
+quantization: {modes: [float32]}
 evaluation: {latency_images: 20}
 """
 
@@ -416,7 +419,7 @@ def test_default_counts_above_those_of_a_small_image_folder_say_what_to_do(study
         with pytest.raises(
             UserError, match=r"quantization\.calibration_images: 512 .* 36 .*(lower|at most|set|remove)"
         ):
-            configured(FOLDER.replace("quantization: {modes: [none]}", modes))
+            configured(FOLDER.replace("quantization: {modes: [float32]}", modes))
 
 
 def test_names_that_are_not_utf8_are_refused_or_read(study):
@@ -450,16 +453,16 @@ def save_weights(change, path: str = "w.pt") -> None:
     ],
     ids=["nan", "infinite", "integers", "complex", "sparse", "without data"],
 )
-def test_weights_that_no_network_could_use_are_refused_by_tensor(dataset, study, change):
+def test_weights_that_no_network_could_use_are_refused_by_tensor(data, study, change):
     save_weights(change)
     with pytest.raises(UserError, match=r"w\.pt.*conv1\.weight"):
-        train_import(dataset / "dataset.json", "w.pt", "m", "resnet8", 0, study / "out/dense.safetensors")
+        train_import(data.dataset, MODEL, "w.pt", checkpoint=study / "out/dense.safetensors")
     assert not list(study.glob("out/**/*"))
 
 
-def test_weights_of_half_precision_are_taken(dataset, study):
+def test_weights_of_half_precision_are_taken(data, study):
     save_weights(lambda tensor: tensor.half() if tensor.is_floating_point() else tensor)
-    train_import(dataset / "dataset.json", "w.pt", "m", "resnet8", 0, study / "out/dense.safetensors")
+    train_import(data.dataset, MODEL, "w.pt", checkpoint=study / "out/dense.safetensors")
 
 
 def test_tensors_that_the_network_lacks_are_named_beside_those_that_the_file_lacks():
@@ -522,32 +525,24 @@ NETWORKS = {
 
 
 @pytest.mark.parametrize("forward, network, words", NETWORKS.values(), ids=NETWORKS)
-def test_a_network_that_cannot_learn_is_refused_before_training(dataset, study, forward, network, words):
+def test_a_network_that_cannot_learn_is_refused_before_training(data, study, forward, network, words):
     (study / "own.py").write_text(OWN.replace("{forward}", forward).replace("{network}", network))
-    splits = [Split.read(dataset / f"{s}_images.npy", dataset / f"{s}_labels.npy") for s in ("train", "validation")]
-    settings = TrainingSettings(1, 8, 0.1, 0.9, 0, 0, False)
-    out = study / "out/dense.safetensors", study / "out/history.csv"
+    settings, state = TrainingSettings(1, 8, 0.1, 0.9, 0, 0, False), TrainingState(study / "out/state.pt", {})
+    out = {"checkpoint": study / "out/dense.safetensors", "history": study / "out/history.csv"}
     with pytest.raises(UserError, match=words) as error:
-        state = TrainingState(study / "out/state.pt", {})
-        train(dataset / "dataset.json", *splits, "m", "own.py:build", 0, settings, 1, state, *out)
+        train(data, ModelSpec("m", "own.py:build", 0), settings, state=state, **out)
     assert "own.py:build" in str(error.value)
     assert not list(study.glob("out/**/*"))
 
 
-def test_a_network_without_a_layer_to_prune_is_named(dataset, study):
+def test_a_network_without_a_layer_to_prune_is_named(data, study):
     text = OWN.replace("{forward}", "x").replace("{network}", "nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64))")
     (study / "own.py").write_text(text)
     torch.save({f"1.{name}": tensor for name, tensor in nn.BatchNorm1d(64).state_dict().items()}, "w.pt")
-    train_import(dataset / "dataset.json", "w.pt", "m", "own.py:build", 0, study / "dense.safetensors")
+    train_import(data.dataset, ModelSpec("m", "own.py:build", 0), "w.pt", checkpoint="dense.safetensors")
+    pruned = {"scope": "local", "rate": 0.5, "checkpoint": study / "out/pruned.safetensors"}
     with pytest.raises(UserError, match=r"own\.py:build.*no convolution or linear layer"):
-        prune(
-            dataset / "dataset.json",
-            "dense.safetensors",
-            "own.py:build",
-            "local",
-            0.5,
-            study / "out/pruned.safetensors",
-        )
+        prune(data.dataset, "dense.safetensors", "own.py:build", **pruned)
     assert not list(study.glob("out/**/*"))
 
 
@@ -555,10 +550,8 @@ def test_a_network_without_a_layer_to_prune_is_named(dataset, study):
 
 
 def snakemake(folder: pathlib.Path, *arguments: str) -> tuple[int, str]:
-    """Run Snakemake in the folder; return its exit status and what it printed."""
-    command = [sys.executable, "-m", "snakemake", "--snakefile", REPOSITORY / "workflow/Snakefile", "--cores", "1"]
-    run = subprocess.run([*command, *arguments], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    return run.returncode, run.stdout.decode(errors="replace")
+    """Run the workflow in the folder; return its exit status and what it printed."""
+    return run_snakemake(folder, "--snakefile", str(REPOSITORY / "workflow/Snakefile"), *arguments)
 
 
 def left(folder: pathlib.Path) -> list[str]:
@@ -590,12 +583,14 @@ def test_a_mistake_is_told_before_any_job_without_a_line_of_code(study):
     assert "common.smk" not in output
 
 
+@pytest.mark.slow
 def test_a_study_without_a_configuration_is_told_how_to_name_one(study):
     output = fails(study)
     assert f"there is no config/config.yaml in {study}" in output
     assert "--configfile" in output
 
 
+@pytest.mark.slow
 def test_a_key_that_a_named_file_has_twice_is_refused(study):
     (study / "study.yaml").write_text("seeds: [0]\nseeds: [1]\n")
     output = fails(study, "--configfile", "study.yaml")
@@ -603,6 +598,7 @@ def test_a_key_that_a_named_file_has_twice_is_refused(study):
     assert 'File "' not in output
 
 
+@pytest.mark.slow
 def test_a_file_that_does_not_exist_fails(study):
     """Snakemake reads named files before it reads the workflow, which cannot shorten the traceback."""
     status, output = snakemake(study, "--configfile", "absent.yaml")
@@ -617,11 +613,12 @@ def test_the_command_line_replaces_tables_of_the_file(study):
     stated = ["seeds=[0,1,2]", "pruning={rates: [0.25]}", "models={b: {architecture: resnet8}}"]
     status, output = snakemake(study, "--dry-run", "all", "--config", *stated)
     assert status == 0, output
-    assert "results/models/b/seed2/global/0.25/none-none.onnx" in output
+    assert "results/models/b/seed2/global/0.25/none-float32.onnx" in output
     assert "results/models/m/" not in output
     assert "/local/0.5/" not in output
 
 
+@pytest.mark.slow
 def test_a_mistake_on_the_command_line_is_told_like_one_in_a_file(study):
     write_config(study, STUDY)
     output = fails(study, "all", "--config", "seeds=[-1]", "trainings=3")
@@ -629,6 +626,7 @@ def test_a_mistake_on_the_command_line_is_told_like_one_in_a_file(study):
     assert "trainings: unknown key" in output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", ["1.5", "0.50"])
 def test_a_rate_that_the_study_does_not_have_is_no_target(study, rate):
     write_config(study, STUDY)
@@ -636,6 +634,7 @@ def test_a_rate_that_the_study_does_not_have_is_no_target(study, rate):
     assert "No rule to produce" in output
 
 
+@pytest.mark.slow
 def test_a_download_that_fails_says_what_to_do_and_leaves_nothing(study, monkeypatch):
     for name in ("http_proxy", "https_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
@@ -654,6 +653,7 @@ def test_an_unreadable_image_is_named_and_leaves_nothing(study):
     assert "remove or replace it" in output
 
 
+@pytest.mark.slow
 def test_a_link_to_no_image_is_named_before_any_job(study):
     image_folder(study / "pictures", {"cat": 4, "dog": 4}, {"cat": 10, "dog": 10})
     (study / "pictures/train/cat/holiday.png").symlink_to("nowhere")
@@ -680,6 +680,7 @@ class Trap:
         return open, ("executed", "w")
 
 
+@pytest.mark.slow
 def test_code_in_weights_is_not_executed_by_the_job_and_nothing_is_left(study, prepared):
     shutil.copytree(prepared, study, dirs_exist_ok=True)
     torch.save(Trap(), study / "w.pt")
@@ -693,6 +694,7 @@ def test_code_in_weights_is_not_executed_by_the_job_and_nothing_is_left(study, p
     assert {pathlib.Path(file).parts[0] for file in left(study)} == {"data"}
 
 
+@pytest.mark.slow
 def test_a_network_that_raises_is_refused_by_the_job_and_nothing_is_left(study, prepared):
     shutil.copytree(prepared, study, dirs_exist_ok=True)
     (study / "own.py").write_text("def build(num_classes, in_channels):\n    raise ValueError('the reason')\n")

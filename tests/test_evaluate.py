@@ -1,16 +1,16 @@
 """Evaluation: every image is predicted, models are timed in turns, intervals are those of textbooks."""
 
+import functools
 import itertools
 import json
 import lzma
 import math
 import pathlib
-import subprocess
-import sys
 
 import numpy
 import onnx
 import pytest
+from runners import SCRIPTS, python
 
 from elagage.data import Split
 from elagage.errors import UserError
@@ -51,7 +51,7 @@ def test_every_image_is_predicted_in_order(brightest, tmp_path, count):
     labels = numpy.random.default_rng(1).integers(0, 3, count)
     wrong = numpy.where(numpy.arange(count) < 100, (labels + 1) % 3, labels)  # the first 100 labels are wrong
     split = Split(bright_images(labels), wrong)
-    evaluate_accuracy(split, brightest, 1, tmp_path / "a.json", tmp_path / "p.npy")
+    evaluate_accuracy(split, brightest, threads=1, accuracy=tmp_path / "a.json", predicted=tmp_path / "p.npy")
     predicted = numpy.load(tmp_path / "p.npy")
     assert predicted.dtype == numpy.int32
     assert predicted.tolist() == labels.tolist()
@@ -143,7 +143,7 @@ def test_mean_difference_interval_covers_the_difference_of_pairs_as_often_as_it_
     assert mean_difference_interval(before, before) == (0, pytest.approx(0, abs=1e-9), pytest.approx(0, abs=1e-9))
 
 
-def test_newly_right_interval_is_above_a_half_where_the_exact_test_of_mcnemar_sees_a_gain():
+def test_share_became_correct_is_above_a_half_where_the_exact_test_of_mcnemar_sees_a_gain():
     for right, wrong in itertools.product(range(16), range(16)):
         before = numpy.repeat([False, True, True, False], [right, wrong, 30, 20])
         after = numpy.repeat([True, False, True, False], [right, wrong, 30, 20])
@@ -175,7 +175,8 @@ def test_training_is_seen_to_import_torch():
     assert "torchvision" not in imported_by("train")  # which takes 3 s; only its own architectures import it
 
 
+@functools.cache
 def imported_by(script: str) -> set[str]:
-    command = [sys.executable, "-X", "importtime", "-c", f"import {script}"]
-    run = subprocess.run(command, cwd="scripts", capture_output=True, text=True, check=True)
+    run = python(f"import {script}", SCRIPTS, "-X", "importtime")
+    assert run.returncode == 0, run.stderr
     return {line.rpartition("|")[2].strip().partition(".")[0] for line in run.stderr.splitlines()}

@@ -33,7 +33,7 @@ def summary(tmp_path):
     """A study of two variants; the second is twice as fast as the dense model."""
     named = {"model": "net", "seed": 0, "scope": "local", "recovery": "none"}
     variants = [
-        {**named, "rate": 0.0, "mode": "none", **measured(tmp_path, "a", 900, [4_000_000] * 50)},
+        {**named, "rate": 0.0, "mode": "float32", **measured(tmp_path, "a", 900, [4_000_000] * 50)},
         {
             **named,
             "rate": 0.5,
@@ -51,7 +51,7 @@ def test_every_promised_column_is_there(summary):
     table = pandas.read_csv(summary[0], keep_default_na=False)
     assert len(table) == 2
     assert set(table.columns) >= PROMISED
-    assert table["mode"].tolist() == ["none", "static"]
+    assert table["mode"].tolist() == ["float32", "static"]
 
 
 def test_removed_channels_count_as_sparsity():
