@@ -25,7 +25,9 @@ test: $(INSTALLED)
 	$(RUN)/ruff format --check .
 	$(RUN)/snakefmt --check workflow
 	$(RUN)/snakemake --lint
-	$(RUN)/pytest -m "not slow and not slurm"
+	$(RUN)/mypy
+	$(RUN)/pytest -m "not slow and not slurm" --cov --cov-report=
+	@echo "covered: $$($(RUN)/coverage report --format=total) % of the lines and branches in scripts/"
 
 # make test-all    test all else that needs no cluster: kills, every dry run, every bad input (as root a full disk, too)
 test-all: $(INSTALLED)
@@ -45,7 +47,7 @@ format: $(INSTALLED)
 
 # make clean       remove results and caches, not .venv
 clean:
-	rm -rf $(filter-out results/README.md,$(wildcard results/*)) .snakemake .pytest_cache .ruff_cache
+	rm -rf $(filter-out results/README.md,$(wildcard results/*)) .snakemake .pytest_cache .ruff_cache .mypy_cache .coverage .hypothesis
 
 # make help        print these lines
 help:

@@ -20,8 +20,7 @@ from prune import prune
 # As jobs compute. One thread: on a busy machine two wait for each other a hundred times longer than they compute.
 compute_reproducibly(threads=1)
 
-
-# Minutes each, of the 20 that all tests take: started last, they would run on one core alone.
+# Started last, they would run on one core while the other has nothing to do.
 SLOWEST = ("test_workflow", "test_slurm", "test_qat", "test_kills", "test_bad_runs", "test_channels", "test_plot")
 
 

@@ -10,15 +10,19 @@ import pathlib
 import numpy
 import onnx
 import pytest
+import torch
 from runners import SCRIPTS, python
 
-from elagage.data import Split
+from elagage.data import Dataset, Split
 from elagage.errors import UserError
 from elagage.files import read_json
 from elagage.onnx.runtime import TURN, WARM_UP, machine, session, time_in_turns
+from elagage.pytorch.checkpoints import save_checkpoint
+from elagage.pytorch.models import build_network
 from elagage.statistics import mean_difference_interval, median_interval, share_became_correct, wilson_interval
 from evaluate_accuracy import evaluate_accuracy
 from evaluate_latency import evaluate_latency
+from evaluate_latency_eager import evaluate_latency_eager
 from evaluate_size import evaluate_size
 from pack import pack_file
 
@@ -91,6 +95,17 @@ def test_the_variants_share_one_timing_of_the_dense_model(brightest, tmp_path):
     assert len(latency["ns"]) == len(latency["dense_ns"]) == 30
     assert latency["threads"] == 1
     assert latency["cpu"] and latency["instruction_set"]
+
+
+def test_eager_pytorch_is_timed_beside_the_file(brightest, tmp_path):
+    dataset = Dataset("toy", ["a", "b", "c"], 3, 8, [0.5] * 3, [0.25] * 3, False, {}, {})
+    save_checkpoint(tmp_path / "dense", build_network("resnet8", 3, 3).state_dict(), {})
+    timed = {"images": bright_images(numpy.zeros(30, int)), "threads": 1, "output": tmp_path / "eager.json"}
+    evaluate_latency_eager(dataset, tmp_path / "dense", "resnet8", dense_onnx=brightest, **timed)
+    eager = read_json(tmp_path / "eager.json")
+    assert len(eager["ns"]) == len(eager["dense_ns"]) == 30
+    assert numpy.median(eager["ns"]) > numpy.median(eager["dense_ns"])  # ten layers against three means
+    assert (eager["threads"], eager["torch"]) == (1, torch.__version__)
 
 
 def test_more_images_than_there_are_is_an_error():

@@ -78,7 +78,6 @@ def test_every_folder_is_a_room():
     assert folders >= {"pytorch", "onnx", "figures", "elagage"}
 
 
-@pytest.mark.skipif(not modules("packing"), reason="there is no room of that name yet")
 def test_packing_needs_numpy_and_the_standard_library():
     for file in modules("packing"):
         files, packages = reached(file)
