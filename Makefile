@@ -56,7 +56,7 @@ help:
 $(INSTALLED): requirements.txt requirements-test.txt requirements-lock.txt
 	$(if $(VERSION),,$(error there is no $(or $(PYTHON),Python $(TESTED) to 3.14) here; name one with 'make PYTHON=...'))
 	$(if $(filter-out $(TESTED),$(VERSION)),@echo "make: takes Python $(VERSION); the tested one is $(TESTED)")
-	$(PYTHON) -m venv --clear .venv
+	$(PYTHON) -m venv $(if $(wildcard $(INSTALLED)),,--clear) .venv
 	$(RUN)/python -m pip install --disable-pip-version-check --progress-bar on --constraint requirements-lock.txt \
 		--requirement requirements.txt --requirement requirements-test.txt
 	touch $@
