@@ -11,13 +11,13 @@ import pathlib
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy
 import torch
+from runners import run_snakemake, snakemake
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 CONFIG = """
@@ -28,6 +28,8 @@ pruning: {scopes: [global], rates: [0.0, 0.5]}
 quantization: {modes: [float32]}
 evaluation: {latency_images: 20}
 """
+PLACE = "--snakefile", str(REPOSITORY / "workflow/Snakefile")
+NO_INTERNET = dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9")  # environment variables
 FOLDER = "{name: image_folder, path: pictures, image_size: 8}"
 MESSAGE = re.compile(r"^(?:error: |configuration: |\S+\.yaml: |there is |No rule to produce).*", re.MULTILINE)
 Change = Callable[[pathlib.Path], list[str] | None]
@@ -200,23 +202,8 @@ def new_study(folder: pathlib.Path, target: str) -> pathlib.Path:
     """Return the folder with a small study in it that has made the target."""
     (folder / "config").mkdir(parents=True)
     (folder / "config/config.yaml").write_text(CONFIG)
-    done = snakemake(folder, target)
-    assert done.returncode == 0, done.stdout
+    snakemake(folder, target, *PLACE)
     return folder
-
-
-def snakemake(folder: pathlib.Path, *arguments: str) -> subprocess.CompletedProcess:
-    """Run Snakemake in the folder, without the internet."""
-    no_internet = dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9")
-    command = [sys.executable, "-m", "snakemake", "--snakefile", REPOSITORY / "workflow/Snakefile", "--cores", "2"]
-    return subprocess.run(
-        [*command, *arguments],
-        cwd=folder,
-        env=os.environ | no_internet,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
 
 
 def results(folder: pathlib.Path) -> dict[str, str]:
@@ -232,17 +219,18 @@ def outcome(change: Change, study: pathlib.Path, target: str, folder: pathlib.Pa
     before = results(folder)
     targets = [] if any(word.startswith("results/") for word in words) else [target]
     try:
-        done = snakemake(folder, *targets, *words)
+        status, output = run_snakemake(folder, *targets, *PLACE, *words)
         made = [path for path, checksum in results(folder).items() if before.get(path) != checksum]
     finally:
         if os.path.ismount(folder / "results/models"):
             subprocess.run(["umount", "--lazy", folder / "results/models"], check=True)
-    lines = MESSAGE.findall(done.stdout)
-    return Outcome(done.returncode, done.stdout, " ".join(dict.fromkeys(lines)), made)
+    lines = MESSAGE.findall(output)
+    return Outcome(status, output, " ".join(dict.fromkeys(lines)), made)
 
 
 def main() -> None:
     """Print the table."""
+    os.environ.update(NO_INTERNET)
     print("| input | message | traceback | made |\n|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         for kind, target in ((OF_A_BEGUN_STUDY, BEGUN), (OF_A_FINISHED_STUDY, FINISHED)):

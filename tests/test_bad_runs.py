@@ -5,6 +5,13 @@ import pathlib
 
 import bad_runs
 import pytest
+from runners import run_snakemake
+
+
+@pytest.fixture(autouse=True)
+def no_internet(monkeypatch) -> None:
+    for name, value in bad_runs.NO_INTERNET.items():
+        monkeypatch.setenv(name, value)
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +55,6 @@ def test_a_bad_input_to_a_finished_study_gets_a_message_and_leaves_no_output(bad
 @pytest.mark.slow
 def test_a_named_configuration_that_does_not_exist_fails(tmp_path):
     """Snakemake reads named files before it reads the workflow, which cannot shorten the traceback."""
-    done = bad_runs.snakemake(tmp_path, "--configfile", "absent.yaml")
-    assert done.returncode == 1
-    assert "absent.yaml" in done.stdout
+    status, output = run_snakemake(tmp_path, *bad_runs.PLACE, "--configfile", "absent.yaml")
+    assert status == 1
+    assert "absent.yaml" in output

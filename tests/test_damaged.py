@@ -1,11 +1,9 @@
 """Files that an earlier job wrote and something damaged since: one error that names the file."""
 
-import json
 import os
 import pathlib
 import pickle
 import shutil
-from collections.abc import Callable
 
 import numpy
 import pytest
@@ -13,7 +11,7 @@ import pytest
 from elagage.data import Dataset, Split
 from elagage.errors import UserError
 from elagage.pytorch.checkpoints import load_checkpoint
-from summarize import eager_measurements, measurements
+from summarize import eager_measurements
 
 
 class Trap:
@@ -33,23 +31,6 @@ CONTENTS = {
 }
 
 
-def read_measurement(kind: str) -> Callable[[pathlib.Path], dict]:
-    """Return a function that reads a measurement of that kind, beside others that are whole."""
-    accuracy = {"correct": 1, "images": 2}
-    counts = dict.fromkeys(("weights", "zeros", "int8_weights", "operators", "int8_operators", "macs"), 1)
-    counts |= dict.fromkeys(("bytes", "packed_bytes", "packed_bound_bytes"), 1)
-    counts |= dict.fromkeys(("packed_weight_bytes", "packed_weight_bound_bytes"), 1)
-    whole = {"accuracy": accuracy, "size": counts | {"provenance": {"torch": "1.0"}}, "latency": {}}
-
-    def read(path: pathlib.Path) -> dict:
-        paths = {other: path.with_name(f"whole.{other}.json") for other in whole}
-        for other, content in whole.items():
-            paths[other].write_text(json.dumps(content))
-        return measurements(*(paths | {kind: path}).values())
-
-    return read
-
-
 def read_labels(path: pathlib.Path) -> Split:
     images = path.with_name("images.npy")
     numpy.save(images, numpy.zeros((3, 1, 8, 8), numpy.uint8))
@@ -61,9 +42,6 @@ READERS = {
     "images": lambda path: Split.read(path, path),
     "labels": read_labels,
     "checkpoint": load_checkpoint,
-    "accuracy": read_measurement("accuracy"),
-    "size": read_measurement("size"),
-    "latency": read_measurement("latency"),
     "eager time": eager_measurements,
 }
 

@@ -1,11 +1,14 @@
 """The summary: one row a variant, its statistics those of the measurements."""
 
+import pathlib
+
 import numpy
 import pandas
 import pytest
 
+from elagage.errors import UserError
 from elagage.files import write_json
-from summarize import sparsity, summarize
+from summarize import measurements, sparsity, summarize
 
 PROMISED = {
     *("model", "seed", "scope", "rate", "recovery", "mode", "sparsity", "accuracy", "accuracy_low", "accuracy_high"),
@@ -108,3 +111,13 @@ def test_the_speedup_is_a_paired_ratio(tmp_path):
     summarize([{**variant, **paths}], {"net/seed0": tmp_path / "eager.json"}, tmp_path / "s.csv", tmp_path / "s.md")
     row = pandas.read_csv(tmp_path / "s.csv").iloc[0]
     assert row["speedup"] == row["speedup_low"] == row["speedup_high"] == 3
+
+
+@pytest.mark.parametrize("kind", ["accuracy", "size", "latency"])
+@pytest.mark.parametrize("content", ["", "text", "[]", '{"name": "digits"}'])
+def test_a_damaged_measurement_is_named(tmp_path, kind, content):
+    paths = measured(tmp_path, "a", 900, [4_000_000] * 20)
+    measurements(*paths.values())
+    pathlib.Path(paths[kind]).write_text(content)
+    with pytest.raises(UserError, match=rf"a\.{kind}\.json: damaged"):
+        measurements(*paths.values())
