@@ -1,42 +1,62 @@
-# `make` runs the default study, `make test` all checks; both install what they need into .venv first.
-PYTHON ?= python3.11
+# Everything that a command needs is installed into .venv first. `make PYTHON=...` names the Python of .venv.
 RUN = .venv/bin
+TESTED = 3.11
+ifndef PYTHON
+PYTHON := $(shell for version in $(TESTED) 3.12 3.13 3.14; do \
+	python$$version -c '' 2>/dev/null && echo python$$version && break; done)
+endif
+VERSION := $(if $(PYTHON),$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])'))
+# Of a .venv of that version: one of another version lacks the file, and is made again.
+INSTALLED = .venv/installed-for-$(VERSION)
 
-.PHONY: study install test format clean help
+.PHONY: study install test test-all test-slurm format clean help
 
-study: .venv/installed
+# make             run the default study
+study: $(INSTALLED)
 	$(RUN)/snakemake all --quiet reason
 	@echo "Look at results/plots/ and results/summary.md; '$(RUN)/snakemake --report report.html' joins them, with captions."
 
-install: .venv/installed
+# make install     install what is needed, no more
+install: $(INSTALLED)
 
-test: .venv/installed
+# make test        check what a change can break, in less than five minutes on two cores
+test: $(INSTALLED)
 	$(RUN)/ruff check .
 	$(RUN)/ruff format --check .
 	$(RUN)/snakefmt --check workflow
 	$(RUN)/snakemake --lint
-	$(RUN)/pytest
+	$(RUN)/mypy
+	$(RUN)/pytest -m "not slow and not slurm" --cov --cov-report=
+	@echo "covered: $$($(RUN)/coverage report --format=total) % of the lines and branches in scripts/"
 
-format: .venv/installed
+# make test-all    test all else that needs no cluster: kills, every dry run, every bad input (as root a full disk, too)
+test-all: $(INSTALLED)
+	$(RUN)/pytest -m slow
+
+# make test-slurm  test the cluster profile on a Slurm that is installed and started on this machine (root, Debian)
+test-slurm: $(INSTALLED)
+	$(RUN)/python tests/slurm_cluster.py --dry-run
+	$(RUN)/pytest -m slurm
+
+# make format      format code and workflow
+format: $(INSTALLED)
 	$(RUN)/ruff check --fix .
 	$(RUN)/ruff format .
 	$(RUN)/snakefmt workflow
 	$(RUN)/python workflow/schemas/document.py
 
-# Removes results and caches, not .venv.
+# make clean       remove results and caches, not .venv
 clean:
-	rm -rf results .snakemake .pytest_cache .ruff_cache
+	rm -rf $(filter-out results/README.md,$(wildcard results/*)) .snakemake .pytest_cache .ruff_cache .mypy_cache .coverage .hypothesis
 
+# make help        print these lines
 help:
-	@echo "make         install what is needed and run the default study"
-	@echo "make install install what is needed, no more"
-	@echo "make test    run all checks"
-	@echo "make format  format code and workflow"
-	@echo "make clean   remove results and caches"
+	@sed -n 's/^# \(make \)/\1/p' Makefile
 
-.venv/installed: requirements.txt requirements-test.txt requirements-lock.txt
-	@command -v $(PYTHON) >/dev/null || { echo "make: there is no $(PYTHON); name a Python 3.11 with 'make PYTHON=...'" >&2; exit 1; }
-	$(PYTHON) -m venv .venv
+$(INSTALLED): requirements.txt requirements-test.txt requirements-lock.txt
+	$(if $(VERSION),,$(error there is no $(or $(PYTHON),Python $(TESTED) to 3.14) here; name one with 'make PYTHON=...'))
+	$(if $(filter-out $(TESTED),$(VERSION)),@echo "make: takes Python $(VERSION); the tested one is $(TESTED)")
+	$(PYTHON) -m venv $(if $(wildcard $(INSTALLED)),,--clear) .venv
 	$(RUN)/python -m pip install --disable-pip-version-check --progress-bar on --constraint requirements-lock.txt \
 		--requirement requirements.txt --requirement requirements-test.txt
 	touch $@

@@ -1,24 +1,22 @@
-"""Bytes and speed of packed files, beside the entropy of their weights and zstd alone, as a Markdown table.
+"""Bytes and speed of packed files, beside the entropy of their weights and `xz -9e`, as a Markdown table.
 
 `python benchmarks/packing.py` draws ResNets at random, the 8, 20 and 56; with `--checkpoint PATH...` it takes trained
 ones (dense.safetensors of a study whose models are built in), with `--onnx PATH...` files as they are. Each network is
 pruned globally by magnitude, and stored as float32 and as static int8, calibrated on random images. Speeds are bytes of
 the ONNX file by CPU time, because other work on a machine changes the time of day threefold: medians of REPETITIONS.
-zstd is given level 19 of 22.
 """
 
 import argparse
+import lzma
 import pathlib
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 
 import numpy
 import onnx_ir
 import torch
-import zstandard
 from torch import nn
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "scripts"))
@@ -28,18 +26,19 @@ from elagage.onnx.deployed import describe, strip
 from elagage.onnx.graph import with_weights
 from elagage.onnx.quantization import quantize
 from elagage.onnx.tensors import initializers
-from elagage.packed import bound_bytes, pack, packed_weight_bytes, unpack
+from elagage.packing.pack import entropy_bytes, pack, packed_weight_bytes
+from elagage.packing.unpack import unpack
 from elagage.pytorch.checkpoints import load_checkpoint, load_network
 from elagage.pytorch.export import export_graph
 from elagage.pytorch.models import build_network
 from elagage.pytorch.pruning import magnitude_prune
 
 RATES = (0.0, 0.5, 0.9, 0.95)
-REPETITIONS = 25
+REPETITIONS = 5
 CIFAR10 = Dataset("random", [str(label) for label in range(10)], 3, 32, [0.5] * 3, [0.25] * 3, True, {}, {})
 COLUMNS = (
-    *("network", "rate", "type", "ONNX / kB", "packed / kB", "zstd alone / kB", "packed weights / kB", "bound / kB"),
-    *("excess", "pack / MB/s", "unpack / MB/s"),
+    *("network", "rate", "type", "ONNX / kB", "packed / kB", "xz -9e / kB", "saved", "packed weights / kB"),
+    *("entropy / kB", "pack / MB/s", "unpack / MB/s"),
 )
 
 
@@ -75,18 +74,17 @@ def variants(build: Callable[[], nn.Module]) -> Iterator[tuple[float, str, bytes
             yield rate, kind, model.SerializeToString()
 
 
-def measured(content: bytes, folder: str) -> list[str]:
+def measured(content: bytes) -> list[str]:
     """Return the columns from the ONNX file's size on."""
-    path = pathlib.Path(folder, "model.onnx.packed")
-    pack_speed, packed = speed(lambda: pack(content, initializers(content)), len(content))
-    path.write_bytes(packed)
-    unpack_speed, unpacked = speed(lambda: unpack(path), len(content))
+    tensors = initializers(content)
+    pack_speed, packed = speed(lambda: pack(content, tensors), len(content))
+    unpack_speed, unpacked = speed(lambda: unpack(packed), len(content))
     assert unpacked == content
-    weights = packed_weight_bytes(path)
-    bound = bound_bytes(content, [tensor for tensor in initializers(content) if tensor.weight])
-    sizes = len(content), len(packed), len(zstandard.compress(content, 19)), weights, bound
-    kilobytes = [f"{size / 1000:.1f}" for size in sizes]
-    return [*kilobytes, f"{weights / bound - 1:+.2%}", f"{pack_speed:.0f}", f"{unpack_speed:.0f}"]
+    xz = len(lzma.compress(content, preset=9 | lzma.PRESET_EXTREME))
+    entropy = entropy_bytes(content, [tensor for tensor in tensors if tensor.weight])
+    sizes = [f"{size / 1000:.1f}" for size in (len(content), len(packed), xz, packed_weight_bytes(packed), entropy)]
+    speeds = [f"{pack_speed:.0f}", f"{unpack_speed:.0f}"]
+    return [*sizes[:3], f"{1 - len(packed) / xz:.1%}", *sizes[3:], *speeds]
 
 
 def speed(function: Callable[[], bytes], size: int) -> tuple[float, bytes]:
@@ -108,11 +106,10 @@ if __name__ == "__main__":
     if not networks and not arguments.onnx:
         networks = {name: drawn(name) for name in ("resnet8", "resnet20", "resnet56")}
     rows = [COLUMNS, ["---"] * len(COLUMNS)]
-    with tempfile.TemporaryDirectory() as folder:
-        for name, build in networks.items():
-            for rate, kind, content in variants(build):
-                rows.append([name, f"{rate:g}", kind, *measured(content, folder)])
-        for path in arguments.onnx or ():
-            rows.append([path, "", "", *measured(pathlib.Path(path).read_bytes(), folder)])
+    for name, build in networks.items():
+        for rate, kind, content in variants(build):
+            rows.append([name, f"{rate:g}", kind, *measured(content)])
+    for path in arguments.onnx or ():
+        rows.append([path, "", "", *measured(pathlib.Path(path).read_bytes())])
     for row in rows:
         print("|", " | ".join(row), "|")

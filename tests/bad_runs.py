@@ -1,6 +1,8 @@
-"""Bad inputs and what Elagage says to each: every one a real run of Snakemake in a copy of a small, finished study.
+"""Bad inputs and what Elagage says to each: every one a real run of Snakemake in a copy of a small study.
 
-`python tests/bad_runs.py` prints the table `input | message`; tests/test_bad_runs.py runs the same.
+One for each way in which a message reaches the user; what else is wrong with a configuration, an image, weights, a
+network or a damaged file is tested where it is read. `python tests/bad_runs.py` prints the table `input | message`;
+tests/test_bad_runs.py runs the same.
 """
 
 import hashlib
@@ -9,37 +11,26 @@ import pathlib
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy
 import torch
-from PIL import Image
+from runners import run_snakemake, snakemake
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(REPOSITORY / "scripts"))
 CONFIG = """
 dataset: {name: digits}
 models: {m: {architecture: resnet8}}
 training: {epochs: 1}
 pruning: {scopes: [global], rates: [0.0, 0.5]}
-quantization: {modes: [none]}
+quantization: {modes: [float32]}
 evaluation: {latency_images: 20}
 """
+PLACE = "--snakefile", str(REPOSITORY / "workflow/Snakefile")
+NO_INTERNET = dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9")  # environment variables
 FOLDER = "{name: image_folder, path: pictures, image_size: 8}"
-MODEL = """
-from torch import nn
-class Net(nn.Module):
-    def __init__(self, num_classes, in_channels):
-        super().__init__()
-        self.linear = nn.Linear(64 * in_channels, num_classes)
-    def forward(self, x):
-        return FORWARD
-def build(num_classes, in_channels):
-    return Net(num_classes, in_channels)
-"""
 MESSAGE = re.compile(r"^(?:error: |configuration: |\S+\.yaml: |there is |No rule to produce).*", re.MULTILINE)
 Change = Callable[[pathlib.Path], list[str] | None]
 
@@ -77,26 +68,11 @@ def both(*changes: Change) -> Change:
     return lambda study: [change(study) for change in changes][-1]
 
 
-def own_model(forward: str, text: str = MODEL) -> Change:
-    """Return a change to a user's own model with that forward pass."""
-    architecture = configured("architecture: resnet8", 'architecture: "my_model.py:build"')
-    return both(written("my_model.py", text.replace("FORWARD", forward)), architecture)
-
-
-def weights(name: str, make: Callable[[pathlib.Path], object]) -> Change:
-    """Return a change to weights of the user's, in a file that `make` writes."""
-    change = configured("architecture: resnet8", f"architecture: resnet8, weights: {name}")
-    return both(lambda study: make(study / name), change)
-
-
 def pictures(change: Callable[[pathlib.Path], object]) -> Change:
-    """Return a change to an image folder of two classes, in which something is wrong."""
+    """Return a change to an image folder, the example's, in which something is wrong."""
 
     def make(study: pathlib.Path) -> None:
-        for split, name, shade in ((s, n, i) for s in ("train", "test") for n in ("cat", "dog") for i in range(20)):
-            path = study / "pictures" / split / name / f"{shade}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.new("L", (8, 8), shade + 100 * (name == "dog")).save(path)
+        shutil.copytree(REPOSITORY / "examples/own_model/images", study / "pictures")
         change(study / "pictures")
 
     return both(make, configured("{name: digits}", FOLDER))
@@ -107,27 +83,6 @@ class Trap:
 
     def __reduce__(self):
         return open, ("executed", "w")
-
-
-def other_weights(change: Callable) -> Callable[[pathlib.Path], None]:
-    """Return a function that writes the study's own weights, changed."""
-
-    def make(path: pathlib.Path) -> None:
-        from safetensors.torch import load_file
-
-        state = load_file(path.parent / "results/models/m/seed0/dense.safetensors")
-        torch.save({name: change(tensor) for name, tensor in state.items()}, path)
-
-    return make
-
-
-def lacking_a_tensor(study: pathlib.Path) -> None:
-    """Take the first tensor out of the dense checkpoint."""
-    from elagage.pytorch.checkpoints import load_checkpoint, save_checkpoint
-
-    path = study / "results/models/m/seed0/dense.safetensors"
-    state, provenance = load_checkpoint(path)
-    save_checkpoint(path, dict(list(state.items())[1:]), provenance)
 
 
 def no_results_folder(study: pathlib.Path) -> None:
@@ -146,85 +101,91 @@ def full_disk(study: pathlib.Path) -> list[str]:
     return []
 
 
-M = "results/models/m"
-INPUTS: dict[str, Change] = {
-    "unknown key": configured("epochs: 1", "epoch: 1"),
-    "unknown top-level key": configured("training:", "trainings:"),
-    "text for a number": configured("epochs: 1", "epochs: many"),
-    "number out of range": configured("epochs: 1", "epochs: 0"),
-    "rate above 1": configured("0.5]", "1.5]"),
-    "unknown mode": configured("[none]}\nev", "[int4]}\nev"),
-    "unknown scope": configured("scopes: [global]", "scopes: [layer]"),
-    "unknown recovery": configured("0.5]", "0.5], recovery: [retrain]"),
-    "rewinding further than training went": configured("0.5]", "0.5], recovery: [rewind]"),
-    "more batch norm images than there are": configured(
-        "0.5]}", "0.5], recovery: [batchnorm]}\nretraining: {batchnorm_images: 9999}"
+class BadInput(NamedTuple):
+    """A change that makes a study wrong, and how the message begins: with `error: ` if it is that of a job."""
+
+    change: Change
+    message: str
+
+
+DENSE = "results/models/m/seed0/dense"
+BEGUN, FINISHED = f"{DENSE}.safetensors", "all"
+# Of a study that has prepared its data and trained its network.
+OF_A_BEGUN_STUDY = {
+    "unknown key": BadInput(configured("epochs: 1", "epoch: 1"), "configuration: training.epoch: unknown key"),
+    "weights file that is not there": BadInput(
+        configured("resnet8", "resnet8, weights: no.pt"), "configuration: models.m.weights: there is no file 'no.pt'"
     ),
-    "unknown architecture": configured("resnet8", "resnet9"),
-    "model name that leaves the study": configured("{m:", '{"../m":'),
-    "architecture file that is not there": configured("resnet8", '"no.py:build"'),
-    "weights file that is not there": configured("resnet8", "resnet8, weights: no.pt"),
-    "weights inside results of the same model": configured("resnet8", f"resnet8, weights: {M}/seed0/dense.safetensors"),
-    "more calibration images than there are": configured("[none]}\nev", "[static], calibration_images: 9999}\nev"),
-    "more timing images than there are": configured("latency_images: 20", "latency_images: 2000"),
-    "more threads than the machine has": configured("latency_images: 20", "latency_images: 20, threads: 512"),
-    "the same key twice": written("config/config.yaml", CONFIG + "training: {}\n"),
-    "configuration that is no YAML": written("config/config.yaml", "models: {m: [\n"),
-    "configuration that is a list": written("config/config.yaml", "- models\n"),
-    "configuration in Latin-1": written("config/config.yaml", "# Elagu\xe9\n".encode("latin-1")),
-    "no configuration": lambda study: (study / "config/config.yaml").unlink(),
-    "mistake on the command line": option("--config", "seeds=[-1]"),
-    "target of a rate that is not in the study": option(f"{M}/seed0/global/0.7/none.safetensors"),
-    "image folder that is not there": configured("{name: digits}", FOLDER),
-    "image folder without image_size": both(pictures(lambda folder: None), configured(", image_size: 8", "")),
-    "class in one split only": pictures(lambda folder: (folder / "train/cow").mkdir()),
-    "class without an image": pictures(lambda folder: [path.unlink() for path in (folder / "test/cat").iterdir()]),
-    "link to no image": pictures(lambda folder: (folder / "test/cat/x.png").symlink_to("nowhere")),
-    "text named .png": pictures(lambda folder: (folder / "test/cat/3.png").write_text("cat")),
-    "truncated image": pictures(lambda folder: os.truncate(folder / "test/cat/3.png", 40)),
-    "image of 16 bits": pictures(
-        lambda folder: Image.fromarray(numpy.zeros((8, 8), numpy.uint16)).save(folder / "test/cat/3.png")
+    "text named .png": BadInput(
+        pictures(lambda folder: (folder / "test/ring/3.png").write_text("cat")),
+        "error: pictures/test/ring/3.png: not a readable image",
     ),
-    "model file with a syntax error": own_model("", "def build(:\n"),
-    "model file without the function": own_model("", "def other(): pass\n"),
-    "build that raises": own_model("", "def build(num_classes, in_channels):\n    raise ValueError('no luck')\n"),
-    "build that returns no module": own_model("", "def build(num_classes, in_channels):\n    return 3\n"),
-    "forward that raises": own_model("self.linear(x)"),
-    "forward that returns one number an image": own_model("self.linear(x.flatten(1)).sum(1)"),
-    "loss that becomes infinite": configured("epochs: 1", "epochs: 3, learning_rate: 1.0e+30"),
-    "weights that are a program": weights("w.pt", lambda path: torch.save(Trap(), path)),
-    "weights that are text": weights("w.pt", lambda path: path.write_text("weights")),
-    "weights that are half a file": weights("w.safetensors", lambda path: path.write_bytes(b"\x40" + bytes(20))),
-    "weights of another network": weights("w.pt", lambda path: torch.save({"weight": torch.zeros(3)}, path)),
-    "weights that are not finite": weights("w.pt", other_weights(lambda tensor: tensor * float("nan"))),
-    "dataset.json cut in half": cut("results/data/dataset.json"),
-    "dataset.json of another program": written("results/data/dataset.json", '{"name": "digits"}'),
-    "checkpoint cut in half": cut(f"{M}/seed0/dense.safetensors"),
-    "checkpoint that is a pickle": lambda study: torch.save(Trap(), study / f"{M}/seed0/dense.safetensors"),
-    "empty checkpoint": written(f"{M}/seed0/dense.safetensors", b""),
-    "checkpoint without a tensor": lacking_a_tensor,
-    "images of another type": both(
-        lambda study: numpy.save(study / "results/data/train_images.npy", numpy.zeros((9, 9))),
-        configured("epochs: 1", "epochs: 2"),
+    "weights that are a program": BadInput(
+        both(lambda study: torch.save(Trap(), study / "w.pt"), configured("resnet8", "resnet8, weights: w.pt")),
+        "error: weights 'w.pt'",
     ),
-    "fewer labels than images": both(
-        lambda study: numpy.save(study / "results/data/train_labels.npy", numpy.arange(9)),
-        configured("epochs: 1", "epochs: 2"),
+    "build that raises": BadInput(
+        both(
+            written("own.py", "def build(num_classes, in_channels):\n    raise ValueError('the reason')\n"),
+            configured("resnet8", '"own.py:build"'),
+        ),
+        "error: architecture 'own.py:build'",
     ),
-    "pruned checkpoint cut in half": both(
-        cut(f"{M}/seed0/global/0.5/none.safetensors"), configured("0.5]", "0.5], recovery: [finetune]")
+    "dataset.json cut in half": BadInput(cut("results/data/dataset.json"), "error: results/data/dataset.json: damaged"),
+}
+# Of a study that has run to its end.
+OF_A_FINISHED_STUDY = {
+    "no configuration": BadInput(
+        lambda study: (study / "config/config.yaml").unlink(), "there is no config/config.yaml in"
     ),
-    "exported graph cut in half": cut(f"{M}/graph.onnx"),
-    "ONNX file cut in half": cut(f"{M}/seed0/global/0.5/none-none.onnx"),
-    "ONNX file that is text": written(f"{M}/seed0/global/0.5/none-none.onnx", "onnx"),
-    "accuracy.json cut in half": cut(f"{M}/seed0/dense-none.accuracy.json"),
-    "size.json of another program": written(f"{M}/seed0/dense-none.size.json", "[]"),
-    "empty latency.json": written(f"{M}/seed0/dense-none.latency.json", ""),
-    "eager.json without times": written(f"{M}/seed0/dense.eager.json", "{}"),
-    "empty summary.csv": written("results/summary.csv", ""),
-    "history.csv that is binary": written(f"{M}/seed0/history.csv", bytes(range(256))),
-    "results that is a file": no_results_folder,
-    "full disk": full_disk,
+    "the same key twice in a file that is named": BadInput(
+        both(written("study.yaml", "seeds: [0]\nseeds: [1]\n"), option("--configfile", "study.yaml")),
+        "study.yaml: line 2: key 'seeds' stands twice",
+    ),
+    "mistakes on the command line": BadInput(
+        option("--config", "seeds=[-1]", "trainings=3"), "configuration: seeds[0]: -1 is less than the minimum of 0"
+    ),
+    "target of a rate that is not in the study": BadInput(
+        option("results/models/m/seed0/global/0.7/none.safetensors"), "No rule to produce"
+    ),
+    "target of a rate in other digits": BadInput(
+        option("results/models/m/seed0/global/0.50/none.safetensors"), "No rule to produce"
+    ),
+    "results that is a file": BadInput(no_results_folder, "there is a file 'results' in"),
+    "link to no image": BadInput(
+        pictures(lambda folder: (folder / "test/ring/x.png").symlink_to("nowhere")), "pictures/test/ring/x.png"
+    ),
+    "data set that cannot be downloaded": BadInput(
+        configured("digits", "cifar10"),
+        "error: dataset.name: CIFAR10 could not be downloaded to dataset.path 'data'",
+    ),
+    "images of another type": BadInput(
+        both(
+            lambda study: numpy.save(study / "results/data/train_images.npy", numpy.zeros((9, 9))),
+            configured("epochs: 1", "epochs: 2"),
+        ),
+        "error: results/data/train_images.npy: damaged",
+    ),
+    "checkpoint cut in half": BadInput(cut(f"{DENSE}.safetensors"), f"error: {DENSE}.safetensors: damaged"),
+    "checkpoint that is a program": BadInput(
+        lambda study: torch.save(Trap(), study / f"{DENSE}.safetensors"), f"error: {DENSE}.safetensors: damaged"
+    ),
+    "exported graph cut in half": BadInput(
+        cut("results/models/m/graph.onnx"), "error: results/models/m/graph.onnx: damaged"
+    ),
+    "ONNX file cut in half": BadInput(cut(f"{DENSE}-float32.onnx"), f"error: {DENSE}-float32.onnx: damaged"),
+    "packed file cut in half": BadInput(
+        cut(f"{DENSE}-float32.onnx.packed"), f"error: {DENSE}-float32.onnx.packed: damaged"
+    ),
+    "accuracy.json cut in half": BadInput(
+        cut(f"{DENSE}-float32.accuracy.json"), f"error: {DENSE}-float32.accuracy.json: damaged"
+    ),
+    "empty summary.csv": BadInput(written("results/summary.csv", ""), "error: results/summary.csv: damaged"),
+    "history.csv that is binary": BadInput(
+        written("results/models/m/seed0/history.csv", bytes(range(256))),
+        "error: results/models/m/seed0/history.csv: damaged",
+    ),
+    "full disk": BadInput(full_disk, "error: results/models/m/"),
 }
 
 
@@ -237,21 +198,12 @@ class Outcome(NamedTuple):
     made: list[str]  # files below results/ that are new or changed, without logs
 
 
-def finished_study(folder: pathlib.Path) -> pathlib.Path:
-    """Return the folder with a small study in it that has run to its end."""
+def new_study(folder: pathlib.Path, target: str) -> pathlib.Path:
+    """Return the folder with a small study in it that has made the target."""
     (folder / "config").mkdir(parents=True)
     (folder / "config/config.yaml").write_text(CONFIG)
-    done = snakemake(folder, "all")
-    assert done.returncode == 0, done.stdout
+    snakemake(folder, target, *PLACE)
     return folder
-
-
-def snakemake(folder: pathlib.Path, *arguments: str) -> subprocess.CompletedProcess:
-    """Run Snakemake in the folder."""
-    command = [sys.executable, "-m", "snakemake", "--snakefile", REPOSITORY / "workflow/Snakefile", "--cores", "2"]
-    return subprocess.run(
-        [*command, *arguments], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
 
 
 def results(folder: pathlib.Path) -> dict[str, str]:
@@ -260,32 +212,36 @@ def results(folder: pathlib.Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def outcome(name: str, finished: pathlib.Path, folder: pathlib.Path) -> Outcome:
-    """Run a copy of the finished study, in `folder`, with a bad input."""
-    shutil.copytree(finished, folder)
-    words = INPUTS[name](folder) or []
+def outcome(change: Change, study: pathlib.Path, target: str, folder: pathlib.Path) -> Outcome:
+    """Run a copy of the study, in `folder`, with a bad input, and ask for the target unless the change names one."""
+    shutil.copytree(study, folder)
+    words = change(folder) or []
     before = results(folder)
-    targets = [] if any(not word.startswith("-") and "/" in word for word in words) else ["all"]
+    targets = [] if any(word.startswith("results/") for word in words) else [target]
     try:
-        done = snakemake(folder, *targets, *words)
+        status, output = run_snakemake(folder, *targets, *PLACE, *words)
         made = [path for path, checksum in results(folder).items() if before.get(path) != checksum]
     finally:
         if os.path.ismount(folder / "results/models"):
             subprocess.run(["umount", "--lazy", folder / "results/models"], check=True)
-    lines = MESSAGE.findall(done.stdout)
-    return Outcome(done.returncode, done.stdout, " ".join(dict.fromkeys(lines)), made)
+    lines = MESSAGE.findall(output)
+    return Outcome(status, output, " ".join(dict.fromkeys(lines)), made)
 
 
 def main() -> None:
     """Print the table."""
+    os.environ.update(NO_INTERNET)
     print("| input | message | traceback | made |\n|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
-        finished = finished_study(pathlib.Path(folder, "finished"))
-        for number, name in enumerate(INPUTS):
-            ended = outcome(name, finished, pathlib.Path(folder, str(number)))
-            text = ended.message.replace("|", "\\|").replace(folder, "...")
-            text = text if len(text) < 300 else text[:300] + " ..."
-            print(f"| {name} | {text} | {'yes' if 'Traceback' in ended.output else 'no'} | {', '.join(ended.made)} |")
+        for kind, target in ((OF_A_BEGUN_STUDY, BEGUN), (OF_A_FINISHED_STUDY, FINISHED)):
+            study = new_study(pathlib.Path(folder, target.replace("/", "-")), target)
+            for name, bad in kind.items():
+                ended = outcome(bad.change, study, target, pathlib.Path(folder, name.replace("/", "-")))
+                text = ended.message.replace("|", "\\|").replace(folder, "...")
+                text = text if len(text) < 300 else text[:300] + " ..."
+                print(
+                    f"| {name} | {text} | {'yes' if 'Traceback' in ended.output else 'no'} | {', '.join(ended.made)} |"
+                )
 
 
 if __name__ == "__main__":

@@ -8,33 +8,19 @@ from collections.abc import Iterator
 
 import numpy
 import pytest
+import torch
 
-from elagage.data import SPLITS, Dataset
+from elagage.data import SPLITS, Dataset, PreparedData, Split
 from elagage.files import write_json
 from elagage.pytorch.checkpoints import save_checkpoint
 from elagage.pytorch.models import build_network
-from elagage.pytorch.training_state import TrainingState
+from elagage.pytorch.training import compute_reproducibly
 from prune import prune
 
+# As jobs compute. One thread: on a busy machine two wait for each other a hundred times longer than they compute.
+compute_reproducibly(threads=1)
 
-class Killed(BaseException):
-    """Stands for SIGKILL: nothing catches it."""
-
-
-@dataclasses.dataclass(frozen=True)
-class DiesAfter(TrainingState):
-    """A state whose process is killed right after it was saved so many times."""
-
-    saves: list
-
-    def save(self, content) -> None:
-        super().save(content)
-        self.saves.pop()
-        if not self.saves:
-            raise Killed
-
-
-# Minutes each, of the 20 that all tests take: started last, they would run on one core alone.
+# Started last, they would run on one core while the other has nothing to do.
 SLOWEST = ("test_workflow", "test_slurm", "test_qat", "test_kills", "test_bad_runs", "test_channels", "test_plot")
 
 
@@ -44,15 +30,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: rank.get(item.path.stem, len(SLOWEST)))
 
 
-@pytest.fixture
-def dataset(tmp_path) -> pathlib.Path:
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    """Let networks start from the same weights whichever tests ran before."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory) -> pathlib.Path:
     """Return a folder with a prepared data set: dataset.json, and <split>_images.npy and <split>_labels.npy.
 
     24 training, 9 validation and 12 test images, grey, 8x8 pixels, of three classes: noise that is brighter in the
     upper, middle or lower rows.
     """
-    folder = tmp_path / "data"
-    folder.mkdir()
+    folder = tmp_path_factory.mktemp("data")
     random = numpy.random.default_rng(0)
     sizes = dict(zip(SPLITS, (24, 9, 12), strict=True))
     images = {}
@@ -69,6 +60,23 @@ def dataset(tmp_path) -> pathlib.Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def data(dataset) -> PreparedData:
+    """Return what a job that trains reads of the data set."""
+    train, validation = (read_split(dataset, name) for name in ("train", "validation"))
+    return PreparedData(Dataset.read(dataset / "dataset.json"), train, validation)
+
+
+@pytest.fixture(scope="session")
+def held_out(dataset) -> Split:
+    """Return the test images of the data set."""
+    return read_split(dataset, "test")
+
+
+def read_split(folder: pathlib.Path, name: str) -> Split:
+    return Split.read(folder / f"{name}_images.npy", folder / f"{name}_labels.npy")
+
+
 @pytest.fixture
 def small_disk(tmp_path) -> Iterator[pathlib.Path]:
     """Yield a folder that is a disk of 64 KiB."""
@@ -82,8 +90,8 @@ def small_disk(tmp_path) -> Iterator[pathlib.Path]:
 
 
 @pytest.fixture
-def dense(tmp_path, dataset) -> pathlib.Path:
-    """A resnet8 with weights that no training has seen."""
+def dense(tmp_path) -> pathlib.Path:
+    """Return the checkpoint of a resnet8, for the data set, with weights that no training has seen."""
     path = tmp_path / "dense.safetensors"
     provenance = {"model": "mine", "validation_accuracy": 0.99, "torch": "1.0"}
     save_checkpoint(path, build_network("resnet8", 3, 1, seed=1).state_dict(), provenance)
@@ -91,7 +99,8 @@ def dense(tmp_path, dataset) -> pathlib.Path:
 
 
 @pytest.fixture
-def pruned(tmp_path, dataset, dense) -> pathlib.Path:
+def pruned(tmp_path, data, dense) -> pathlib.Path:
+    """Return the checkpoint of the same network without 80 % of its weights."""
     path = tmp_path / "none.safetensors"
-    prune(dataset / "dataset.json", dense, "resnet8", "global", 0.8, path)
+    prune(data.dataset, dense, "resnet8", scope="global", rate=0.8, checkpoint=path)
     return path

@@ -328,12 +328,20 @@ def cluster(folder: Path) -> Iterator[dict[str, str]]:
 def main() -> int:
     """Run a command inside a cluster of its own and return the command's exit status."""
     parser = argparse.ArgumentParser(description="Run COMMAND with a Slurm cluster of its own, as root.")
-    parser.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND", help="such as: bash, or pytest tests")
-    command = parser.parse_args().command
-    if not command:
-        parser.error("COMMAND is missing")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be installed and started, and no more")
+    parser.add_argument(
+        "command", nargs=argparse.REMAINDER, metavar="COMMAND", help="such as: bash, or pytest -m slurm"
+    )
+    options = parser.parse_args()
+    command = options.command
     if why := missing():
         parser.error(why)
+    if options.dry_run:
+        print(f"To be installed with apt-get, and left there: {', '.join(absent()) or 'nothing'}.")
+        print("To be started, and stopped afterwards: Slurm's daemons, MariaDB and MUNGE, on files of their own.")
+        return 0
+    if not command:
+        parser.error("COMMAND is missing")
     with tempfile.TemporaryDirectory(prefix="slurm-") as folder, cluster(Path(folder)) as variables:
         status = subprocess.run(command, env=os.environ | variables).returncode
     return status if status >= 0 else 128 - status

@@ -2,9 +2,6 @@
 
 import pathlib
 import re
-import shutil
-import subprocess
-import sys
 
 import numpy
 import pytest
@@ -14,11 +11,10 @@ from PIL import Image
 from torch import nn
 
 from elagage.configuration import check_files, configuration, read_command_line, read_file
-from elagage.data import Split
 from elagage.errors import UserError
 from elagage.image_folder import image_fingerprint
 from elagage.pytorch.checkpoints import load_into, read_weights
-from elagage.pytorch.models import build_network
+from elagage.pytorch.models import ModelSpec, build_network
 from elagage.pytorch.training import TrainingSettings
 from elagage.pytorch.training_state import TrainingState
 from prune import prune
@@ -27,15 +23,7 @@ from train_import import train_import
 
 REPOSITORY = pathlib.Path(__file__).parent.parent
 SCHEMA = REPOSITORY / "workflow/schemas/config.schema.yaml"
-STUDY = """
-dataset: {name: digits}
-models: {m: {architecture: resnet8}}
-training: {epochs: 1}
-pruning: {scopes: [local], rates: [0.5]}
-quantization: {modes: [none]}
-evaluation: {latency_images: 20}
-"""
-DATASET = "results/data/dataset.json"
+MODEL = ModelSpec("m", "resnet8", 0)
 DENSE = "results/models/m/seed0/dense.safetensors"
 
 
@@ -126,11 +114,18 @@ MISTAKES = {
     "recovery": ("pruning: {recovery: [retrain]}", "pruning.recovery[0]", "'retrain'", "rewind or iterative"),
     "no mode": ("quantization: {modes: []}", "quantization.modes", "static"),
     "mode": ("quantization: {modes: [int8]}", "quantization.modes[0]", "'int8'", "dynamic_conv"),
-    "mode in capitals": ("quantization: {modes: [None]}", "quantization.modes[0]", "'None'", "none"),
-    "null mode": ("quantization: {modes: [~]}", "quantization.modes[0]", "none"),
-    "same mode": ("quantization: {modes: [none, none]}", "quantization.modes", "['none', 'none']"),
+    "mode in capitals": ("quantization: {modes: [Float32]}", "quantization.modes[0]", "'Float32'", "float32"),
+    "null mode": ("quantization: {modes: [~]}", "quantization.modes[0]", "float32"),
+    "same mode": ("quantization: {modes: [float32, float32]}", "quantization.modes", "['float32', 'float32']"),
+    "former mode too": ("quantization: {modes: [float32, none]}", "quantization.modes", "float32 twice", "remove none"),
     "no calibration": ("quantization: {calibration_images: 0}", "quantization.calibration_images", "0", "1 or more"),
     "much calibration": ("quantization: {calibration_images: 718}", "quantization.calibration_images", "718", "717"),
+    "much batch norm": (
+        "pruning: {recovery: [batchnorm]}\nretraining: {batchnorm_images: 718}",
+        "retraining.batchnorm_images",
+        "718",
+        "717",
+    ),
     "much sensitivity": ("sensitivity: {images: 81}", "sensitivity.images", "81", "80"),
     "few timings": ("evaluation: {latency_images: 19}", "evaluation.latency_images", "19", "20 or more"),
     "many timings": ("evaluation: {latency_images: 1001}", "evaluation.latency_images", "1001", "1000"),
@@ -241,7 +236,10 @@ def test_what_to_write_instead_of_an_exponent_without_point_is_a_number(text):
     [
         ("epochs: 5", "epochs: unknown key; did you mean training.epochs or retraining.epochs? Allowed: dataset"),
         ("quantization: {qat_epoch: 5}", "did you mean quantization.qat_epochs? Allowed: modes"),
-        ("training: {modes: [none]}", "training.modes: unknown key; did you mean quantization.modes? Allowed: epochs"),
+        (
+            "training: {modes: [float32]}",
+            "training.modes: unknown key; did you mean quantization.modes? Allowed: epochs",
+        ),
         ("training: {seeds: [0]}", "training.seeds: unknown key; did you mean seeds? Allowed: epochs"),
         ("training: {zebra: 1}", "training.zebra: unknown key. Allowed: epochs"),
         ("models: {a: {}}", "models.a.architecture: missing; state it. Allowed: resnet8, "),
@@ -386,7 +384,7 @@ def image_folder(path: pathlib.Path, train: dict[str, int], test: dict[str, int]
 FOLDER = """
 dataset: {name: image_folder, path: pictures, image_size: 16}
 training: {batch_size: 2}
-quantization: {modes: [none]}
+quantization: {modes: [float32]}
 evaluation: {latency_images: 20}
 """
 
@@ -416,7 +414,7 @@ def test_default_counts_above_those_of_a_small_image_folder_say_what_to_do(study
         with pytest.raises(
             UserError, match=r"quantization\.calibration_images: 512 .* 36 .*(lower|at most|set|remove)"
         ):
-            configured(FOLDER.replace("quantization: {modes: [none]}", modes))
+            configured(FOLDER.replace("quantization: {modes: [float32]}", modes))
 
 
 def test_names_that_are_not_utf8_are_refused_or_read(study):
@@ -450,16 +448,16 @@ def save_weights(change, path: str = "w.pt") -> None:
     ],
     ids=["nan", "infinite", "integers", "complex", "sparse", "without data"],
 )
-def test_weights_that_no_network_could_use_are_refused_by_tensor(dataset, study, change):
+def test_weights_that_no_network_could_use_are_refused_by_tensor(data, study, change):
     save_weights(change)
     with pytest.raises(UserError, match=r"w\.pt.*conv1\.weight"):
-        train_import(dataset / "dataset.json", "w.pt", "m", "resnet8", 0, study / "out/dense.safetensors")
+        train_import(data.dataset, MODEL, "w.pt", checkpoint=study / "out/dense.safetensors")
     assert not list(study.glob("out/**/*"))
 
 
-def test_weights_of_half_precision_are_taken(dataset, study):
+def test_weights_of_half_precision_are_taken(data, study):
     save_weights(lambda tensor: tensor.half() if tensor.is_floating_point() else tensor)
-    train_import(dataset / "dataset.json", "w.pt", "m", "resnet8", 0, study / "out/dense.safetensors")
+    train_import(data.dataset, MODEL, "w.pt", checkpoint=study / "out/dense.safetensors")
 
 
 def test_tensors_that_the_network_lacks_are_named_beside_those_that_the_file_lacks():
@@ -522,184 +520,22 @@ NETWORKS = {
 
 
 @pytest.mark.parametrize("forward, network, words", NETWORKS.values(), ids=NETWORKS)
-def test_a_network_that_cannot_learn_is_refused_before_training(dataset, study, forward, network, words):
+def test_a_network_that_cannot_learn_is_refused_before_training(data, study, forward, network, words):
     (study / "own.py").write_text(OWN.replace("{forward}", forward).replace("{network}", network))
-    splits = [Split.read(dataset / f"{s}_images.npy", dataset / f"{s}_labels.npy") for s in ("train", "validation")]
-    settings = TrainingSettings(1, 8, 0.1, 0.9, 0, 0, False)
-    out = study / "out/dense.safetensors", study / "out/history.csv"
+    settings, state = TrainingSettings(1, 8, 0.1, 0.9, 0, 0, False), TrainingState(study / "out/state.pt", {})
+    out = {"checkpoint": study / "out/dense.safetensors", "history": study / "out/history.csv"}
     with pytest.raises(UserError, match=words) as error:
-        state = TrainingState(study / "out/state.pt", {})
-        train(dataset / "dataset.json", *splits, "m", "own.py:build", 0, settings, 1, state, *out)
+        train(data, ModelSpec("m", "own.py:build", 0), settings, state=state, **out)
     assert "own.py:build" in str(error.value)
     assert not list(study.glob("out/**/*"))
 
 
-def test_a_network_without_a_layer_to_prune_is_named(dataset, study):
+def test_a_network_without_a_layer_to_prune_is_named(data, study):
     text = OWN.replace("{forward}", "x").replace("{network}", "nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64))")
     (study / "own.py").write_text(text)
     torch.save({f"1.{name}": tensor for name, tensor in nn.BatchNorm1d(64).state_dict().items()}, "w.pt")
-    train_import(dataset / "dataset.json", "w.pt", "m", "own.py:build", 0, study / "dense.safetensors")
+    train_import(data.dataset, ModelSpec("m", "own.py:build", 0), "w.pt", checkpoint="dense.safetensors")
+    pruned = {"scope": "local", "rate": 0.5, "checkpoint": study / "out/pruned.safetensors"}
     with pytest.raises(UserError, match=r"own\.py:build.*no convolution or linear layer"):
-        prune(
-            dataset / "dataset.json",
-            "dense.safetensors",
-            "own.py:build",
-            "local",
-            0.5,
-            study / "out/pruned.safetensors",
-        )
+        prune(data.dataset, "dense.safetensors", "own.py:build", **pruned)
     assert not list(study.glob("out/**/*"))
-
-
-# --- the workflow as users run it
-
-
-def snakemake(folder: pathlib.Path, *arguments: str) -> tuple[int, str]:
-    """Run Snakemake in the folder; return its exit status and what it printed."""
-    command = [sys.executable, "-m", "snakemake", "--snakefile", REPOSITORY / "workflow/Snakefile", "--cores", "1"]
-    run = subprocess.run([*command, *arguments], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    return run.returncode, run.stdout.decode(errors="replace")
-
-
-def left(folder: pathlib.Path) -> list[str]:
-    """Return the files in results/ that are no logs."""
-    files = [path.relative_to(folder / "results") for path in folder.glob("results/**/*") if path.is_file()]
-    return sorted(str(file) for file in files if file.parts[0] not in ("logs", "benchmarks"))
-
-
-def fails(folder: pathlib.Path, *arguments: str) -> str:
-    """Assert that Snakemake fails without a traceback and leaves no file but logs; return what it printed."""
-    status, output = snakemake(folder, *arguments)
-    assert status == 1, output
-    assert "Traceback" not in output
-    assert left(folder) == []
-    return output
-
-
-def write_config(folder: pathlib.Path, text: str | bytes) -> None:
-    (folder / "config").mkdir()
-    (folder / "config/config.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
-
-
-def test_a_mistake_is_told_before_any_job_without_a_line_of_code(study):
-    write_config(study, "training: {epoch: 3}")
-    output = fails(study)
-    assert "configuration: training.epoch: unknown key" in output
-    assert "Select jobs" not in output
-    assert 'File "' not in output
-    assert "common.smk" not in output
-
-
-def test_a_study_without_a_configuration_is_told_how_to_name_one(study):
-    output = fails(study)
-    assert f"there is no config/config.yaml in {study}" in output
-    assert "--configfile" in output
-
-
-def test_a_key_that_a_named_file_has_twice_is_refused(study):
-    (study / "study.yaml").write_text("seeds: [0]\nseeds: [1]\n")
-    output = fails(study, "--configfile", "study.yaml")
-    assert "study.yaml: line 2: key 'seeds' stands twice" in output
-    assert 'File "' not in output
-
-
-def test_a_file_that_does_not_exist_fails(study):
-    """Snakemake reads named files before it reads the workflow, which cannot shorten the traceback."""
-    status, output = snakemake(study, "--configfile", "absent.yaml")
-    assert status == 1
-    assert "absent.yaml" in output
-    assert left(study) == []
-
-
-def test_the_command_line_replaces_tables_of_the_file(study):
-    """The README promises seeds=[0,1,2]."""
-    write_config(study, STUDY)
-    stated = ["seeds=[0,1,2]", "pruning={rates: [0.25]}", "models={b: {architecture: resnet8}}"]
-    status, output = snakemake(study, "--dry-run", "all", "--config", *stated)
-    assert status == 0, output
-    assert "results/models/b/seed2/global/0.25/none-none.onnx" in output
-    assert "results/models/m/" not in output
-    assert "/local/0.5/" not in output
-
-
-def test_a_mistake_on_the_command_line_is_told_like_one_in_a_file(study):
-    write_config(study, STUDY)
-    output = fails(study, "all", "--config", "seeds=[-1]", "trainings=3")
-    assert "configuration: seeds[0]: -1 is less than the minimum of 0" in output
-    assert "trainings: unknown key" in output
-
-
-@pytest.mark.parametrize("rate", ["1.5", "0.50"])
-def test_a_rate_that_the_study_does_not_have_is_no_target(study, rate):
-    write_config(study, STUDY)
-    output = fails(study, "--dry-run", f"results/models/m/seed0/local/{rate}/none.safetensors")
-    assert "No rule to produce" in output
-
-
-def test_a_download_that_fails_says_what_to_do_and_leaves_nothing(study, monkeypatch):
-    for name in ("http_proxy", "https_proxy"):
-        monkeypatch.setenv(name, "http://127.0.0.1:9")
-    write_config(study, STUDY.replace("digits", "cifar10"))
-    output = fails(study, DATASET)
-    assert "error: dataset.name: CIFAR10 could not be downloaded to dataset.path 'data'" in output
-    assert "by hand" in output
-
-
-def test_an_unreadable_image_is_named_and_leaves_nothing(study):
-    image_folder(study / "pictures", {"cat": 40, "dog": 40}, {"cat": 10, "dog": 10})
-    (study / "pictures/train/cat/holiday.png").write_text("no image")
-    write_config(study, FOLDER)
-    output = fails(study, DATASET)
-    assert "error: pictures/train/cat/holiday.png: not a readable image" in output
-    assert "remove or replace it" in output
-
-
-def test_a_link_to_no_image_is_named_before_any_job(study):
-    image_folder(study / "pictures", {"cat": 4, "dog": 4}, {"cat": 10, "dog": 10})
-    (study / "pictures/train/cat/holiday.png").symlink_to("nowhere")
-    write_config(study, FOLDER)
-    output = fails(study, "--dry-run")
-    assert "pictures/train/cat/holiday.png" in output
-    assert 'File "' not in output
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory) -> pathlib.Path:
-    """A study whose data set is prepared: copies of it start with the job that meets the bad input."""
-    folder = tmp_path_factory.mktemp("prepared")
-    write_config(folder, STUDY)
-    status, output = snakemake(folder, DATASET)
-    assert status == 0, output
-    return folder
-
-
-class Trap:
-    """An object that creates a file when it is unpickled."""
-
-    def __reduce__(self):
-        return open, ("executed", "w")
-
-
-def test_code_in_weights_is_not_executed_by_the_job_and_nothing_is_left(study, prepared):
-    shutil.copytree(prepared, study, dirs_exist_ok=True)
-    torch.save(Trap(), study / "w.pt")
-    config = STUDY.replace("architecture: resnet8", "architecture: resnet8, weights: w.pt")
-    (study / "config/config.yaml").write_text(config)
-    status, output = snakemake(study, DENSE)
-    assert status == 1
-    assert "Traceback" not in output
-    assert "error: weights 'w.pt'" in output
-    assert not (study / "executed").exists()
-    assert {pathlib.Path(file).parts[0] for file in left(study)} == {"data"}
-
-
-def test_a_network_that_raises_is_refused_by_the_job_and_nothing_is_left(study, prepared):
-    shutil.copytree(prepared, study, dirs_exist_ok=True)
-    (study / "own.py").write_text("def build(num_classes, in_channels):\n    raise ValueError('the reason')\n")
-    (study / "config/config.yaml").write_text(STUDY.replace("architecture: resnet8", 'architecture: "own.py:build"'))
-    status, output = snakemake(study, DENSE)
-    assert status == 1
-    assert "Traceback" not in output
-    assert "error: architecture 'own.py:build'" in output
-    assert "the reason (own.py, line 2)" in output
-    assert {pathlib.Path(file).parts[0] for file in left(study)} == {"data"}

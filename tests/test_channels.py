@@ -1,36 +1,38 @@
 """Channel pruning: what is removed, that the rest computes the same, and that it loads, exports and quantizes."""
 
 import copy
-import dataclasses
 import functools
 
 import numpy
 import onnx_ir
 import pytest
 import torch
-from test_quantize import ReusedBlock, images, onnx_logits, relative_error
-from test_workflow import MY_MODEL
+from networks import (
+    DATASET,
+    SIZE,
+    Narrow,
+    ReusedBlock,
+    images,
+    onnx_logits,
+    relative_error,
+    tensors,
+    torch_logits,
+)
 from torch import nn
 from torch.nn import functional
 
-from elagage.data import Dataset
 from elagage.errors import UserError
-from elagage.files import write_json
 from elagage.onnx.contents import count_contents
 from elagage.onnx.graph import with_weights
 from elagage.onnx.quantization import quantize
 from elagage.pytorch.channels import channel_prune
 from elagage.pytorch.checkpoints import load_checkpoint, load_network, save_checkpoint
 from elagage.pytorch.export import export_graph
-from elagage.pytorch.models import Normalize, build_network
-from elagage.pytorch.pruning import count_weights
+from elagage.pytorch.models import build_network
+from elagage.pytorch.pruning import WeightCounts, count_weights
 from elagage.pytorch.shrinking import shrink
 from prune import prune
 from quantize_export import quantize_export
-
-torch.set_num_threads(1)
-SIZE = 16
-DATASET = Dataset("toy", ["a", "b", "c"], 3, SIZE, [0.5, 0.4, 0.3], [0.2, 0.25, 0.3], True, {}, {})
 
 
 class Net(nn.Module):
@@ -63,12 +65,12 @@ class Mobile(Net):
         self.depthwise = nn.Conv2d(32, 32, 3, padding=1, groups=32)
         self.depth_norm = nn.BatchNorm2d(32)
         self.down, self.up = nn.Conv2d(32, 16, 1), nn.Conv2d(16, 32, 1)
-        self.narrow = nn.Conv2d(32, 16, 1)
+        self.back = nn.Conv2d(32, 16, 1)
 
     def body(self, x):
         y = functional.hardswish(self.depth_norm(self.depthwise(self.wide(x))))
         gate = self.up(functional.relu(self.down(y.mean((2, 3), keepdim=True)))).sigmoid()
-        return x + self.shrink(gate * y)
+        return x + self.back(gate * y)
 
 
 class Grouped(Net):
@@ -182,21 +184,18 @@ class Softmax(Net):
         return x.softmax(1)
 
 
-def mine() -> nn.Module:
-    namespace: dict = {}
-    exec(MY_MODEL, namespace)
-    return namespace["build"](3, 3)
-
-
 NETWORKS = {
     "resnet8": lambda: build_network("resnet8", 3, 3),
     "resnet20": lambda: build_network("resnet20", 3, 3),
     "torchvision_resnet18": lambda: build_network("resnet18", 3, 3),
     "torchvision_resnet50": lambda: build_network("resnet50", 3, 3),
     "reused_block": ReusedBlock,
-    "mine": mine,
+    "Narrow": Narrow,
     **{kind.__name__: kind for kind in (Mobile, Grouped, Dense, Flat, Transposed, Sigmoid, Tied, LayerNormed)},
 }
+
+
+EACH = [pytest.param(name, marks=pytest.mark.slow if "torchvision" in name else ()) for name in NETWORKS]
 
 
 def trained(network: nn.Module) -> nn.Module:
@@ -212,31 +211,30 @@ def trained(network: nn.Module) -> nn.Module:
 
 
 @functools.cache
-def pruned(name: str, rate: float) -> tuple[nn.Module, nn.Module, tuple[int, int]]:
+def pruned(name: str, rate: float) -> tuple[nn.Module, nn.Module, WeightCounts]:
     """Return the dense network, the pruned one and what was counted."""
     dense = trained(NETWORKS[name]())
     network = copy.deepcopy(dense)
-    return dense, network, channel_prune(network, DATASET, rate, count_weights(dense)[1])
+    return dense, network, channel_prune(network, DATASET, rate, count_weights(dense).weights)
 
 
 def logits(network: nn.Module, pixels: numpy.ndarray) -> numpy.ndarray:
-    with torch.inference_mode():
-        return network.eval()(Normalize(DATASET)(torch.from_numpy(pixels))).numpy()
+    return torch_logits(network.eval(), pixels)
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.3, 0.5, 0.7, 0.9, 0.95])
-@pytest.mark.parametrize("name", ["resnet8", "resnet20", "torchvision_resnet18"])
+@pytest.mark.parametrize("name", ["resnet8", "resnet20", pytest.param("torchvision_resnet18", marks=pytest.mark.slow)])
 def test_the_share_of_weights_removed_is_close_to_the_rate_and_as_counted(name, rate):
-    dense, network, (zeros, weights) = pruned(name, rate)
-    assert zeros == 0
-    assert weights == sum(m.weight.numel() for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear))
-    assert 1 - weights / count_weights(dense)[1] == pytest.approx(rate, abs=0.05)
+    dense, network, counts = pruned(name, rate)
+    layers = [module for module in network.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    assert counts == WeightCounts(0, sum(layer.weight.numel() for layer in layers))
+    assert 1 - counts.weights / count_weights(dense).weights == pytest.approx(rate, abs=0.05)
 
 
 @pytest.mark.parametrize("rate", [0.02, 0.05])
 def test_a_low_rate_removes_something(rate):
-    dense, _, (_, weights) = pruned("resnet20", rate)
-    assert 1 - weights / count_weights(dense)[1] == pytest.approx(rate, abs=rate / 2)
+    dense, _, counts = pruned("resnet20", rate)
+    assert 1 - counts.weights / count_weights(dense).weights == pytest.approx(rate, abs=rate / 2)
 
 
 @pytest.mark.parametrize("rate, multiple", [(0.5, 16), (0.9, 8)])
@@ -247,10 +245,10 @@ def test_resnet20_is_left_with_multiples_that_are_fast(rate, multiple):
 
 def test_a_narrow_network_comes_as_near_to_the_rate_as_whole_channels_permit():
     # All of its 8 channels are coupled; by hand: n channels have 27 n + 9 n² + 3 n weights.
-    dense, _, (_, weights) = pruned("mine", 0.5)
+    dense, _, counts = pruned("Narrow", 0.5)
     left = {n: 27 * n + 9 * n * n + 3 * n for n in range(1, 9)}
-    assert count_weights(dense)[1] == left[8]
-    assert weights == min(left.values(), key=lambda count: abs(count - left[8] / 2))
+    assert count_weights(dense).weights == left[8]
+    assert counts.weights == min(left.values(), key=lambda count: abs(count - left[8] / 2))
 
 
 def test_by_hand_the_channels_with_the_smallest_weights_go():
@@ -261,17 +259,17 @@ def test_by_hand_the_channels_with_the_smallest_weights_go():
         network[0].weight *= torch.tensor([1.0, 0.1, 3, 0.2]).view(4, 1, 1, 1)
         network[0].bias.copy_(torch.tensor([9.0, 1, 9, 1]))
         network[4].weight *= torch.tensor([1.0, 0.2, 3, 0.1])
-    assert channel_prune(network, DATASET, 0.5, 24) == (0, 12)
+    assert channel_prune(network, DATASET, 0.5, 24) == WeightCounts(0, 12)
     assert network[0].weight[:, 0].flatten().tolist() == [1, 3]
     assert network[0].bias.tolist() == [9, 9]
     assert network[4].weight[0].tolist() == [1, 3]
     assert (network[0].out_channels, network[4].in_features, network[4].out_features) == (2, 2, 3)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", EACH)
 def test_some_channels_go_and_classes_and_input_channels_stay(name):
-    dense, network, (_, weights) = pruned(name, 0.3)
-    assert weights < count_weights(dense)[1]
+    dense, network, counts = pruned(name, 0.3)
+    assert counts.weights < count_weights(dense).weights
     assert logits(network, images(2)).shape == (2, 3)
     shapes = {key: tensor.shape for key, tensor in network.state_dict().items()}
     assert all(0 not in shape for shape in shapes.values())
@@ -286,8 +284,8 @@ def dimensions(network: nn.Module) -> list[int]:
     return [getattr(module, name) for module in network.modules() for name in names if hasattr(module, name)]
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_a_new_network_narrowed_to_the_state_dict_is_the_pruned_one(name):
+@pytest.mark.parametrize("name", EACH)
+def test_a_new_network_shrunk_to_the_state_dict_is_the_pruned_one(name):
     _, network, _ = pruned(name, 0.3)
     again = NETWORKS[name]()
     shrink(again, network.state_dict())
@@ -313,7 +311,7 @@ def test_tied_parameters_stay_tied_and_whole():
     assert network.wide.out_channels < 64
 
 
-def test_a_tied_parameter_that_is_narrowed_stays_tied():
+def test_a_tied_parameter_that_is_shrunk_stays_tied():
     network = Tied()
     state = network.state_dict()
     shrink(network, state | {f"{name}.weight": torch.zeros(16, 8, 3, 3) for name in ("one", "other")})
@@ -334,7 +332,7 @@ def test_channels_that_are_normalized_together_stay():
 def test_a_network_whose_channels_cannot_be_followed_is_refused(kind, words):
     network = trained(kind())
     with pytest.raises(UserError, match=words) as error:
-        channel_prune(network, DATASET, 0.3, count_weights(network)[1])
+        channel_prune(network, DATASET, 0.3, count_weights(network).weights)
     assert "leave channel out of pruning.scopes" in str(error.value)
 
 
@@ -348,11 +346,11 @@ def test_a_network_whose_channels_cannot_be_followed_is_refused(kind, words):
 )
 def test_a_network_without_a_channel_to_remove_is_refused(network):
     with pytest.raises(UserError, match=r"at most 0\.0000 of the weights.*leave channel out"):
-        channel_prune(network, DATASET, 0.1, count_weights(network)[1])
+        channel_prune(network, DATASET, 0.1, count_weights(network).weights)
 
 
 def test_a_rate_beyond_the_last_channel_of_every_layer_is_refused_with_the_share_that_can_go():
-    network = mine()
+    network = Narrow()
     with pytest.raises(UserError, match=rf"at most {1 - 39 / 816:.4f} of the weights.*not the rate 0\.96"):
         channel_prune(network, DATASET, 0.96, 816)
 
@@ -361,19 +359,25 @@ def test_a_network_that_gradients_cannot_follow_is_refused():
     network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))
     network.forward = lambda x: nn.Sequential.forward(network, x).detach()
     with pytest.raises(UserError, match="Torch-Pruning cannot follow channels"):
-        channel_prune(network, DATASET, 0.3, count_weights(network)[1])
+        channel_prune(network, DATASET, 0.3, count_weights(network).weights)
 
 
-def test_a_layer_that_cannot_be_narrowed_is_named():
+def test_a_layer_that_cannot_be_shrunk_is_named():
     with pytest.raises(UserError, match=r"'layer_norm', a LayerNorm, has weight of another shape"):
         shrink(network := LayerNormed(), network.state_dict() | {"layer_norm.weight": torch.zeros(8)})
 
 
-@pytest.mark.parametrize("name", ["resnet20", "reused_block", "Mobile", "Grouped", "Dense", "Flat"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Mobile",
+        "Grouped",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("resnet20", "reused_block", "Dense", "Flat")),
+    ],
+)
 def test_the_exported_graph_agrees_for_any_batch_and_becomes_int8(name):
     _, network, (_, weights) = pruned(name, 0.5)
-    state = {key: tensor.numpy() for key, tensor in network.state_dict().items()}
-    model = with_weights(export_graph(network, DATASET), state)
+    model = with_weights(export_graph(network, DATASET), tensors(network))
     for count in (1, 2, 7):
         assert relative_error(onnx_logits(model, images(count)), logits(network, images(count))) < 1e-4
     assert count_contents(model)["weights"] == weights
@@ -384,14 +388,13 @@ def test_the_exported_graph_agrees_for_any_batch_and_becomes_int8(name):
 
 @pytest.fixture
 def place(tmp_path):
-    """Return a folder with DATASET and a dense resnet8."""
-    write_json(tmp_path / "dataset.json", dataclasses.asdict(DATASET))
+    """Return a folder with a dense resnet8."""
     save_checkpoint(tmp_path / "dense", trained(build_network("resnet8", 3, 3)).state_dict(), {"model": "m", "seed": 0})
     return tmp_path
 
 
 def prune_channels(place, source: str, rate: float, target: str) -> dict:
-    prune(place / "dataset.json", place / source, "resnet8", "channel", rate, place / target)
+    prune(DATASET, place / source, "resnet8", scope="channel", rate=rate, checkpoint=place / target)
     return load_checkpoint(place / target)[1]
 
 
@@ -401,8 +404,8 @@ def test_the_checkpoint_says_what_is_gone_and_loads_as_any_other(place):
     assert loaded == provenance
     assert provenance == {
         **{"model": "m", "seed": 0, "scope": "channel", "rate": 0.5, "recovery": "none", "zeros": 0},
-        "weights": count_weights(network)[1],
-        "dense_weights": count_weights(build_network("resnet8", 3, 3))[1],
+        "weights": count_weights(network).weights,
+        "dense_weights": count_weights(build_network("resnet8", 3, 3)).weights,
     }
     assert logits(network, images(2)).shape == (2, 3)
 
@@ -432,7 +435,7 @@ def test_another_scope_with_other_shapes_is_still_an_error(place):
 
 def test_a_graph_is_exported_with_the_channels_of_its_checkpoint(place):
     prune_channels(place, "dense", 0.5, "pruned")
-    quantize_export(place / "dataset.json", "resnet8", place / "pruned", place / "graph.onnx")
+    quantize_export(DATASET, "resnet8", place / "pruned", place / "graph.onnx")
     state = load_checkpoint(place / "pruned")[0]
     graph = onnx_ir.load(place / "graph.onnx").graph
     assert tuple(graph.initializers["stage3.0.conv1.weight"].shape) == tuple(state["stage3.0.conv1.weight"].shape)

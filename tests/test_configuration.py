@@ -111,3 +111,29 @@ def test_the_manual_is_written_from_the_schema():
 def test_the_manual_has_no_key_that_does_not_exist():
     rows = re.findall(r"^\| `([^`]+)` \|", (REPOSITORY / "config/README.md").read_text(), re.MULTILINE)
     assert set(rows) == set(LEAVES)
+
+
+def test_mode_none_is_float32_and_the_user_is_told():
+    notes = []
+    stated = {"quantization": {"modes": ["static", "none"]}}
+    assert configuration([stated], SCHEMA, notes.append)["quantization"]["modes"] == ["static", "float32"]
+    assert stated == {"quantization": {"modes": ["static", "none"]}}
+    (note,) = notes
+    assert "none is now called float32" in note
+    configuration([{"quantization": {"modes": ["float32"]}}], SCHEMA, notes.append)
+    assert len(notes) == 1
+
+
+@pytest.mark.parametrize("modes", [["none", "float32"], ["float32", "static", "none"]])
+def test_both_names_of_float32_are_one_too_many(modes):
+    with pytest.raises(UserError, match=r"quantization\.modes: .*names float32 twice.*remove none"):
+        configuration([{"quantization": {"modes": modes}}], SCHEMA)
+
+
+def test_trainings_that_start_from_a_trained_model_take_a_hundredth_of_its_learning_rate():
+    config = configuration([{"training": {"learning_rate": 0.3}}], SCHEMA)
+    assert config["retraining"]["learning_rate"] == pytest.approx(0.003)
+    assert config["quantization"]["qat_learning_rate"] == pytest.approx(0.003)
+    stated = {"retraining": {"learning_rate": 0.02}, "quantization": {"qat_learning_rate": 0.01}}
+    config = configuration([stated], SCHEMA)
+    assert (config["retraining"]["learning_rate"], config["quantization"]["qat_learning_rate"]) == (0.02, 0.01)

@@ -1,4 +1,4 @@
-"""Environments: what a rule's conda environment holds is what its script imports, in the tested versions."""
+"""Conda environments: each holds what the scripts of its rules import, in the tested versions."""
 
 import ast
 import pathlib
@@ -8,8 +8,11 @@ import sys
 import pytest
 import yaml
 
+from elagage.code_checksum import source_files
+
 REPOSITORY = pathlib.Path(__file__).parent.parent
 SCRIPTS = REPOSITORY / "scripts"
+ENVIRONMENTS = sorted(file.stem for file in (REPOSITORY / "envs").glob("*.yaml"))
 RULES = {
     match[1]: match[2]
     for file in sorted((REPOSITORY / "workflow/rules").glob("*.smk"))
@@ -24,10 +27,9 @@ CONDA_NAME = {
     "torch_pruning": "torch-pruning",
 }
 PYPI_NAME = {"matplotlib-base": "matplotlib", "pytorch": "torch"}
-# Not a rule: what users take a packed file apart with, who need not have the workflow.
-TOOLS = {"unpack"}
+PYTHON = "3.11"  # the tested version, which the Makefile prefers
 # Needed without an import of ours: pandas writes Markdown with it.
-INDIRECT = {"summarize": {"tabulate"}}
+INDIRECT = {"tables": {"tabulate"}}
 
 
 def pins(file: str) -> dict[str, str]:
@@ -35,65 +37,70 @@ def pins(file: str) -> dict[str, str]:
     return dict(line.split("==") for line in lines if line and not line.startswith("#"))
 
 
-def imported(file: pathlib.Path) -> set[str]:
+def imported(script: str) -> set[str]:
     """Return the conda names of all packages that a script and its modules import, inside functions too."""
-    packages = set()
-    for node in ast.walk(ast.parse(file.read_text())):
-        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-        names += [node.module] if isinstance(node, ast.ImportFrom) else []
-        for name in names:
-            package = name.partition(".")[0]
-            if package == "elagage":
-                packages |= imported(SCRIPTS / f"{name.replace('.', '/')}.py")
-            elif package not in sys.stdlib_module_names:
-                packages.add(CONDA_NAME.get(package, package))
-    return packages
+    names = set()
+    for file in source_files(SCRIPTS / f"{script}.py", (SCRIPTS,)):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Import):
+                names |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                names.add(node.module)
+    packages = {name.partition(".")[0] for name in names} - sys.stdlib_module_names - {"elagage"}
+    return {CONDA_NAME.get(package, package) for package in packages}
 
 
-def dependencies(rule: str) -> dict[str, str]:
+def rules_of(environment: str) -> list[str]:
+    return [rule for rule, text in RULES.items() if f'"../../envs/{environment}.yaml"' in text]
+
+
+def dependencies(environment: str) -> dict[str, str]:
     """Return package -> version, of what conda installs and of what pip does because conda-forge lacks it."""
-    environment = yaml.safe_load((REPOSITORY / f"envs/{rule}.yaml").read_text())
-    conda = [entry for entry in environment["dependencies"] if isinstance(entry, str) and entry != "pip"]
-    pip = [name for entry in environment["dependencies"] if isinstance(entry, dict) for name in entry["pip"]]
+    listed = yaml.safe_load((REPOSITORY / f"envs/{environment}.yaml").read_text())["dependencies"]
+    conda = [entry for entry in listed if isinstance(entry, str) and entry != "pip"]
+    pip = [name for entry in listed if isinstance(entry, dict) for name in entry["pip"]]
     return dict(entry.split("=") for entry in conda) | dict(entry.split("==") for entry in pip)
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_a_rule_its_script_and_its_environment_share_a_name(rule):
+def test_a_rule_and_its_script_share_a_name(rule):
     assert f'"../../scripts/{rule}.py"' in RULES[rule]
-    assert f'"../../envs/{rule}.yaml"' in RULES[rule]
-    for part in ("log:", "threads:", "mem_mb=", "runtime=", "message:", f'code=code("{rule}")'):
+    for part in ("log:", "conda:", "threads:", "mem_mb=", "runtime=", "message:", f'code=code("{rule}")'):
         assert part in RULES[rule], part
 
 
-def test_no_script_or_environment_is_left_over():
-    assert {file.stem for file in SCRIPTS.glob("*.py")} == set(RULES) | TOOLS
-    assert {file.stem for file in (REPOSITORY / "envs").glob("*.yaml")} == set(RULES)
+def test_every_script_has_its_rule_and_every_rule_one_environment():
+    assert {file.stem for file in SCRIPTS.glob("*.py")} == set(RULES)
+    assert sorted(rule for environment in ENVIRONMENTS for rule in rules_of(environment)) == sorted(RULES)
 
 
-@pytest.mark.parametrize("rule", RULES)
-def test_an_environment_holds_just_what_the_script_imports(rule):
-    assert set(dependencies(rule)) - {"python"} == imported(SCRIPTS / f"{rule}.py") | INDIRECT.get(rule, set())
+@pytest.mark.parametrize("environment", ENVIRONMENTS)
+def test_an_environment_holds_just_what_the_scripts_of_its_rules_import(environment):
+    needed = set().union(*(imported(rule) for rule in rules_of(environment)))
+    assert set(dependencies(environment)) - {"python"} == needed | INDIRECT.get(environment, set())
 
 
-@pytest.mark.parametrize("rule", RULES)
-def test_an_environment_has_the_tested_versions(rule):
+@pytest.mark.parametrize("environment", ENVIRONMENTS)
+def test_an_environment_has_the_tested_versions(environment):
     tested = pins("requirements.txt")
-    for name, version in dependencies(rule).items():
+    for name, version in dependencies(environment).items():
         if name == "python":
-            assert version == f"{sys.version_info.major}.{sys.version_info.minor}"
+            assert version == PYTHON
         else:
             assert version == tested[PYPI_NAME.get(name, name)], name
 
 
-def test_unpacking_needs_three_packages():
-    assert imported(SCRIPTS / "unpack.py") == {"numpy", "constriction", "zstandard"}
+def test_environments_differ_in_what_they_hold():
+    contents = [frozenset(dependencies(environment).items()) for environment in ENVIRONMENTS]
+    assert len(set(contents)) == len(ENVIRONMENTS)
 
 
-def test_evaluation_and_plotting_go_without_the_heavy_libraries():
-    for rule in ("evaluate_accuracy", "evaluate_size", "evaluate_latency"):
-        assert not {"pytorch", "torchvision"} & set(dependencies(rule))
-    assert not {"pytorch", "onnxruntime"} & set(dependencies("plot"))
+def test_evaluation_tables_and_figures_go_without_the_heavy_libraries():
+    [environment] = {name for name in ENVIRONMENTS if "evaluate_accuracy" in rules_of(name)}
+    assert "evaluate_latency" in rules_of(environment)
+    for name in (environment, "packing", "tables"):
+        assert not {"pytorch", "torchvision"} & set(dependencies(name))
+    assert "onnxruntime" not in dependencies("tables")
 
 
 @pytest.mark.parametrize("file", ["requirements.txt", "requirements-test.txt"])

@@ -1,25 +1,30 @@
 """Evaluation: every image is predicted, models are timed in turns, intervals are those of textbooks."""
 
+import functools
 import itertools
 import json
+import lzma
 import math
 import pathlib
-import subprocess
-import sys
 
 import numpy
 import onnx
 import pytest
+import torch
+from runners import SCRIPTS, python
 
-from elagage.data import Split
+from elagage.data import Dataset, Split
 from elagage.errors import UserError
 from elagage.files import read_json
 from elagage.onnx.runtime import TURN, WARM_UP, machine, session, time_in_turns
+from elagage.pytorch.checkpoints import save_checkpoint
+from elagage.pytorch.models import build_network
 from elagage.statistics import mean_difference_interval, median_interval, share_became_correct, wilson_interval
 from evaluate_accuracy import evaluate_accuracy
 from evaluate_latency import evaluate_latency
+from evaluate_latency_eager import evaluate_latency_eager
 from evaluate_size import evaluate_size
-from pack import pack_variant
+from pack import pack_file
 
 
 @pytest.fixture
@@ -50,7 +55,7 @@ def test_every_image_is_predicted_in_order(brightest, tmp_path, count):
     labels = numpy.random.default_rng(1).integers(0, 3, count)
     wrong = numpy.where(numpy.arange(count) < 100, (labels + 1) % 3, labels)  # the first 100 labels are wrong
     split = Split(bright_images(labels), wrong)
-    evaluate_accuracy(split, brightest, 1, tmp_path / "a.json", tmp_path / "p.npy")
+    evaluate_accuracy(split, brightest, threads=1, accuracy=tmp_path / "a.json", predicted=tmp_path / "p.npy")
     predicted = numpy.load(tmp_path / "p.npy")
     assert predicted.dtype == numpy.int32
     assert predicted.tolist() == labels.tolist()
@@ -59,13 +64,14 @@ def test_every_image_is_predicted_in_order(brightest, tmp_path, count):
 
 def test_a_file_is_counted_as_it_is_stored(brightest, tmp_path):
     packed = tmp_path / "brightest.onnx.packed"
-    pack_variant(brightest, packed)
+    pack_file(brightest, packed)
     evaluate_size(brightest, packed, tmp_path / "size.json")
     size = read_json(tmp_path / "size.json")
     for key, file in (("bytes", pathlib.Path(brightest)), ("packed_bytes", packed)):
         assert size[key] == len(file.read_bytes())
-    assert size["macs"] == size["packed_weight_bytes"] == size["packed_weight_bound_bytes"] == 0
-    assert size["packed_bound_bytes"] == 2 / 8  # the axes 2 and 3: one bit each
+    assert size["xz_bytes"] == len(lzma.compress(pathlib.Path(brightest).read_bytes(), preset=9 | lzma.PRESET_EXTREME))
+    assert size["macs"] == size["packed_weight_bytes"] == size["weight_entropy_bytes"] == 0
+    assert size["entropy_bytes"] == 2 / 8  # the axes 2 and 3: one bit each
     assert size["weights"] == size["operators"] == 0
     assert size["provenance"] == {"model": "brightest"}
 
@@ -89,6 +95,17 @@ def test_the_variants_share_one_timing_of_the_dense_model(brightest, tmp_path):
     assert len(latency["ns"]) == len(latency["dense_ns"]) == 30
     assert latency["threads"] == 1
     assert latency["cpu"] and latency["instruction_set"]
+
+
+def test_eager_pytorch_is_timed_beside_the_file(brightest, tmp_path):
+    dataset = Dataset("toy", ["a", "b", "c"], 3, 8, [0.5] * 3, [0.25] * 3, False, {}, {})
+    save_checkpoint(tmp_path / "dense", build_network("resnet8", 3, 3).state_dict(), {})
+    timed = {"images": bright_images(numpy.zeros(30, int)), "threads": 1, "output": tmp_path / "eager.json"}
+    evaluate_latency_eager(dataset, tmp_path / "dense", "resnet8", dense_onnx=brightest, **timed)
+    eager = read_json(tmp_path / "eager.json")
+    assert len(eager["ns"]) == len(eager["dense_ns"]) == 30
+    assert numpy.median(eager["ns"]) > numpy.median(eager["dense_ns"])  # ten layers against three means
+    assert (eager["threads"], eager["torch"]) == (1, torch.__version__)
 
 
 def test_more_images_than_there_are_is_an_error():
@@ -141,7 +158,7 @@ def test_mean_difference_interval_covers_the_difference_of_pairs_as_often_as_it_
     assert mean_difference_interval(before, before) == (0, pytest.approx(0, abs=1e-9), pytest.approx(0, abs=1e-9))
 
 
-def test_newly_right_interval_is_above_a_half_where_the_exact_test_of_mcnemar_sees_a_gain():
+def test_share_became_correct_is_above_a_half_where_the_exact_test_of_mcnemar_sees_a_gain():
     for right, wrong in itertools.product(range(16), range(16)):
         before = numpy.repeat([False, True, True, False], [right, wrong, 30, 20])
         after = numpy.repeat([True, False, True, False], [right, wrong, 30, 20])
@@ -158,8 +175,7 @@ def test_newly_right_interval_is_above_a_half_where_the_exact_test_of_mcnemar_se
         ("evaluate_latency", {"torch", "torchvision", "onnx", "pandas", "scipy"}),
         ("evaluate_size", {"torch", "torchvision", "onnxruntime"}),
         ("pack", {"torch", "torchvision", "onnxruntime", "pandas", "scipy"}),
-        ("unpack", {"torch", "torchvision", "onnxruntime", "onnx", "pandas", "scipy"}),
-        ("quantize", {"torch", "torchvision", "constriction"}),
+        ("quantize", {"torch", "torchvision"}),
         ("summarize", {"torch", "torchvision", "onnxruntime", "onnx"}),
         ("plot", {"torch", "torchvision", "onnxruntime", "onnx", "scipy"}),
     ],
@@ -174,7 +190,8 @@ def test_training_is_seen_to_import_torch():
     assert "torchvision" not in imported_by("train")  # which takes 3 s; only its own architectures import it
 
 
+@functools.cache
 def imported_by(script: str) -> set[str]:
-    command = [sys.executable, "-X", "importtime", "-c", f"import {script}"]
-    run = subprocess.run(command, cwd="scripts", capture_output=True, text=True, check=True)
+    run = python(f"import {script}", SCRIPTS, "-X", "importtime")
+    assert run.returncode == 0, run.stderr
     return {line.rpartition("|")[2].strip().partition(".")[0] for line in run.stderr.splitlines()}

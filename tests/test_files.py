@@ -14,6 +14,7 @@ import time
 import numpy
 import pytest
 import torch
+from runners import SCRIPTS
 
 from elagage.data import save_array
 from elagage.errors import UserError
@@ -21,19 +22,10 @@ from elagage.files import read_json, sha256, whole_file, write_json
 from elagage.pytorch.checkpoints import save_checkpoint
 from elagage.pytorch.training_state import TrainingState
 
-SCRIPTS = pathlib.Path(__file__).parents[1] / "scripts"
-
 
 def content(folder: pathlib.Path) -> dict[str, str]:
     """Return the text of every file in the folder, hidden ones too."""
     return {path.name: path.read_text() for path in folder.iterdir()}
-
-
-def in_another_process(code: str, folder: pathlib.Path) -> subprocess.CompletedProcess:
-    """Run the code in the folder, with elagage on its path."""
-    environment = os.environ | {"PYTHONPATH": str(SCRIPTS)}
-    command = [sys.executable, "-c", code]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
 def test_a_file_replaces_the_old_one_once_the_block_ends(tmp_path):
@@ -114,6 +106,7 @@ WRITERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before", [None, b"old"], ids=["no old file", "old file"])
 @pytest.mark.parametrize("name", WRITERS)
 def test_a_full_disk_is_an_error_that_names_the_file_and_leaves_the_old_one(small_disk, name, before):

@@ -1,9 +1,9 @@
 """A script's run: what goes to the log, what to the terminal, and with which exit status."""
 
 import subprocess
-import sys
 
 import pytest
+from runners import python
 
 
 def run(body: str, tmp_path) -> subprocess.CompletedProcess:
@@ -15,7 +15,7 @@ from elagage.job import job
 with job(r"{tmp_path}/logs/a.log"):
     {body}
 """
-    return subprocess.run([sys.executable, "-c", script], cwd="scripts", capture_output=True, text=True)
+    return python(script)
 
 
 def test_output_goes_to_the_log_with_time_and_memory(tmp_path):

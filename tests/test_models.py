@@ -11,7 +11,6 @@ from elagage.pytorch.models import ARCHITECTURES, build_network
 
 CIFAR = {"resnet8": 1, "resnet20": 3, "resnet32": 5, "resnet44": 7, "resnet56": 9}  # blocks a stage
 TORCHVISION = ["resnet18", "resnet34", "resnet50"]
-torch.set_num_threads(1)  # on a busy machine two threads wait for each other a hundred times longer than they compute
 
 
 def parameters(network: nn.Module) -> int:
@@ -73,6 +72,7 @@ def test_a_cifar_resnet_halves_the_image_twice(size, left):
     assert seen == [(1, 64, left, left)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, count",
     # As https://github.com/kuangliu/pytorch-cifar, which has the same stem, counts them.
@@ -82,6 +82,7 @@ def test_torchvision_resnets_with_the_small_stem_have_the_known_number_of_parame
     assert parameters(build_network(name, 10, 3)) == count
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TORCHVISION)
 def test_the_small_stem_leaves_all_pixels_of_a_small_image_to_the_first_stage(name):
     network = build_network(name, 10, 3).eval()
@@ -96,8 +97,9 @@ def test_the_small_stem_leaves_all_pixels_of_a_small_image_to_the_first_stage(na
 @pytest.mark.parametrize(
     "name, size",
     [
-        *((name, 32) for name in [*CIFAR, *TORCHVISION]),
+        *((name, 32) for name in CIFAR),
         *((name, size) for name in ("resnet8",) for size in (8, 9, 28, 64)),
+        *(pytest.param(name, 32, marks=pytest.mark.slow) for name in TORCHVISION),
     ],
 )
 def test_every_image_gives_one_row_of_finite_logits(name, size, channels):
@@ -109,7 +111,7 @@ def test_every_image_gives_one_row_of_finite_logits(name, size, channels):
     assert logits.isfinite().all()
 
 
-@pytest.mark.parametrize("name", ["resnet8", "resnet20", "resnet18"])
+@pytest.mark.parametrize("name", ["resnet8", "resnet20", pytest.param("resnet18", marks=pytest.mark.slow)])
 def test_a_seed_decides_all_weights(name):
     first = build_network(name, 10, 3, seed=3)
     torch.rand(5)  # whatever was drawn between

@@ -4,13 +4,12 @@ import itertools
 import math
 import pathlib
 import re
-import subprocess
-import sys
 
 import numpy
 import pandas
 import pytest
 from PIL import Image
+from runners import python
 
 from elagage.errors import UserError
 from elagage.figures.drawing import COLORS, digits, line_styles
@@ -24,7 +23,7 @@ from plot import plot, read_study
 REPOSITORY = pathlib.Path(__file__).parents[1]
 SCOPES = ("local", "global")
 EVERY_SCOPE = (*SCOPES, "channel")
-MODES = ("none", "dynamic", "dynamic_conv", "static")
+MODES = ("float32", "dynamic", "dynamic_conv", "static")
 RECOVERIES = ("none", "batchnorm", "finetune", "rewind", "iterative")
 NINE = tuple(rate / 10 for rate in range(10))
 UNIT = re.compile(r"\((%|ms|kB|MB|nats|dense fp32 = 1)\)$")
@@ -42,7 +41,7 @@ def summary(models=("resnet20",), seeds=(0,), scopes=SCOPES, rates=(0.0, 0.5, 0.
         accuracy = 0.85 - hurts * rate ** (3 + rank) - 0.01 * seed - 0.05 * place - 0.02 * rate * number
         removed = rate if scope == "channel" else 0
         time = (1 + place) * (1.3 - 0.1 * number) * (1 - 0.6 * removed)
-        size = (1_156_000 if mode == "none" else 368_000) * (1 - removed)
+        size = (1_156_000 if mode == "float32" else 368_000) * (1 - removed)
         rows.append(
             {"model": model, "seed": seed, "scope": scope, "rate": rate, "recovery": recovery, "mode": mode}
             | {"accuracy": accuracy, "accuracy_low": accuracy - 0.02, "accuracy_high": accuracy + 0.02}
@@ -89,18 +88,19 @@ def study(models=("resnet20",), trained=True, epochs=5, layers=8, given=(), **se
 NAMES = ("my.net-2", "NA", "a_network_whose_name_is_far_too_long_for_the_title_of_a_panel_v2")
 STUDIES = {
     "usual": study(),
-    "one of each": study(scopes=("local",), rates=(0.0,), modes=("none",), epochs=1),
+    "one of each": study(scopes=("local",), rates=(0.0,), modes=("float32",), epochs=1),
     "one pruned rate": study(scopes=("global",), rates=(0.95,), modes=("static",), trained=False),
     "several models and seeds": study(NAMES, seeds=(0, 1, 7), given=NAMES[1:2]),
-    "more models than styles": study([f"m{index}" for index in range(8)], scopes=("local",), modes=("none",)),
-    "recoveries": study(recoveries=("none", "finetune"), modes=("none", "static")),
+    "more models than styles": study([f"m{index}" for index in range(8)], scopes=("local",), modes=("float32",)),
+    "recoveries": study(recoveries=("none", "finetune"), modes=("float32", "static")),
     "all of all": study(
         NAMES[1:], seeds=(0, 7), scopes=EVERY_SCOPE, modes=(*MODES, "qat"), recoveries=RECOVERIES, given=NAMES[1:2]
     ),
-    "unknown mode": study(modes=("none", "qat", "int4")),
+    "unknown mode": study(modes=("float32", "qat", "int4")),
 }
+FAST = ("usual", "one of each")
 DRAWN = [
-    pytest.param(name, of, id=f"{name}, {title}")
+    pytest.param(name, of, id=f"{name}, {title}", marks=() if title in FAST else pytest.mark.slow)
     for name, (title, of) in itertools.product(FIGURES, STUDIES.items())
     if ("_pruning_" not in name or name.split("_")[0] in set(of.summary["scope"]))
     and not (name == "sensitivity" and of.sensitivity.empty)
@@ -126,7 +126,7 @@ def test_every_figure_of_every_study_is_drawn_and_says_its_units(name, of):
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_axes_start_at_zero_and_accuracies_span_all_that_is_possible(name):
-    for axis in FIGURES[name](STUDIES["all of all"]).axes:
+    for axis in FIGURES[name](study(scopes=EVERY_SCOPE)).axes:
         for text, (low, high) in ((axis.get_xlabel(), axis.get_xlim()), (axis.get_ylabel(), axis.get_ylim())):
             if "accuracy (%)" in text:
                 assert low == 0 and 100 <= high < 105
@@ -160,19 +160,21 @@ def test_the_summary_and_the_histories_are_read_as_they_were_written(tmp_path):
     assert alone.history.empty and alone.sensitivity.empty
 
 
-def test_files_are_large_not_blank_and_the_same_every_time(tmp_path):
-    of = study(scopes=EVERY_SCOPE)
-    plot(of, [tmp_path / f"{name}.png" for name in FIGURES])
-    for name in FIGURES:
-        first, second = tmp_path / f"{name}.png", tmp_path / "second" / f"{name}.png"
-        if name in ("quantization_comparison", "sensitivity"):
-            plot(of, [second])
-            assert first.read_bytes() == second.read_bytes()
-        with Image.open(first) as image:
-            assert image.width >= 1000 and image.height >= 400
-            assert image.info.keys() == {"dpi"}
-            shades = numpy.asarray(image.convert("L"))
-        assert shades.min() < 50 and 0.01 < (shades < 250).mean() < (0.9 if name == "sensitivity" else 0.5)
+DENSE = ("quantization_comparison", "sensitivity")  # where much is coloured
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in DENSE else pytest.mark.slow) for name in FIGURES]
+)
+def test_files_are_large_not_blank_and_the_same_every_time(tmp_path, name):
+    of, first, second = study(scopes=EVERY_SCOPE), tmp_path / f"{name}.png", tmp_path / "second" / f"{name}.png"
+    plot(of, [first, second])
+    assert first.read_bytes() == second.read_bytes()
+    with Image.open(first) as image:
+        assert image.width >= 1000 and image.height >= 400
+        assert image.info.keys() == {"dpi"}
+        shades = numpy.asarray(image.convert("L"))
+    assert shades.min() < 50 and 0.01 < (shades < 250).mean() < (0.9 if name == "sensitivity" else 0.5)
 
 
 def test_a_figure_that_does_not_exist_is_refused_by_name_and_leaves_no_file(tmp_path):
@@ -227,11 +229,11 @@ def test_pruning_draws_a_panel_per_model_a_line_per_mode_and_the_dense_model(sco
 
 @pytest.mark.parametrize("name", ["accuracy", "inference_time", "model_size"])
 def test_pruning_of_several_recoveries_draws_a_panel_for_each_with_the_lines_of_one(name):
-    of = study(("mine", "yours"), recoveries=("finetune", "none"), modes=("none", "static"))
+    of = study(("mine", "yours"), recoveries=("finetune", "none"), modes=("float32", "static"))
     figure = FIGURES[f"global_pruning_{name}"](of)
     titles = [axis.get_title() for axis in figure.axes if axis.get_title()]
     assert titles == ["mine, as pruned", "mine, finetune", "yours, as pruned", "yours, finetune"]
-    alone = study(("mine", "yours"), modes=("none", "static"))
+    alone = study(("mine", "yours"), modes=("float32", "static"))
     assert list(lines_of(figure)) == list(lines_of(FIGURES[f"global_pruning_{name}"](alone)))
 
 
@@ -246,7 +248,7 @@ def test_recoveries_are_lines_in_a_panel_for_each_scope():
 
 
 def test_the_packed_size_is_strong_and_falls_below_the_thin_flat_size_of_the_file():
-    figure = FIGURES["global_pruning_model_size"](study(modes=("none", "static")))
+    figure = FIGURES["global_pruning_model_size"](study(modes=("float32", "static")))
     assert list(lines_of(figure)) == ["packed", "ONNX file", "fp32", "static int8"]
     packed, packed_int8, stored, stored_int8 = [container.lines[0] for container in figure.axes[0].containers]
     assert packed.get_ydata() == pytest.approx([1156, 635.8, 219.64])
@@ -325,7 +327,7 @@ def test_quantization_compares_all_modes_and_pytorch_at_the_lowest_rate():
 
 def test_of_equal_variants_at_rate_0_one_is_drawn_and_at_another_rate_every_recovery():
     assert len(lowest_rate(summary(recoveries=("none", "finetune")))) == len(MODES)
-    pruned = study(rates=(0.5, 0.9), modes=("none", "static"), recoveries=("none", "finetune"))
+    pruned = study(rates=(0.5, 0.9), modes=("float32", "static"), recoveries=("none", "finetune"))
     assert len(lowest_rate(pruned.summary)) == 4
     rows = [text.get_text() for text in FIGURES["quantization_comparison"](pruned).axes[0].get_yticklabels()]
     assert rows[:4] == ["as pruned, fp32", "as pruned, static int8", "finetune, fp32", "finetune, static int8"]
@@ -356,7 +358,7 @@ def test_not_dominated_by_hand():
 
 
 def test_pareto_rings_the_best_and_joins_the_rates_in_order():
-    of = study(rates=(0.9, 0.0, 0.5), modes=("none", "static"))
+    of = study(rates=(0.9, 0.0, 0.5), modes=("float32", "static"))
     size, time = FIGURES["pareto"](of).axes
     ring = next(line for line in size.lines if line.get_label() == "not dominated")
     # Of static int8: dense, once for each scope, and global pruning, which costs less accuracy than local. Of fp32
@@ -372,7 +374,7 @@ def test_pareto_rings_the_best_and_joins_the_rates_in_order():
 
 
 def test_pareto_rings_the_best_of_all_recoveries_and_shows_the_range_of_seeds():
-    of = study(modes=("none",), scopes=("global",), recoveries=("none", "finetune"), seeds=(0, 1))
+    of = study(modes=("float32",), scopes=("global",), recoveries=("none", "finetune"), seeds=(0, 1))
     figure = FIGURES["pareto"](of)
     assert [axis.get_title() for axis in figure.axes] == ["resnet20, as pruned"] * 2 + ["resnet20, finetune"] * 2
     rings = [line for axis in figure.axes for line in axis.lines if line.get_label() == "not dominated"]
@@ -456,5 +458,5 @@ def test_plotting_needs_neither_torch_nor_onnxruntime_nor_a_display():
     code = (
         "import plot, sys; print(sorted({'torch', 'onnxruntime', 'scipy', 'matplotlib.pyplot'} & sys.modules.keys()))"
     )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY / "scripts")
+    found = python(code)
     assert found.stdout.strip() == "[]", found.stderr

@@ -10,10 +10,8 @@ from elagage.errors import UserError
 from elagage.files import sha256
 from elagage.pytorch.checkpoints import load_checkpoint, save_checkpoint
 from elagage.pytorch.models import build_network
-from elagage.pytorch.pruning import hold_zeros, magnitude_prune, prunable
+from elagage.pytorch.pruning import WeightCounts, hold_zeros, magnitude_prune, prunable
 from prune import prune
-
-torch.set_num_threads(1)  # on a busy machine two threads wait for each other a hundred times longer than they compute
 
 SCOPES = ["local", "global"]
 RATES = [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.999]
@@ -64,7 +62,7 @@ def zeros(network: nn.Module) -> dict[str, torch.Tensor]:
 )
 def test_the_smallest_weights_become_zero_in_each_layer_or_over_all(scope, rate, conv, linear):
     network = Toy()
-    assert magnitude_prune(network, scope, rate) == (conv.count(0) + linear.count(0), 8)
+    assert magnitude_prune(network, scope, rate) == WeightCounts(conv.count(0) + linear.count(0), 8)
     assert weights(network)["conv"] == pytest.approx(conv)
     assert weights(network)["linear"] == pytest.approx(linear)
 
@@ -73,13 +71,12 @@ def test_the_smallest_weights_become_zero_in_each_layer_or_over_all(scope, rate,
 @pytest.mark.parametrize("scope", SCOPES)
 def test_the_zeros_are_as_many_as_the_rate_says_and_as_counted(scope, rate):
     network = build_network("resnet8", 10, 3)
-    counted, total = magnitude_prune(network, scope, rate)
+    counts = magnitude_prune(network, scope, rate)
     masks = zeros(network)
     sizes = [mask.numel() for mask in masks.values()]
-    assert total == sum(sizes)
-    assert counted == sum(int(mask.sum()) for mask in masks.values())
+    assert counts == WeightCounts(sum(int(mask.sum()) for mask in masks.values()), sum(sizes))
     if scope == "global":
-        assert counted == round(rate * total)
+        assert counts.zeros == round(rate * counts.weights)
     else:
         assert [int(mask.sum()) for mask in masks.values()] == [round(rate * size) for size in sizes]
 
@@ -133,7 +130,7 @@ def test_pruned_weights_are_zero_in_every_bit_because_signs_of_zeros_would_not_c
 @pytest.mark.parametrize("scope", SCOPES)
 def test_a_rate_of_0_changes_nothing(scope):
     dense, network = build_network("resnet8", 10, 3), build_network("resnet8", 10, 3)
-    assert magnitude_prune(network, scope, 0.0)[0] == 0
+    assert magnitude_prune(network, scope, 0.0).zeros == 0
     after = network.state_dict()
     assert all(torch.equal(tensor, after[name]) for name, tensor in dense.state_dict().items())
 
@@ -150,7 +147,7 @@ def test_pruning_a_pruned_network_again_changes_nothing(scope):
 @pytest.mark.parametrize("scope", SCOPES)
 def test_equal_weights_are_pruned_to_the_exact_number(scope):
     network = filled(nn.Linear(10, 1), [1.0, -1.0] * 5)
-    assert magnitude_prune(network, scope, 0.3) == (3, 10)
+    assert magnitude_prune(network, scope, 0.3) == WeightCounts(3, 10)
 
 
 @pytest.mark.parametrize("scope", SCOPES)
@@ -158,7 +155,7 @@ def test_a_weight_that_two_modules_share_counts_once_and_is_zero_for_both(scope)
     network = nn.Sequential(filled(nn.Linear(2, 2), [1, 2, 3, 4]), nn.ReLU(), nn.Linear(2, 2))
     network[2].weight = network[0].weight
     network.append(filled(nn.Linear(2, 1), [5, 6]))
-    assert magnitude_prune(network, scope, 0.5) == (3, 6)
+    assert magnitude_prune(network, scope, 0.5) == WeightCounts(3, 6)
     expected = [0, 0, 3, 4] if scope == "local" else [0, 0, 0, 4]
     assert network[0].weight.flatten().tolist() == expected
     assert network[2].weight is network[0].weight
@@ -181,7 +178,7 @@ class CalledTwice(nn.Module):
 @pytest.mark.parametrize("scope", SCOPES)
 def test_a_module_called_several_times_counts_once_and_is_pruned_in_every_call(scope):
     network = CalledTwice()
-    assert magnitude_prune(network, scope, 0.5) == (2, 4)
+    assert magnitude_prune(network, scope, 0.5) == WeightCounts(2, 4)
     by_hand = filled(nn.Conv2d(1, 1, 2, bias=False), [0, 0, 3, -4])
     image = torch.randn(1, 1, 5, 5, generator=torch.Generator().manual_seed(0))
     assert torch.equal(network(image), by_hand(by_hand(image)))
@@ -292,10 +289,10 @@ def dense(tmp_path):
 
 
 @pytest.mark.parametrize("scope", SCOPES)
-def test_the_pruned_checkpoint_holds_the_zeros_that_its_provenance_counts(tmp_path, dataset, dense, scope):
-    before = sha256(dense)
-    prune(dataset / "dataset.json", dense, "resnet8", scope, 0.7, tmp_path / "out" / "pruned.safetensors")
-    state, provenance = load_checkpoint(tmp_path / "out" / "pruned.safetensors")
+def test_the_pruned_checkpoint_holds_the_zeros_that_its_provenance_counts(tmp_path, data, dense, scope):
+    before, checkpoint = sha256(dense), tmp_path / "out" / "pruned.safetensors"
+    prune(data.dataset, dense, "resnet8", scope=scope, rate=0.7, checkpoint=checkpoint)
+    state, provenance = load_checkpoint(checkpoint)
     network = build_network("resnet8", 3, 1)
     network.load_state_dict(state)
     masks = zeros(network).values()
@@ -318,13 +315,14 @@ def test_the_pruned_checkpoint_holds_the_zeros_that_its_provenance_counts(tmp_pa
 
 
 @pytest.mark.parametrize("scope", SCOPES)
-def test_the_same_dense_model_gives_the_same_file_again(tmp_path, dataset, dense, scope):
+def test_the_same_dense_model_gives_the_same_file_again(tmp_path, data, dense, scope):
     for name in ("first", "second"):
-        prune(dataset / "dataset.json", dense, "resnet8", scope, 0.5, tmp_path / name)
+        prune(data.dataset, dense, "resnet8", scope=scope, rate=0.5, checkpoint=tmp_path / name)
     assert (tmp_path / "first").read_bytes() == (tmp_path / "second").read_bytes()
 
 
-def test_a_checkpoint_of_another_architecture_is_refused_by_name_and_nothing_is_written(tmp_path, dataset, dense):
+def test_a_checkpoint_of_another_architecture_is_refused_by_name_and_nothing_is_written(tmp_path, data, dense):
+    out = tmp_path / "out"
     with pytest.raises(UserError, match=r"dense\.safetensors.*do not fit the network.*lacks stage1\.1\.conv1\.weight"):
-        prune(dataset / "dataset.json", dense, "resnet20", "global", 0.5, tmp_path / "out" / "pruned.safetensors")
-    assert not list((tmp_path / "out").glob("*"))
+        prune(data.dataset, dense, "resnet20", scope="global", rate=0.5, checkpoint=out / "pruned.safetensors")
+    assert not list(out.glob("*"))

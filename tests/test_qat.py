@@ -1,23 +1,30 @@
 """Quantization-aware training: what is trained is what the ONNX file computes, and pruned zeros stay."""
 
+import copy
 import dataclasses
 import pathlib
 import re
+from collections.abc import Mapping
 
 import numpy
 import onnx
 import onnx_ir
 import pytest
 import torch
-from conftest import DiesAfter, Killed
-from test_quantize import (
+from interruption import DiesAfter, Killed
+from networks import (
     DATASET,
     NETWORKS,
-    BranchesOnData,  # noqa: F401 - my_model.py has it from here
+    Grouped,
+    LinearBatchNorm,
+    NoBatchNorm,
     NoLinear,
-    NoWeights,  # noqa: F401
+    Outlier,
+    Pooling,
     ReusedBlock,
     SharedConvolution,
+    Tied,
+    WeightNorm,
     images,
     lively,
     onnx_logits,
@@ -26,95 +33,28 @@ from test_quantize import (
     torch_logits,
 )
 from torch import nn
-from torch.nn import functional
 
-from elagage import fake_quantization
-from elagage.data import Dataset, Split
+from elagage.data import PreparedData, Split
 from elagage.errors import UserError
-from elagage.onnx.contents import count_contents, description
+from elagage.onnx.contents import count_contents
+from elagage.onnx.deployed import description
 from elagage.onnx.graph import with_weights
 from elagage.onnx.quantization import quantize
+from elagage.pytorch import fake_quantization
 from elagage.pytorch.channels import channel_prune
 from elagage.pytorch.checkpoints import save_checkpoint
 from elagage.pytorch.fake_quantization import fake_quantize_weight
 from elagage.pytorch.models import Normalize, build_network
 from elagage.pytorch.pruning import LAYERS, count_weights, magnitude_prune
-from elagage.pytorch.qat import check_agreement, prepare
+from elagage.pytorch.qat import Trainable, check_agreement, prepare, train_fake_quantized
 from elagage.pytorch.training import TrainingSettings
 from elagage.pytorch.training_state import TrainingState
 from quantize_qat import quantize_qat
-
-torch.set_num_threads(1)  # on a busy machine two threads wait for each other a hundred times longer than they compute
 
 CPU = torch.device("cpu")
 SETTINGS = TrainingSettings(
     epochs=3, batch_size=8, learning_rate=0.01, momentum=0.9, weight_decay=0.0005, warmup_epochs=0, flip=None
 )
-
-
-class Grouped(ReusedBlock):
-    """Grouped convolutions with a bias before their batch norm."""
-
-    def __init__(self, num_classes=3, in_channels=3):
-        super().__init__(num_classes, in_channels)
-        self.conv = nn.Conv2d(16, 16, 3, padding=1, groups=4)
-
-
-class Pooling(ReusedBlock):
-    """Tensors that share a range, a linear layer over positions, a flattened map, a product with a bare parameter."""
-
-    def __init__(self, num_classes=3, in_channels=3):
-        super().__init__(num_classes, in_channels)
-        self.positions = nn.Parameter(torch.linspace(-1, 1, 64).view(64, 1))
-
-    def forward(self, x):
-        x = functional.max_pool2d(functional.relu6(self.stem(x)), 2)
-        x = functional.dropout(self.norm(self.conv(x)) + functional.avg_pool2d(x, 3, 1, 1), 0.5, self.training)
-        x = self.linear(torch.sigmoid(x).flatten(2).transpose(1, 2))
-        return (x.transpose(1, 2) @ self.positions).flatten(1)
-
-
-class NoBatchNorm(ReusedBlock):
-    """A convolution that is called three times, and no batch norm."""
-
-    def __init__(self, num_classes=3, in_channels=3):
-        super().__init__(num_classes, in_channels)
-        self.norm = nn.Identity()
-
-
-class WeightNorm(ReusedBlock):
-    """Weights that are computed from parameters of other names."""
-
-    def __init__(self, num_classes=3, in_channels=3):
-        super().__init__(num_classes, in_channels)
-        self.conv = nn.utils.parametrizations.weight_norm(self.conv)
-
-
-class Tied(ReusedBlock):
-    """One parameter in two modules, each with a batch norm of its own."""
-
-    def __init__(self, num_classes=3, in_channels=3):
-        super().__init__(num_classes, in_channels)
-        self.other = nn.Conv2d(16, 16, 3, padding=1, bias=False)
-        self.other.weight = self.conv.weight
-        self.norm2 = nn.BatchNorm2d(16)
-
-    def forward(self, x):
-        x = self.relu(self.norm(self.conv(self.stem(x))))
-        return self.linear(self.norm2(self.other(x)).mean((2, 3)))
-
-
-class LinearBatchNorm(ReusedBlock):
-    """A linear layer with batch norm, after a product and a sum with constants."""
-
-    def __init__(self, num_classes=3, in_channels=3):
-        super().__init__(num_classes, in_channels)
-        self.hidden, self.norm = nn.Linear(16, 16), nn.BatchNorm1d(16)
-
-    def forward(self, x):
-        x = self.relu(self.stem(x)) * torch.tensor(0.5)
-        x = x + torch.arange(16.0, device=x.device).view(1, -1, 1, 1) / 16
-        return self.linear(torch.relu(self.norm(self.hidden(x.mean((2, 3))))))
 
 
 SMALL = {
@@ -137,13 +77,25 @@ def rounded_logits(trainable, pixels: numpy.ndarray) -> numpy.ndarray:
     return torch_logits(trainable.fake_quantized.eval(), pixels)
 
 
-def prepared(kind, count: int = 64):
-    return prepare(lively(kind()), DATASET, images(count, seed=2), CPU)
+def prepared(kind) -> Trainable:
+    torch.manual_seed(0)
+    return prepare(lively(kind()), DATASET, images(64, seed=2), CPU)
 
 
-@pytest.mark.parametrize("name", SMALL | NETWORKS)
-def test_the_network_computes_what_its_onnx_file_does_with_the_operators_of_static(name):
-    trainable = prepared((SMALL | NETWORKS)[name])
+FAST = ("ReusedBlock", "Pooling", "LinearBatchNorm", "resnet8")
+EACH = SMALL | {name: NETWORKS[name] for name in ("resnet8", "resnet20", "torchvision_resnet18")}
+
+
+@pytest.fixture(
+    scope="module", params=[pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in EACH]
+)
+def each(request) -> tuple[str, Trainable]:
+    """Return the name of a network and the network, prepared once for the tests that leave it as it is."""
+    return request.param, prepared(EACH[request.param])
+
+
+def test_the_network_computes_what_its_onnx_file_does_with_the_operators_of_static(each):
+    name, trainable = each
     pixels = images(50)
     model = check_agreement(trainable, DATASET, pixels)
     logits = onnx_logits(model, pixels)
@@ -158,9 +110,8 @@ def test_the_network_computes_what_its_onnx_file_does_with_the_operators_of_stat
     assert count_contents(model) == count_contents(static)
 
 
-@pytest.mark.parametrize("name", SMALL | NETWORKS)
-def test_without_fake_quantization_the_network_is_the_float32_one(name):
-    trainable = prepared((SMALL | NETWORKS)[name])
+def test_without_fake_quantization_the_network_is_the_float32_one(each):
+    _, trainable = each
     rounding = trainable.fake_quantized.eval()
     pixels = Normalize(DATASET)(torch.from_numpy(images(20)))
     with torch.inference_mode():
@@ -169,8 +120,7 @@ def test_without_fake_quantization_the_network_is_the_float32_one(name):
         assert relative_error(rounding(pixels).numpy(), expected.numpy()) > 1e-4  # which rounding changes
 
 
-@pytest.mark.parametrize("mode", ["static", "qat"])
-def test_a_filter_that_was_pruned_whole_keeps_its_bias(mode):
+def test_a_filter_that_was_pruned_whole_keeps_its_bias():
     torch.manual_seed(0)
     convolutions = nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.ReLU()
     network = nn.Sequential(*convolutions, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 3)).eval()
@@ -181,13 +131,11 @@ def test_a_filter_that_was_pruned_whole_keeps_its_bias(mode):
         network[2].bias[:12] = torch.linspace(0, 0.3, 12)
     trainable = prepare(network, DATASET, images(64, seed=2), CPU)
     pixels = images(50)
-    if mode == "qat":
-        logits = onnx_logits(trainable.deployed(), pixels)
-    else:
-        float32 = with_weights(onnx_ir.from_proto(trainable.graph), tensors(network))
-        logits = onnx_logits(quantize(float32, "static", images(64, seed=2)), pixels)
-    assert relative_error(logits, torch_logits(network, pixels)) < 0.03
-    assert relative_error(logits, rounded_logits(trainable, pixels)) < 0.01
+    float32 = with_weights(onnx_ir.from_proto(trainable.graph), tensors(network))
+    for model in (trainable.deployed(), quantize(float32, "static", images(64, seed=2))):
+        logits = onnx_logits(model, pixels)
+        assert relative_error(logits, torch_logits(network, pixels)) < 0.03
+        assert relative_error(logits, rounded_logits(trainable, pixels)) < 0.01
 
 
 def test_the_network_is_prepared_on_the_device():
@@ -217,13 +165,19 @@ def wrongly_folded(weight, bias, scale, shift, mean, variance, epsilon):
     ("name", "wrong", "message"),
     [
         ("fold_batchnorm", wrongly_folded, r"differs by \d+% from the float32 one.*use mode static"),
-        ("fake_quantize_weight", lambda weight, axis: torch.zeros_like(weight), r"differs by \d+%.*use mode static"),
         ("WEIGHT_LEVELS", 2, r"int8 ONNX file differs by \d+%.*use mode static"),
-        ("ACTIVATION_LEVELS", 15, r"int8 ONNX file differs by \d+%.*use mode static"),
+        pytest.param(
+            "fake_quantize_weight",
+            lambda weight, axis: torch.zeros_like(weight),
+            r"differs by \d+%.*use mode static",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "ACTIVATION_LEVELS", 15, r"int8 ONNX file differs by \d+%.*use mode static", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_a_network_that_computes_something_else_is_refused(monkeypatch, name, wrong, message):
-    check_agreement(prepared(ReusedBlock), DATASET, images(50))
     monkeypatch.setattr(fake_quantization, name, wrong)
     trainable = prepared(ReusedBlock)
     with pytest.raises(UserError, match=message):
@@ -265,27 +219,15 @@ def test_a_weight_is_rounded_to_129_levels_a_channel_and_zero_stays_zero(axis):
 
 
 @pytest.fixture
-def study(tmp_path, dataset, monkeypatch) -> pathlib.Path:
-    """Work in a folder with my_model.py, which builds the networks of the tests; return that of the toy images."""
+def study(tmp_path, data, monkeypatch) -> PreparedData:
+    """Work in a folder with my_model.py, which builds the networks of the tests; return the toy images."""
     monkeypatch.chdir(tmp_path)
-    pathlib.Path("my_model.py").write_text("from test_qat import *\n")
-    return dataset
-
-
-class Frozen(ReusedBlock):
-    """Nothing in it may be trained."""
-
-    def __init__(self, num_classes=3, in_channels=3):
-        super().__init__(num_classes, in_channels)
-        self.requires_grad_(False)
-
-
-def split(dataset: pathlib.Path, name: str) -> Split:
-    return Split.read(dataset / f"{name}_images.npy", dataset / f"{name}_labels.npy")
+    pathlib.Path("my_model.py").write_text("from networks import *\n")
+    return data
 
 
 def trained(
-    dataset: pathlib.Path,
+    data: PreparedData,
     name: str,
     seed=0,
     rate=0.0,
@@ -298,22 +240,19 @@ def trained(
     architecture = name if name.startswith("resnet") else f"my_model.py:{name}"
     network = lively(build_network(architecture, 3, 1))
     if scope == "channel":
-        channel_prune(network, Dataset.read(dataset / "dataset.json"), rate, count_weights(network)[1])
+        channel_prune(network, data.dataset, rate, count_weights(network).weights)
     elif rate:
         magnitude_prune(network, scope, rate)
     save_checkpoint("checkpoint.safetensors", network.state_dict(), {"model": "mine", "scope": scope, "rate": rate})
     quantize_qat(
-        dataset / "dataset.json",
-        split(dataset, "train"),
-        split(dataset, "validation"),
+        data,
         "checkpoint.safetensors",
         architecture,
-        seed,
         dataclasses.replace(SETTINGS, **changes),
-        16,
-        1,
-        state or TrainingState(pathlib.Path("state.pt"), {}),
-        output,
+        seed=seed,
+        calibration_images=16,
+        state=state or TrainingState(pathlib.Path("state.pt"), {}),
+        output=output,
     )
     return onnx.load(output), network
 
@@ -330,14 +269,23 @@ def int8_weights(model: onnx.ModelProto) -> dict[str, numpy.ndarray]:
 @pytest.fixture
 def takes_what_was_trained(monkeypatch):
     """Let training count as a gain, which the nine validation images are too few to show."""
-    monkeypatch.setattr("quantize_qat.mean_difference_interval", lambda before, after: (1.0, 0.5, 1.5))
+    monkeypatch.setattr("elagage.pytorch.qat.mean_difference_interval", lambda before, after: (1.0, 0.5, 1.5))
 
 
-@pytest.mark.parametrize("name", ["resnet8", "ReusedBlock", "SharedConvolution", "NoBatchNorm", "Grouped", "Tied"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ReusedBlock",
+        "Tied",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("resnet8", "SharedConvolution", "NoBatchNorm", "Grouped")
+        ),
+    ],
+)
 @pytest.mark.usefixtures("takes_what_was_trained")
 def test_pruned_zeros_are_zeros_in_the_file_position_by_position(study, name):
     model, pruned = trained(study, name, rate=0.7, learning_rate=0.05, weight_decay=0.1)
-    dense, _ = trained(study, name, rate=0.7, epochs=1, learning_rate=1e-9, output="untrained.onnx")
     stored = int8_weights(model)
     layers = {f"{key}.weight": module.weight for key, module in pruned.named_modules() if isinstance(module, LAYERS)}
     assert stored.keys() <= layers.keys()
@@ -345,50 +293,92 @@ def test_pruned_zeros_are_zeros_in_the_file_position_by_position(study, name):
     for key, array in stored.items():
         assert (array[(layers[key] == 0).numpy()] == 0).all(), key
         assert (layers[key] == 0).any()
-    assert any((array != int8_weights(dense)[key]).any() for key, array in stored.items())  # it did learn
+    assert any((array != levels(layers[key])).any() for key, array in stored.items())  # it did learn
 
 
-@pytest.mark.parametrize("name", ["resnet8", "ReusedBlock"])
+def levels(weight: torch.Tensor) -> numpy.ndarray:
+    """Return the weight as int8 stores it; a factor per channel, as batch norm has it, changes nothing."""
+    largest = weight.detach().flatten(1).abs().amax(1).view(-1, *[1] * (weight.dim() - 1))
+    return (64 * weight.detach() / largest).nan_to_num().round().numpy()
+
+
+@pytest.mark.parametrize("name", ["resnet8", pytest.param("ReusedBlock", marks=pytest.mark.slow)])
 @pytest.mark.usefixtures("takes_what_was_trained")
 def test_a_network_without_channels_is_trained_and_stays_small(study, name):
     model, network = trained(study, name, rate=0.5, scope="channel")
     weights = int8_weights(model)
     assert all(array.shape == network.get_parameter(key).shape for key, array in weights.items())
     counts = count_contents(model)
-    assert counts["int8_weights"] == counts["weights"] == count_weights(network)[1]
+    assert counts["int8_weights"] == counts["weights"] == count_weights(network).weights
     dense = build_network(name if name == "resnet8" else f"my_model.py:{name}", 3, 1)
-    assert counts["weights"] < 0.7 * count_weights(dense)[1]
+    assert counts["weights"] < 0.7 * count_weights(dense).weights
 
 
-def test_weights_have_seven_bits_and_a_scale_for_each_channel(study):
-    model, _ = trained(study, "ReusedBlock")
-    constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-    weights = int8_weights(model)
+@pytest.fixture(scope="module")
+def deployed(data, tmp_path_factory) -> onnx.ModelProto:
+    """Return what quantize_qat writes for a network that is not pruned."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("deployed"))
+        pathlib.Path("my_model.py").write_text("from networks import *\n")
+        return trained(data, "ReusedBlock")[0]
+
+
+def test_weights_have_seven_bits_and_a_scale_for_each_channel(deployed):
+    constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in deployed.graph.initializer}
+    weights = int8_weights(deployed)
     assert set(weights) == {"stem.weight", "conv.weight", "linear.weight"}
     for name, array in weights.items():
         assert (numpy.abs(array.astype(int)).reshape(len(array), -1).max(1) == 64).all()
         assert constants[f"{name}_scale"].shape == array.shape[:1]
 
 
-def test_the_file_takes_any_number_of_images_and_says_where_it_comes_from(study):
-    model, _ = trained(study, "ReusedBlock")
-    pixels = split(study, "test").images
-    together = onnx_logits(model, pixels)
-    apart = numpy.concatenate([onnx_logits(model, image[None]) for image in pixels])
+def test_the_file_takes_any_number_of_images_and_says_where_it_comes_from(deployed, held_out):
+    pixels = held_out.images
+    together = onnx_logits(deployed, pixels)
+    apart = numpy.concatenate([onnx_logits(deployed, image[None]) for image in pixels])
     numpy.testing.assert_array_equal(together, apart)
-    said = description(model)
+    said = description(deployed)
     assert said["classes"] == ["top", "middle", "bottom"]
     assert said["preprocessing"]["input"] == "uint8 [batch, 1, 8, 8], raw pixels"
     expected = {"model": "mine", "mode": "qat", "qat_epochs": 3, "qat_learning_rate": 0.01, "calibration_images": 16}
     assert said["provenance"].items() >= expected.items()
-    assert b"/tests/" not in model.SerializeToString()
+    assert b"/tests/" not in deployed.SerializeToString()
+
+
+@pytest.fixture(scope="module")
+def calibrated(data) -> Trainable:
+    """Return a network for the toy images, prepared once for all trainings."""
+    torch.manual_seed(0)
+    return prepare(lively(ReusedBlock(3, 1)), data.dataset, data.train.images[:16], CPU)
+
+
+@pytest.fixture
+def fit_for_int8(calibrated, study):
+    """Return a function that trains the network as calibrated; the end of the test undoes that.
+
+    It takes the data, seed, state and settings, and returns the row of the epoch that is kept and the bytes learnt.
+    """
+    network, start = calibrated.fake_quantized, copy.deepcopy(calibrated.fake_quantized.state_dict())
+
+    def train(data=study, seed=1, state=None, **changes) -> tuple[Mapping[str, float], list[bytes]]:
+        network.load_state_dict(start)
+        settings = dataclasses.replace(SETTINGS, **{"epochs": 6, "learning_rate": 0.02} | changes)
+        state = state or TrainingState(pathlib.Path("state.pt"), {})
+        best = train_fake_quantized(calibrated, data, settings, seed=seed, label="train", state=state)
+        state.remove()
+        return best, learnt(network)
+
+    yield train
+    network.load_state_dict(start)
+
+
+def learnt(network: nn.Module) -> list[bytes]:
+    return [tensor.numpy().tobytes() for tensor in network.state_dict().values()]
 
 
 @pytest.mark.usefixtures("takes_what_was_trained")
-def test_a_seed_gives_the_same_bytes_and_another_seed_others(study):
-    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        trained(study, "SharedConvolution", seed=seed, output=f"{name}.onnx", flip=True)
-    a, b, c = (pathlib.Path(f"{name}.onnx").read_bytes() for name in "abc")
+def test_a_seed_gives_the_same_bytes_and_another_seed_others(fit_for_int8):
+    a, b, c = (fit_for_int8(seed=seed, epochs=2, flip=True)[1] for seed in (1, 1, 2))
     assert a == b
     assert a != c
 
@@ -400,53 +390,52 @@ def validation_losses(printed: str) -> dict[int, float]:
 
 
 @pytest.mark.usefixtures("takes_what_was_trained")
-def test_the_epoch_of_the_lowest_validation_loss_is_kept(study, capsys):
-    model, _ = trained(study, "ReusedBlock", seed=1, epochs=6, learning_rate=0.02)
+def test_the_epoch_of_the_lowest_validation_loss_is_kept(fit_for_int8, capsys):
+    kept, _ = fit_for_int8(seed=0)
     losses = validation_losses(capsys.readouterr().out)
     assert list(losses) == list(range(7))
     best = min(losses, key=losses.get)
     assert 0 < best < 6
-    assert description(model)["provenance"]["qat_epoch"] == best
+    assert kept["epoch"] == best
 
 
-def test_a_gain_that_may_be_chance_is_none(study, capsys):
-    model, _ = trained(study, "ReusedBlock", seed=1, epochs=6, learning_rate=0.02)
+def test_a_gain_that_may_be_chance_is_none(fit_for_int8, calibrated, capsys):
+    before = learnt(calibrated.fake_quantized)
+    kept, after = fit_for_int8()
     printed = capsys.readouterr().out
     losses = validation_losses(printed)
     assert min(losses, key=losses.get) != 0
     assert re.search(r"changes the validation loss by -0\.\d+, 95 % interval -0\.\d+ to 0\.\d+\n", printed)
-    assert re.search(r"\d+% of images that became right .* interval \d+% to \d+%\nkept as calibrated\n", printed)
-    assert description(model)["provenance"]["qat_epoch"] == 0
+    assert re.search(r"\d+% of the images that changed .* interval \d+% to \d+%\nkept as calibrated\n", printed)
+    assert kept["epoch"] == 0
+    assert after == before
 
 
-def test_more_images_that_are_right_are_a_gain_though_the_loss_shows_none(study, monkeypatch):
-    monkeypatch.setattr("quantize_qat.share_became_correct", lambda before, after: (0.8, 0.51, 0.9))
-    model, _ = trained(study, "ReusedBlock", seed=1, epochs=6, learning_rate=0.02)
-    assert description(model)["provenance"]["qat_epoch"] != 0
+def test_more_images_that_are_correct_are_a_gain_though_the_loss_shows_none(fit_for_int8, monkeypatch):
+    monkeypatch.setattr("elagage.pytorch.qat.share_became_correct", lambda before, after: (0.8, 0.51, 0.9))
+    assert fit_for_int8()[0]["epoch"] != 0
 
 
-def test_a_network_that_training_makes_no_better_is_kept_as_calibrated(study, capsys):
+def test_a_network_that_training_makes_no_better_is_kept_as_calibrated(study, fit_for_int8, calibrated, capsys):
     """Training and validation labels contradict each other."""
-    for part in ("train", "validation"):
-        labels = split(study, part).labels
-        numpy.save(study / f"{part}_labels.npy", numpy.zeros_like(labels) if part == "train" else labels % 2 + 1)
-    model, network = trained(study, "ReusedBlock", epochs=2, learning_rate=0.05)
+    train = Split(study.train.images, numpy.zeros_like(study.train.labels))
+    validation = Split(study.validation.images, study.validation.labels % 2 + 1)
+    data, before = PreparedData(study.dataset, train, validation), learnt(calibrated.fake_quantized)
+    changes = {"data": data, "epochs": 2, "learning_rate": 0.05}
+    kept, after = fit_for_int8(**changes)
     losses = validation_losses(capsys.readouterr().out)
     assert losses[0] < min(losses[1], losses[2])
-    assert description(model)["provenance"]["qat_epoch"] == 0
-    dataset = Dataset.read(study / "dataset.json")
-    calibrated = prepare(network, dataset, split(study, "train").images[:16], torch.device("cpu")).deployed()
-    pixels = split(study, "test").images
-    numpy.testing.assert_array_equal(onnx_logits(model, pixels), onnx_logits(calibrated, pixels))
+    assert kept["epoch"] == 0
+    assert after == before
     with pytest.raises(Killed):
-        trained(
-            study, "ReusedBlock", epochs=2, learning_rate=0.05, state=DiesAfter(pathlib.Path("state.pt"), {}, [None])
-        )
-    trained(study, "ReusedBlock", epochs=2, learning_rate=0.05, output="resumed.onnx")
-    assert pathlib.Path("resumed.onnx").read_bytes() == pathlib.Path("qat.onnx").read_bytes()
+        fit_for_int8(state=DiesAfter(pathlib.Path("state.pt"), {}, [None]), **changes)
+    kept, after = fit_for_int8(**changes)
+    assert "resumed after epoch 1 of 2" in capsys.readouterr().out
+    assert kept["epoch"] == 0
+    assert after == before
 
 
-@pytest.mark.parametrize("epochs", [1, 2])
+@pytest.mark.parametrize("epochs", [1, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.usefixtures("takes_what_was_trained")
 def test_a_run_killed_after_an_epoch_ends_with_the_same_bytes(study, epochs):
     trained(study, "SharedConvolution", rate=0.5, output="undisturbed.onnx")
@@ -463,7 +452,7 @@ def test_a_run_killed_after_an_epoch_ends_with_the_same_bytes(study, epochs):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("BranchesOnData", "cannot be exported to ONNX .*data-dependent"),
+        pytest.param("BranchesOnData", "cannot be exported to ONNX .*data-dependent", marks=pytest.mark.slow),
         ("NoWeights", "qat changed nothing.*remove qat"),
         ("Frozen", "nothing to train; .*leave out mode qat"),
     ],
@@ -474,31 +463,16 @@ def test_a_network_that_cannot_be_trained_for_int8_is_named(study, name, message
     assert not pathlib.Path("qat.onnx").exists()
 
 
-class Outlier(nn.Module):
-    """A classifier that int8 loses: next to the weight of a feature that is always 1 all others round to zero."""
-
-    def __init__(self, num_classes=3, in_channels=1):
-        super().__init__()
-        self.linear = nn.Linear(65, 3)
-        with torch.no_grad():
-            self.linear.weight.zero_()
-            for label in range(3):
-                self.linear.weight[label, 24 * label : 24 * label + 16] = 0.1
-            self.linear.weight[:, 64] = 30
-
-    def forward(self, x):
-        return self.linear(functional.pad(x.flatten(1), (0, 1), value=1.0))
-
-
-def test_training_wins_back_the_accuracy_that_static_quantization_loses(study):
-    test = split(study, "test")
+def test_training_wins_back_the_accuracy_that_static_quantization_loses(study, held_out):
+    pixels, labels = held_out.images, held_out.labels
 
     def accuracy(model: onnx.ModelProto) -> float:
-        return float((onnx_logits(model, test.images).argmax(1) == test.labels).mean())
+        return float((onnx_logits(model, pixels).argmax(1) == labels).mean())
 
-    untrained, float32 = trained(study, "Outlier", epochs=1, learning_rate=1e-9)
-    normalized = Normalize(Dataset.read(study / "dataset.json"))(torch.from_numpy(test.images))
-    assert (float32(normalized).argmax(1).numpy() == test.labels).mean() == 1
-    assert accuracy(untrained) < 0.5  # as static: ranges and weights are those of calibration
-    model, _ = trained(study, "Outlier", epochs=20, learning_rate=0.02)
-    assert accuracy(model) > 0.9
+    network = Outlier().eval()
+    assert (network(Normalize(study.dataset)(torch.from_numpy(pixels))).argmax(1).numpy() == labels).mean() == 1
+    trainable = prepare(network, study.dataset, study.train.images[:16], CPU)
+    assert accuracy(trainable.deployed()) < 0.5
+    settings, state = dataclasses.replace(SETTINGS, epochs=20, learning_rate=0.02), TrainingState("state.pt", {})
+    train_fake_quantized(trainable, study, settings, seed=0, label="train", state=state)
+    assert accuracy(trainable.deployed()) > 0.9

@@ -1,6 +1,8 @@
 """Export and quantization: the ONNX files agree with PyTorch, keep zeros, and count what they hold."""
 
 import functools
+import pathlib
+from collections.abc import Callable
 
 import numpy
 import onnx
@@ -8,148 +10,63 @@ import onnx_ir
 import onnxruntime
 import pytest
 import torch
+from networks import (
+    DATASET,
+    NETWORKS,
+    SIZE,
+    BranchesOnData,
+    NoLinear,
+    NoWeights,
+    ReusedBlock,
+    SharedConvolution,
+    images,
+    lively,
+    onnx_logits,
+    relative_error,
+    tensors,
+    torch_logits,
+)
 from torch import nn
-from torch.nn import functional
 
-from elagage.data import Dataset, Split
+from elagage.data import Split
 from elagage.errors import UserError
-from elagage.onnx.contents import count_contents, count_multiply_accumulates, describe, description
-from elagage.onnx.deployed import strip
+from elagage.onnx.contents import count_contents, count_multiply_accumulates
+from elagage.onnx.deployed import describe, description, strip
 from elagage.onnx.graph import with_weights
 from elagage.onnx.quantization import quantize
+from elagage.pytorch.checkpoints import save_checkpoint
 from elagage.pytorch.export import export_graph
-from elagage.pytorch.models import Normalize, build_network
 from elagage.pytorch.pruning import magnitude_prune, prunable
 from quantize import quantize_checkpoint
 
-SIZE = 16
-DATASET = Dataset("toy", ["a", "b", "c"], 3, SIZE, [0.5, 0.4, 0.3], [0.2, 0.25, 0.3], True, {}, {})
-
-
-class ReusedBlock(nn.Module):
-    """A block that is called three times, whose add is `x + y`, and one ReLU module used everywhere."""
-
-    def __init__(self, num_classes=3, in_channels=3):
-        super().__init__()
-        self.relu = nn.ReLU(inplace=True)
-        self.stem = nn.Conv2d(in_channels, 16, 3, padding=1)
-        self.conv = nn.Conv2d(16, 16, 3, padding=1, bias=False)
-        self.norm = nn.BatchNorm2d(16)
-        self.linear = nn.Linear(16, num_classes)
-
-    def forward(self, x):
-        x = self.relu(self.stem(x))
-        for _ in range(3):
-            x = self.relu(self.norm(self.conv(x)) + x)
-        return self.linear(x.mean((2, 3)))
-
-
-class SharedConvolution(ReusedBlock):
-    """One convolution, called twice, each time with a batch norm of its own: nothing may be folded into it."""
-
-    def __init__(self, num_classes=3, in_channels=3):
-        super().__init__(num_classes, in_channels)
-        self.norm2 = nn.BatchNorm2d(16)
-
-    def forward(self, x):
-        x = self.relu(self.norm(self.conv(self.stem(x))))
-        return self.linear(self.norm2(self.conv(x)).mean((2, 3)))
-
-
-class NoLinear(nn.Module):
-    """Convolutions alone: `dynamic` finds nothing to quantize."""
-
-    def __init__(self, num_classes=3, in_channels=3):
-        super().__init__()
-        self.conv = nn.Conv2d(in_channels, num_classes, 3)
-
-    def forward(self, x):
-        return self.conv(x).mean((2, 3))
-
-
-class NoWeights(nn.Module):
-    """No convolution and no linear layer at all."""
-
-    def __init__(self, num_classes=3, in_channels=3):
-        super().__init__()
-        self.scale = nn.Parameter(torch.ones(3))
-
-    def forward(self, x):
-        return self.scale * functional.relu(x).mean((2, 3))
-
-
-NETWORKS = {
-    "resnet8": lambda: build_network("resnet8", 3, 3),
-    "resnet20": lambda: build_network("resnet20", 3, 3),
-    "torchvision_resnet18": lambda: build_network("resnet18", 3, 3),
-    "reused_block": ReusedBlock,
-}
-
-
-def lively(network: nn.Module) -> nn.Module:
-    """Return the network with batch norm statistics and weights as training leaves them: none is 0 or 1."""
-    torch.manual_seed(0)
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.normal_(0, 0.3)
-            module.running_var.uniform_(0.5, 2)
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, 0, 0.2)
-    return network.eval()
-
-
-def tensors(network: nn.Module) -> dict[str, numpy.ndarray]:
-    return {name: tensor.numpy() for name, tensor in network.state_dict().items()}
-
-
-def images(count: int, seed: int = 1) -> numpy.ndarray:
-    """Return smooth random images: 4x4 pixels enlarged, because noise averages out to the same logits."""
-    small = numpy.random.default_rng(seed).random((count, 3, 4, 4))
-    return (small.repeat(SIZE // 4, 2).repeat(SIZE // 4, 3) * 255).astype(numpy.uint8)
-
-
-def torch_logits(network: nn.Module, pixels: numpy.ndarray) -> numpy.ndarray:
-    with torch.inference_mode():
-        return network(Normalize(DATASET)(torch.from_numpy(pixels))).numpy()
-
-
-def onnx_logits(model: onnx.ModelProto, pixels: numpy.ndarray) -> numpy.ndarray:
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    return session.run(None, {"image": pixels})[0]
-
-
-def relative_error(got: numpy.ndarray, expected: numpy.ndarray) -> float:
-    return float(numpy.linalg.norm(got - expected) / numpy.linalg.norm(expected))
+SLOW = ("resnet20", "torchvision_resnet18")
+EACH = [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in NETWORKS]
 
 
 @functools.cache
-def exported(name: str) -> bytes:
+def exported(kind: Callable[[], nn.Module]) -> bytes:
     """Export a network once for all tests: that takes seconds."""
-    return onnx_ir.to_proto(export_graph(NETWORKS[name](), DATASET)).SerializeToString()
+    return onnx_ir.to_proto(export_graph(kind(), DATASET)).SerializeToString()
 
 
-def graph(name: str) -> onnx_ir.Model:
-    return onnx_ir.from_proto(onnx.load_from_string(exported(name)))
+def float_model(network: nn.Module, kind: Callable[[], nn.Module]) -> onnx.ModelProto:
+    return with_weights(onnx_ir.from_proto(onnx.load_from_string(exported(kind))), tensors(network))
 
 
-def float_model(network: nn.Module, name: str | None = None) -> onnx.ModelProto:
-    return with_weights(graph(name) if name else export_graph(network, DATASET), tensors(network))
-
-
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", EACH)
 def test_the_graph_takes_the_weights_of_another_checkpoint(name):
     network = lively(NETWORKS[name]())
     magnitude_prune(network, "global", 0.5)
-    model = with_weights(graph(name), tensors(network))
+    model = float_model(network, NETWORKS[name])
     assert relative_error(onnx_logits(model, images(5)), torch_logits(network, images(5))) < 1e-5
     assert "BatchNormalization" not in {node.op_type for node in model.graph.node}
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", EACH)
 @pytest.mark.parametrize("mode", ["dynamic_conv", "static"])
 def test_all_weights_and_operators_become_int8(name, mode):
     network = lively(NETWORKS[name]())
-    model = float_model(network, name)
+    model = float_model(network, NETWORKS[name])
     quantized = quantize(model, mode, images(64, seed=2) if mode == "static" else None)
     before, after = count_contents(model), count_contents(quantized)
     assert before["int8_weights"] == before["int8_operators"] == 0
@@ -161,31 +78,31 @@ def test_all_weights_and_operators_become_int8(name, mode):
 
 
 @pytest.mark.parametrize("scope", ["local", "global"])
-@pytest.mark.parametrize("mode", ["none", "dynamic", "dynamic_conv", "static"])
+@pytest.mark.parametrize("mode", ["float32", "dynamic", "dynamic_conv", "static"])
 def test_pruned_zeros_are_counted_in_the_file(scope, mode):
-    network = lively(NETWORKS["reused_block"]())
-    zeros, weights = magnitude_prune(network, scope, 0.7)
-    model = float_model(network, "reused_block")
-    if mode != "none":
+    network = lively(ReusedBlock())
+    counts = magnitude_prune(network, scope, 0.7)
+    model = float_model(network, ReusedBlock)
+    if mode != "float32":
         model = quantize(model, mode, images(64) if mode == "static" else None)
     contents = count_contents(model)
-    assert contents["weights"] == weights == sum(getattr(m, name).numel() for m, name in prunable(network))
-    if mode == "none":
-        assert contents["zeros"] == zeros
+    assert contents["weights"] == counts.weights == sum(getattr(m, name).numel() for m, name in prunable(network))
+    if mode == "float32":
+        assert contents["zeros"] == counts.zeros
     else:  # rounding to 8 bits adds zeros, and takes none away
-        assert contents["zeros"] >= zeros
+        assert contents["zeros"] >= counts.zeros
 
 
 def test_dynamic_covers_linear_layers_alone():
-    network = lively(NETWORKS["resnet20"]())
-    contents = count_contents(quantize(float_model(network, "resnet20"), "dynamic"))
+    network = lively(NETWORKS["resnet8"]())
+    contents = count_contents(quantize(float_model(network, NETWORKS["resnet8"]), "dynamic"))
     assert contents["int8_weights"] == network.linear.weight.numel()
     assert contents["int8_weights"] / contents["weights"] < 0.01
     assert contents["int8_operators"] == 1
 
 
 def test_dynamic_without_linear_layers_reports_no_coverage_instead_of_failing():
-    contents = count_contents(quantize(float_model(NoLinear()), "dynamic"))
+    contents = count_contents(quantize(float_model(NoLinear(), NoLinear), "dynamic"))
     assert contents["int8_weights"] == 0
     assert contents["weights"] == 81
 
@@ -193,18 +110,18 @@ def test_dynamic_without_linear_layers_reports_no_coverage_instead_of_failing():
 @pytest.mark.parametrize("mode", ["static", "dynamic_conv"])
 def test_a_mode_that_changes_nothing_fails(mode):
     with pytest.raises(UserError, match=f"{mode} changed nothing"):
-        quantize(float_model(NoWeights()), mode, images(8) if mode == "static" else None)
+        quantize(float_model(NoWeights(), NoWeights), mode, images(8) if mode == "static" else None)
 
 
 def test_a_convolution_with_two_batch_norms_is_stored_once_and_right():
     network = lively(SharedConvolution())
-    model = float_model(network)
+    model = float_model(network, SharedConvolution)
     assert count_contents(model)["weights"] == sum(getattr(m, name).numel() for m, name in prunable(network))
     assert relative_error(onnx_logits(model, images(5)), torch_logits(network, images(5))) < 1e-5
 
 
 def test_weights_fit_into_seven_bits():
-    quantized = quantize(float_model(lively(NETWORKS["reused_block"]()), "reused_block"), "static", images(64))
+    quantized = quantize(float_model(lively(ReusedBlock()), ReusedBlock), "static", images(64))
     producers = {output: node for node in quantized.graph.node for output in node.output}
     constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in quantized.graph.initializer}
     convolutions = [node for node in quantized.graph.node if node.op_type == "Conv"]
@@ -217,7 +134,7 @@ def test_weights_fit_into_seven_bits():
 
 
 def test_any_batch_size_gives_the_same_logits():
-    model = float_model(lively(NETWORKS["resnet8"]()), "resnet8")
+    model = float_model(lively(NETWORKS["resnet8"]()), NETWORKS["resnet8"])
     together = onnx_logits(model, images(7))
     apart = numpy.concatenate([onnx_logits(model, image[None]) for image in images(7)])
     numpy.testing.assert_allclose(together, apart, rtol=1e-4, atol=1e-5)
@@ -226,12 +143,6 @@ def test_any_batch_size_gives_the_same_logits():
 def test_the_network_is_told_when_its_logits_have_the_wrong_shape():
     with pytest.raises(UserError, match=r"\(2, 5\).*\(2, 3\)"):
         export_graph(ReusedBlock(num_classes=5), DATASET)
-
-
-class BranchesOnData(ReusedBlock):
-    def forward(self, x):
-        logits = super().forward(x)
-        return logits if x.sum() > 0 else -logits
 
 
 class OnlyTwoImages(ReusedBlock):
@@ -264,20 +175,20 @@ def test_a_network_that_cannot_be_exported_gets_a_clear_error(network, message):
 
 
 def test_nothing_of_this_machine_is_left_in_a_file():
-    model = float_model(NETWORKS["resnet8"](), "resnet8")
+    model = float_model(NETWORKS["resnet8"](), NETWORKS["resnet8"])
     describe(model, {"classes": DATASET.classes})
     assert b"/" not in b"".join(value.encode() for node in model.graph.node for value in (node.doc_string,))
     assert b"scripts" not in model.SerializeToString()
     assert description(model) == {"classes": ["a", "b", "c"]}
 
 
-@pytest.mark.parametrize("name", ["resnet20", "reused_block"])
-@pytest.mark.parametrize("mode", ["none", "dynamic", "dynamic_conv", "static"])
+@pytest.mark.parametrize("name", [pytest.param("resnet20", marks=pytest.mark.slow), "resnet8", "reused_block"])
+@pytest.mark.parametrize("mode", ["float32", "dynamic", "dynamic_conv", "static"])
 def test_a_stripped_file_is_smaller_and_gives_the_same_logits(name, mode):
     network = lively(NETWORKS[name]())
     magnitude_prune(network, "global", 0.5)
-    model = float_model(network, name)
-    if mode != "none":
+    model = float_model(network, NETWORKS[name])
+    if mode != "float32":
         model = quantize(model, mode, images(64) if mode == "static" else None)
     logits, contents, size = onnx_logits(model, images(5)), count_contents(model), model.ByteSize()
     strip(model)
@@ -362,20 +273,14 @@ def test_names_in_subgraphs_follow_and_an_input_is_never_joined():
 
 
 def test_two_runs_write_the_same_bytes(tmp_path, monkeypatch):
-    import dataclasses
-
-    from elagage.files import write_json
-    from elagage.pytorch.checkpoints import save_checkpoint
-
     monkeypatch.chdir(tmp_path)
-    network = lively(NETWORKS["reused_block"]())
-    write_json("dataset.json", dataclasses.asdict(DATASET))
+    network = lively(ReusedBlock())
     save_checkpoint("dense.safetensors", network.state_dict(), {"model": "toy", "seed": 0, "torch": "1"})
-    onnx_ir.save(export_graph(network, DATASET), "graph.onnx")
+    pathlib.Path("graph.onnx").write_bytes(exported(ReusedBlock))
     calibration = Split(images(64), numpy.zeros(64, numpy.int64))
     for name in ("a", "b"):
-        outputs = {"none": f"{name}32.onnx", "static": f"{name}.onnx"}
-        quantize_checkpoint("dataset.json", "graph.onnx", "dense.safetensors", calibration, outputs)
+        outputs = {"float32": f"{name}32.onnx", "static": f"{name}.onnx"}
+        quantize_checkpoint(DATASET, "graph.onnx", "dense.safetensors", calibration=calibration, outputs=outputs)
     assert (tmp_path / "a32.onnx").read_bytes() == (tmp_path / "b32.onnx").read_bytes()
     assert "calibration_images" not in description(onnx.load("a32.onnx"))["provenance"]
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()

@@ -5,20 +5,18 @@ import pathlib
 import pytest
 import torch
 import yaml
-from conftest import DiesAfter, Killed
+from interruption import DiesAfter, Killed
 from torch import nn
 
-from elagage.data import Dataset, Split
+from elagage.data import PreparedData
 from elagage.errors import UserError
 from elagage.pytorch.checkpoints import load_checkpoint, save_checkpoint
-from elagage.pytorch.models import Normalize, build_network
+from elagage.pytorch.models import ModelSpec, Normalize, build_network
 from elagage.pytorch.pruning import count_weights, hold_zeros, magnitude_prune
 from elagage.pytorch.recovery import SCHEDULES, finetune, rewind
 from elagage.pytorch.training import TrainingSettings, evaluate, warmup_and_cosine
 from elagage.pytorch.training_state import TrainingState
 from recover import recover
-
-torch.set_num_threads(1)  # on a busy machine two threads wait for each other a hundred times longer than they compute
 
 SETTINGS = TrainingSettings(
     epochs=6, batch_size=8, learning_rate=0.05, momentum=0.9, weight_decay=0.0005, warmup_epochs=1, flip=None
@@ -30,29 +28,20 @@ RETRAINING = {
 }
 
 
-def split(dataset: pathlib.Path, name: str) -> Split:
-    return Split.read(dataset / f"{name}_images.npy", dataset / f"{name}_labels.npy")
-
-
-def recovered(dataset: pathlib.Path, pruned: pathlib.Path, recovery: str, output: pathlib.Path, **changes):
+def recovered(data: PreparedData, pruned: pathlib.Path, recovery: str, output: pathlib.Path, **changes):
     """Return the checkpoint's path; changes: architecture, seed, state, or settings of the recovery."""
-    architecture, seed = changes.pop("architecture", "resnet8"), changes.pop("seed", 0)
+    model = ModelSpec("mine", changes.pop("architecture", "resnet8"), changes.pop("seed", 0))
     state = changes.pop("state", TrainingState(output / "state.pt", {}))
     checkpoint = output / f"{recovery}.safetensors"
     recover(
-        dataset / "dataset.json",
-        split(dataset, "train"),
-        split(dataset, "validation"),
-        pruned,
-        recovery,
-        "mine",
-        architecture,
-        seed,
+        data,
+        model,
         SETTINGS,
-        RETRAINING[recovery] | changes,
-        1,
-        state,
-        checkpoint,
+        pruned=pruned,
+        recovery=recovery,
+        retraining=RETRAINING[recovery] | changes,
+        state=state,
+        checkpoint=checkpoint,
     )
     return checkpoint
 
@@ -63,8 +52,8 @@ def weights(checkpoint: pathlib.Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("recovery", RETRAINING)
-def test_what_was_pruned_is_zero_afterwards_without_a_sign(tmp_path, dataset, pruned, recovery):
-    before, after = weights(pruned), weights(recovered(dataset, pruned, recovery, tmp_path / "out"))
+def test_what_was_pruned_is_zero_afterwards_without_a_sign(tmp_path, data, pruned, recovery):
+    before, after = weights(pruned), weights(recovered(data, pruned, recovery, tmp_path / "out"))
     for name, tensor in before.items():
         zero = tensor == 0
         assert zero.any() or name == "conv1.weight"
@@ -73,23 +62,22 @@ def test_what_was_pruned_is_zero_afterwards_without_a_sign(tmp_path, dataset, pr
 
 
 @pytest.mark.parametrize("recovery", RETRAINING)
-def test_retraining_changes_the_weights_that_were_left(tmp_path, dataset, pruned, recovery):
-    before, after = weights(pruned), weights(recovered(dataset, pruned, recovery, tmp_path / "out"))
+def test_retraining_changes_the_weights_that_were_left(tmp_path, data, pruned, recovery):
+    before, after = weights(pruned), weights(recovered(data, pruned, recovery, tmp_path / "out"))
     for name, tensor in before.items():
         left = tensor != 0
         assert (after[name][left] != tensor[left]).float().mean() > 0.99, name
 
 
-def test_retraining_regains_accuracy(tmp_path, dataset, pruned):
-    normalize_and_test = Dataset.read(dataset / "dataset.json"), split(dataset, "validation")
-    before = accuracy(pruned, *normalize_and_test)
-    path = recovered(dataset, pruned, "rewind", tmp_path / "out", epochs=6)
-    after = accuracy(path, *normalize_and_test)
+def test_retraining_regains_accuracy(tmp_path, data, pruned):
+    before = accuracy(pruned, data)
+    path = recovered(data, pruned, "rewind", tmp_path / "out", epochs=6)
+    after = accuracy(path, data)
     assert before < 0.7 < after
     assert load_checkpoint(path)[1]["validation_accuracy"] == pytest.approx(after)
 
 
-def test_a_network_whose_parameters_are_frozen_is_named(tmp_path, dataset):
+def test_a_network_whose_parameters_are_frozen_is_named(tmp_path, data):
     (tmp_path / "net.py").write_text(
         "from torch import nn\n"
         "def build(num_classes, in_channels):\n"
@@ -98,18 +86,18 @@ def test_a_network_whose_parameters_are_frozen_is_named(tmp_path, dataset):
     architecture, source = f"{tmp_path}/net.py:build", tmp_path / "none.safetensors"
     save_checkpoint(source, build_network(architecture, 3, 1).state_dict(), {"scope": "global", "rate": 0.5})
     with pytest.raises(UserError, match=r"net\.py:build.*no parameter has requires_grad.*leave out"):
-        recovered(dataset, source, "finetune", tmp_path / "out", architecture=architecture)
+        recovered(data, source, "finetune", tmp_path / "out", architecture=architecture)
 
 
-def accuracy(checkpoint: pathlib.Path, dataset: Dataset, images: Split) -> float:
+def accuracy(checkpoint: pathlib.Path, data: PreparedData) -> float:
     network = build_network("resnet8", 3, 1)
     network.load_state_dict(load_checkpoint(checkpoint)[0])
-    return evaluate(network, Normalize(dataset), images, torch.device("cpu"))[1]
+    return evaluate(network, Normalize(data.dataset), data.validation, torch.device("cpu"))[1]
 
 
-def test_the_checkpoint_says_where_it_comes_from(tmp_path, dataset, pruned):
+def test_the_checkpoint_says_where_it_comes_from(tmp_path, data, pruned):
     before = load_checkpoint(pruned)[1]
-    provenance = load_checkpoint(recovered(dataset, pruned, "finetune", tmp_path / "out"))[1]
+    provenance = load_checkpoint(recovered(data, pruned, "finetune", tmp_path / "out"))[1]
     assert provenance.pop("retraining_epoch") in (1, 2, 3)
     assert 0 <= provenance.pop("validation_accuracy") <= 1
     retraining = {"epochs": 3, "learning_rate": 0.0005}
@@ -118,25 +106,25 @@ def test_the_checkpoint_says_where_it_comes_from(tmp_path, dataset, pruned):
 
 
 @pytest.mark.parametrize("recovery", RETRAINING)
-def test_the_same_inputs_give_the_same_bytes_and_leave_no_state(tmp_path, dataset, pruned, recovery):
-    first = recovered(dataset, pruned, recovery, tmp_path / "first").read_bytes()
-    assert recovered(dataset, pruned, recovery, tmp_path / "second").read_bytes() == first
+def test_the_same_inputs_give_the_same_bytes_and_leave_no_state(tmp_path, data, pruned, recovery):
+    first = recovered(data, pruned, recovery, tmp_path / "first").read_bytes()
+    assert recovered(data, pruned, recovery, tmp_path / "second").read_bytes() == first
     assert [path.name for path in (tmp_path / "first").iterdir()] == [f"{recovery}.safetensors"]
 
 
-def test_another_seed_takes_the_images_in_another_order(tmp_path, dataset, pruned):
-    first = recovered(dataset, pruned, "finetune", tmp_path / "first").read_bytes()
-    assert recovered(dataset, pruned, "finetune", tmp_path / "second", seed=1).read_bytes() != first
+def test_another_seed_takes_the_images_in_another_order(tmp_path, data, pruned):
+    first = recovered(data, pruned, "finetune", tmp_path / "first").read_bytes()
+    assert recovered(data, pruned, "finetune", tmp_path / "second", seed=1).read_bytes() != first
 
 
 @pytest.mark.parametrize("epoch", [1, 2])
-def test_a_killed_retraining_goes_on_and_ends_with_the_same_bytes(tmp_path, dataset, pruned, epoch):
-    undisturbed = recovered(dataset, pruned, "rewind", tmp_path / "first").read_bytes()
+def test_a_killed_retraining_goes_on_and_ends_with_the_same_bytes(tmp_path, data, pruned, epoch):
+    undisturbed = recovered(data, pruned, "rewind", tmp_path / "first").read_bytes()
     state = DiesAfter(tmp_path / "second/state.pt", {}, [None] * epoch)
     with pytest.raises(Killed):
-        recovered(dataset, pruned, "rewind", tmp_path / "second", state=state)
+        recovered(data, pruned, "rewind", tmp_path / "second", state=state)
     assert state.path.exists()
-    assert recovered(dataset, pruned, "rewind", tmp_path / "second").read_bytes() == undisturbed
+    assert recovered(data, pruned, "rewind", tmp_path / "second").read_bytes() == undisturbed
     assert not state.path.exists()
 
 
@@ -159,7 +147,7 @@ def test_fine_tuning_keeps_one_learning_rate():
     assert [schedule.learning_rate(step, 5) for step in range(20)] == [0.02] * 20
 
 
-def test_a_loss_that_is_not_finite_names_the_key_of_its_learning_rate(tmp_path, dataset):
+def test_a_loss_that_is_not_finite_names_the_key_of_its_learning_rate(tmp_path, data):
     (tmp_path / "plain.py").write_text(
         "from torch import nn\n"
         "def build(num_classes, in_channels):\n"
@@ -168,7 +156,7 @@ def test_a_loss_that_is_not_finite_names_the_key_of_its_learning_rate(tmp_path, 
     architecture, source = f"{tmp_path}/plain.py:build", tmp_path / "none.safetensors"
     save_checkpoint(source, build_network(architecture, 3, 1).state_dict(), {"scope": "global", "rate": 0.5})
     with pytest.raises(UserError, match=r"^retraining\.learning_rate: .*; lower retraining\.learning_rate$"):
-        recovered(dataset, source, "finetune", tmp_path / "out", architecture=architecture, learning_rate=1e30)
+        recovered(data, source, "finetune", tmp_path / "out", architecture=architecture, learning_rate=1e30)
 
 
 def test_every_recovery_of_the_schema_is_known():

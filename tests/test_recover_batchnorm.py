@@ -1,53 +1,47 @@
-"""Batch norm statistics estimated anew: those of the images, and nothing else is changed."""
+"""Batch norm statistics estimated again: those of the images, and nothing else is changed."""
 
 import pathlib
 
 import pytest
 import torch
 
-from elagage.data import Split
+from elagage.data import PreparedData
 from elagage.errors import UserError
 from elagage.pytorch.checkpoints import load_checkpoint, save_checkpoint
 from elagage.pytorch.models import build_network
 from recover_batchnorm import recover_batchnorm
 
-torch.set_num_threads(1)  # on a busy machine two threads wait for each other a hundred times longer than they compute
-
 
 def recovered(
-    dataset: pathlib.Path, pruned: pathlib.Path, output: pathlib.Path, architecture: str = "resnet8", images: int = 24
+    data: PreparedData, pruned: pathlib.Path, output: pathlib.Path, architecture: str = "resnet8", images: int = 24
 ) -> pathlib.Path:
     """Return the checkpoint's path."""
-    parts = [
-        Split.read(dataset / f"{split}_images.npy", dataset / f"{split}_labels.npy")
-        for split in ("train", "validation")
-    ]
     checkpoint = output / "batchnorm.safetensors"
-    recover_batchnorm(dataset / "dataset.json", *parts, pruned, architecture, images, checkpoint)
+    recover_batchnorm(data, pruned, architecture, batchnorm_images=images, checkpoint=checkpoint)
     return checkpoint
 
 
-def test_batchnorm_changes_the_statistics_and_nothing_else(tmp_path, dataset, pruned):
+def test_batchnorm_changes_the_statistics_and_nothing_else(tmp_path, data, pruned):
     before = load_checkpoint(pruned)[0]
-    after = load_checkpoint(recovered(dataset, pruned, tmp_path / "out"))[0]
+    after = load_checkpoint(recovered(data, pruned, tmp_path / "out"))[0]
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     kinds = ("running_mean", "running_var", "num_batches_tracked")
     assert changed == {name for name in before if name.endswith(kinds)}
 
 
-def test_the_checkpoint_says_where_it_comes_from(tmp_path, dataset, pruned):
+def test_the_checkpoint_says_where_it_comes_from(tmp_path, data, pruned):
     before = load_checkpoint(pruned)[1]
-    provenance = load_checkpoint(recovered(dataset, pruned, tmp_path / "out"))[1]
+    provenance = load_checkpoint(recovered(data, pruned, tmp_path / "out"))[1]
     assert 0 <= provenance.pop("validation_accuracy") <= 1
     assert provenance == before | {"recovery": "batchnorm", "batchnorm_images": 24, "torch": torch.__version__}
 
 
-def test_the_same_inputs_give_the_same_bytes(tmp_path, dataset, pruned):
-    first = recovered(dataset, pruned, tmp_path / "first").read_bytes()
-    assert recovered(dataset, pruned, tmp_path / "second").read_bytes() == first
+def test_the_same_inputs_give_the_same_bytes(tmp_path, data, pruned):
+    first = recovered(data, pruned, tmp_path / "first").read_bytes()
+    assert recovered(data, pruned, tmp_path / "second").read_bytes() == first
 
 
-def test_batchnorm_takes_the_mean_and_variance_of_the_images(tmp_path, dataset):
+def test_batchnorm_takes_the_mean_and_variance_of_the_images(tmp_path, data):
     (tmp_path / "net.py").write_text(
         "from torch import nn\n"
         "def build(num_classes, in_channels):\n"
@@ -56,14 +50,14 @@ def test_batchnorm_takes_the_mean_and_variance_of_the_images(tmp_path, dataset):
     architecture = f"{tmp_path}/net.py:build"
     network, source = build_network(architecture, 3, 1), tmp_path / "none.safetensors"
     save_checkpoint(source, network.state_dict(), {"scope": "global", "rate": 0.5})
-    output = recovered(dataset, source, tmp_path, architecture)
+    output = recovered(data, source, tmp_path, architecture)
     state = load_checkpoint(output)[0]
     # The data set's mean and deviation are those of its training images, which normalization makes 0 and 1.
     assert state["0.running_mean"].item() == pytest.approx(0, abs=1e-4)
     assert state["0.running_var"].item() == pytest.approx(1, rel=1e-2)
 
 
-def test_batchnorm_without_a_batch_norm_says_so(tmp_path, dataset):
+def test_batchnorm_without_a_batch_norm_says_so(tmp_path, data):
     (tmp_path / "net.py").write_text(
         "from torch import nn\n"
         "def build(num_classes, in_channels):\n"
@@ -72,10 +66,10 @@ def test_batchnorm_without_a_batch_norm_says_so(tmp_path, dataset):
     architecture, source = f"{tmp_path}/net.py:build", tmp_path / "none.safetensors"
     save_checkpoint(source, build_network(architecture, 3, 1).state_dict(), {"scope": "global", "rate": 0.5})
     with pytest.raises(UserError, match=r"net\.py:build.*batchnorm changes nothing.*remove it from pruning.recovery"):
-        recovered(dataset, source, tmp_path / "out", architecture)
+        recovered(data, source, tmp_path / "out", architecture)
     assert not (tmp_path / "out").exists()
 
 
-def test_batchnorm_on_more_images_than_there_are_names_the_key(tmp_path, dataset, pruned):
+def test_batchnorm_on_more_images_than_there_are_names_the_key(tmp_path, data, pruned):
     with pytest.raises(UserError, match=r"retraining\.batchnorm_images: 25 images asked for, but there are only 24"):
-        recovered(dataset, pruned, tmp_path / "out", images=25)
+        recovered(data, pruned, tmp_path / "out", images=25)

@@ -13,8 +13,6 @@ from elagage.pytorch.checkpoints import save_checkpoint
 from elagage.pytorch.models import Normalize, build_network
 from sensitivity import each_pruned_alone, global_shares, layers, measure, sensitivity
 
-torch.set_num_threads(1)  # on a busy machine two threads wait for each other a hundred times longer than they compute
-
 CPU = torch.device("cpu")
 
 
@@ -137,16 +135,16 @@ def dense(tmp_path):
     return path
 
 
-def run(dataset, dense, images, output, rates=(0.5, 0.9)):
-    split = Split.read(dataset / "validation_images.npy", dataset / "validation_labels.npy")
-    sensitivity(dataset / "dataset.json", split, dense, "resnet8", images, list(rates), 1, "mine", output)
+def run(data, dense, images, output, rates=(0.5, 0.9)):
+    asked = {"images": images, "rates": list(rates), "label": "mine", "output": output}
+    sensitivity(data.dataset, data.validation, dense, "resnet8", **asked)
     with open(output, newline="") as file:
         return list(csv.DictReader(file))
 
 
 @pytest.mark.parametrize(("asked", "measured"), [(4, 4), (None, 9)])
-def test_the_file_has_a_row_for_each_layer_and_rate_on_the_images_asked_for(tmp_path, dataset, dense, asked, measured):
-    rows = run(dataset, dense, asked, tmp_path / "out" / "sensitivity.csv")
+def test_the_file_has_a_row_for_each_layer_and_rate_on_the_images_asked_for(tmp_path, data, dense, asked, measured):
+    rows = run(data, dense, asked, tmp_path / "out" / "sensitivity.csv")
     state = build_network("resnet8", 3, 1).state_dict()
     named = {name: tensor.numel() for name, tensor in state.items() if tensor.dim() > 1}
     assert [(row["layer"], float(row["rate"])) for row in rows] == [
@@ -159,19 +157,19 @@ def test_the_file_has_a_row_for_each_layer_and_rate_on_the_images_asked_for(tmp_
     assert taken == pytest.approx(0.5 * sum(named.values()), abs=1)
 
 
-def test_the_same_dense_model_gives_the_same_file_again(tmp_path, dataset, dense):
+def test_the_same_dense_model_gives_the_same_file_again(tmp_path, data, dense):
     for name in ("first.csv", "second.csv"):
-        run(dataset, dense, None, tmp_path / name)
+        run(data, dense, None, tmp_path / name)
     assert (tmp_path / "first.csv").read_bytes() == (tmp_path / "second.csv").read_bytes()
 
 
-def test_more_images_than_there_are_are_refused_and_nothing_is_written(tmp_path, dataset, dense):
+def test_more_images_than_there_are_are_refused_and_nothing_is_written(tmp_path, data, dense):
     with pytest.raises(UserError, match=r"sensitivity\.images: 10 .* only 9"):
-        run(dataset, dense, 10, tmp_path / "out" / "sensitivity.csv")
+        run(data, dense, 10, tmp_path / "out" / "sensitivity.csv")
     assert not (tmp_path / "out").exists()
 
 
-def test_without_a_rate_there_is_nothing_to_measure(tmp_path, dataset, dense):
+def test_without_a_rate_there_is_nothing_to_measure(tmp_path, data, dense):
     with pytest.raises(UserError, match=r"pruning\.rates: .* add a rate"):
-        run(dataset, dense, None, tmp_path / "out" / "sensitivity.csv", rates=())
+        run(data, dense, None, tmp_path / "out" / "sensitivity.csv", rates=())
     assert not (tmp_path / "out").exists()

@@ -22,7 +22,7 @@ dataset: {name: digits}
 models: {mine: {architecture: "my_model.py:build"}}
 training: {epochs: 4}
 pruning: {scopes: [global], rates: [0.0, 0.5]}
-quantization: {modes: [none, static], calibration_images: 64}
+quantization: {modes: [float32, static], calibration_images: 64}
 evaluation: {latency_images: 40}
 """
 # Hangs once, in the third of its epochs of 6 steps.
@@ -54,22 +54,17 @@ def build(num_classes, in_channels):
 """
 # Seconds; the profile's are for clusters that thousands of people share.
 QUICKLY = ["--slurm-init-seconds-before-status-checks", "2", "--latency-wait", "10"]
-REASON = slurm_cluster.missing()
-
-
-def test_slurm_is_there():
-    """A plain word in the summary of the tests where the others are skipped."""
-    if REASON and not os.environ.get("ELAGAGE_REQUIRE_SLURM"):
-        pytest.skip(f"no Slurm on this machine, so the cluster profile is not tested: {REASON}")
-    assert REASON is None
-
-
-needs_slurm = pytest.mark.skipif(REASON is not None, reason=f"no Slurm: {REASON}")
+pytestmark = pytest.mark.slurm
 
 
 @pytest.fixture(scope="module")
 def slurm(tmp_path_factory) -> Iterator[dict[str, str]]:
-    """The environment of a process that uses a cluster of this module's own."""
+    """The environment of a process that uses a cluster of this module's own.
+
+    Where none can be started, the tests are skipped, or fail if ELAGAGE_REQUIRE_SLURM is set.
+    """
+    if why := slurm_cluster.missing():
+        (pytest.fail if os.environ.get("ELAGAGE_REQUIRE_SLURM") else pytest.skip)(f"no Slurm on this machine: {why}")
     with slurm_cluster.cluster(tmp_path_factory.mktemp("cluster")) as variables:
         yield os.environ | variables | {"PATH": f"{pathlib.Path(sys.executable).parent}:{variables['PATH']}"}
 
@@ -177,7 +172,6 @@ def checksums(folder: pathlib.Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-@needs_slurm
 def test_a_training_killed_for_its_time_goes_on_in_a_longer_job(slurm, disturbed):
     table = accounting(slurm, disturbed)
     *failed, last = states_of(table, "rule_train")
@@ -185,10 +179,9 @@ def test_a_training_killed_for_its_time_goes_on_in_a_longer_job(slurm, disturbed
     assert last == "COMPLETED"
     limits = table.loc[table["Comment"].str.contains("rule_train"), "TimelimitRaw"].astype(int).to_list()
     assert limits == list(range(1, len(limits) + 1))
-    assert "taken up after epoch" in (disturbed / "results/logs/train/mine/seed0.log").read_text()
+    assert "resumed after epoch" in (disturbed / "results/logs/train/mine/seed0.log").read_text()
 
 
-@needs_slurm
 def test_a_job_killed_for_its_memory_is_started_with_more(slurm, disturbed):
     table = accounting(slurm, disturbed)
     *failed, last = states_of(table, "rule_quantize_export")
@@ -202,12 +195,10 @@ def test_a_job_killed_for_its_memory_is_started_with_more(slurm, disturbed):
     assert memory == [300 * attempt**2 for attempt in range(1, len(memory) + 1)]
 
 
-@needs_slurm
 def test_a_job_cancelled_by_scancel_is_started_again(slurm, disturbed):
     assert states_of(accounting(slurm, disturbed), "sweep") == ["CANCELLED", "COMPLETED"]
 
 
-@needs_slurm
 def test_a_disturbed_study_is_whole(slurm, disturbed):
     summary = pandas.read_csv(disturbed / "results/summary.csv")
     assert len(summary) == 4
@@ -215,29 +206,25 @@ def test_a_disturbed_study_is_whole(slurm, disturbed):
     assert not list((disturbed / "results").rglob("*training_state*"))
 
 
-@needs_slurm
 def test_nothing_runs_again_afterwards(slurm, disturbed):
     command = ["snakemake", "--profile", "slurm", "all"]
     run = subprocess.run(command, cwd=disturbed, env=slurm, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert "Nothing to be done" in run.stdout
 
 
-@needs_slurm
 def test_a_driver_in_an_allocation_goes_on_where_a_killed_one_ended(slurm, abandoned):
     table = accounting(slurm, abandoned)
     assert states_of(table, "rule_train") == ["CANCELLED", "COMPLETED"]
     assert "cancelling jobs of an earlier driver" in (abandoned / "elagage-driver.log").read_text()
-    assert "taken up after epoch" in (abandoned / "results/logs/train/mine/seed0.log").read_text()
+    assert "resumed after epoch" in (abandoned / "results/logs/train/mine/seed0.log").read_text()
 
 
-@needs_slurm
 def test_both_studies_end_with_the_same_bytes(disturbed, abandoned):
     first, second = checksums(disturbed), checksums(abandoned)
     assert len(first) == 1 + 2 + 4 + 4 + 6  # graph, checkpoints, variants, predictions, arrays
     assert first == second
 
 
-@needs_slurm
 def test_a_variant_needs_less_than_a_slurm_job(slurm, abandoned):
     table = accounting(slurm, abandoned)
     done = table[table["State"].str.startswith("COMPLETED") & table["Comment"].str.startswith("rule_")]
@@ -246,8 +233,7 @@ def test_a_variant_needs_less_than_a_slurm_job(slurm, abandoned):
     assert len(done) == 8, table.to_string()
 
 
-@needs_slurm
-@pytest.mark.parametrize(("rates", "modes"), [(50, "none"), (17, "none, dynamic, static")])
+@pytest.mark.parametrize(("rates", "modes"), [(50, "float32"), (17, "float32, dynamic, static")])
 def test_a_thousand_variants_need_less_than_150_slurm_jobs(slurm, tmp_path, rates, modes):
     folder = new_study(tmp_path / "study")
     (folder / "config/config.yaml").write_text(
@@ -261,7 +247,6 @@ def test_a_thousand_variants_need_less_than_150_slurm_jobs(slurm, tmp_path, rate
     assert int(re.search(r"in (\d+) Slurm jobs", planned)[1]) < 150
 
 
-@needs_slurm
 def test_training_and_sensitivity_ask_for_a_gpu_and_timings_for_a_whole_node(slurm, abandoned):
     table = accounting(slurm, abandoned)
     gpus = table["ReqTRES"].str.contains("gres/gpu=1")
@@ -271,7 +256,6 @@ def test_training_and_sensitivity_ask_for_a_gpu_and_timings_for_a_whole_node(slu
     assert "cpu=64" in timing
 
 
-@needs_slurm
 def test_nothing_runs_beside_a_timing(disturbed, abandoned):
     for study in (disturbed, abandoned):
         ends = {}
@@ -283,7 +267,6 @@ def test_nothing_runs_beside_a_timing(disturbed, abandoned):
             assert later - seconds >= end - 0.2  # the log's time and the job's clock differ by some milliseconds
 
 
-@needs_slurm
 def test_what_a_job_makes_after_its_driver_was_killed_is_known_to_be_current_or_not(slurm, tmp_path):
     folder = new_study(tmp_path / "study")
     command = ["snakemake", "--profile", "slurm", "results/data/dataset.json"]
@@ -305,7 +288,6 @@ def test_what_a_job_makes_after_its_driver_was_killed_is_known_to_be_current_or_
     assert "Params have changed" in plan()
 
 
-@needs_slurm
 def test_a_second_driver_is_refused(slurm, abandoned):
     holder = subprocess.Popen(["flock", abandoned / ".snakemake/driver.lock", "sleep", "60"], start_new_session=True)
     try:

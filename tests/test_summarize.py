@@ -1,15 +1,18 @@
 """The summary: one row a variant, its statistics those of the measurements."""
 
+import pathlib
+
 import numpy
 import pandas
 import pytest
 
+from elagage.errors import UserError
 from elagage.files import write_json
-from summarize import sparsity, summarize
+from summarize import measurements, sparsity, summarize
 
 PROMISED = {
     *("model", "seed", "scope", "rate", "recovery", "mode", "sparsity", "accuracy", "accuracy_low", "accuracy_high"),
-    *("packed_size_bytes", "packed_bound_bytes", "packed_weight_bytes", "packed_weight_bound_bytes", "macs"),
+    *("packed_size_bytes", "xz_size_bytes", "entropy_bytes", "packed_weight_bytes", "weight_entropy_bytes", "macs"),
     *("model_size_bytes", "inference_time_ms", "inference_time_low_ms", "inference_time_high_ms", "dense_time_ms"),
     *("speedup", "speedup_low", "speedup_high", "onnxruntime", "torch", "cpu", "instruction_set"),
 }
@@ -20,8 +23,8 @@ def measured(folder, name: str, correct: int, nanoseconds: list[int], macs: int 
     paths = {kind: str(folder / f"{name}.{kind}.json") for kind in ("accuracy", "size", "latency")}
     write_json(paths["accuracy"], {"images": 1000, "correct": correct})
     counts = {"weights": 400, "zeros": 100, "int8_weights": 300, "operators": 4, "int8_operators": 3}
-    packed = {"packed_bytes": 1200, "packed_bound_bytes": 1100.4, "macs": macs}
-    packed |= {"packed_weight_bytes": 1000, "packed_weight_bound_bytes": 980.4}
+    packed = {"packed_bytes": 1200, "xz_bytes": 1500, "entropy_bytes": 1100.4, "macs": macs}
+    packed |= {"packed_weight_bytes": 1000, "weight_entropy_bytes": 980.4}
     write_json(paths["size"], {"bytes": 5000, **packed, **counts, "provenance": {"torch": "2.14.1"}})
     setting = {"cpu": "A CPU", "instruction_set": "avx2", "threads": 1, "onnxruntime": "1.32.0"}
     write_json(paths["latency"], {**setting, "ns": nanoseconds, "dense_ns": [4_000_000] * len(nanoseconds)})
@@ -33,7 +36,7 @@ def summary(tmp_path):
     """A study of two variants; the second is twice as fast as the dense model."""
     named = {"model": "net", "seed": 0, "scope": "local", "recovery": "none"}
     variants = [
-        {**named, "rate": 0.0, "mode": "none", **measured(tmp_path, "a", 900, [4_000_000] * 50)},
+        {**named, "rate": 0.0, "mode": "float32", **measured(tmp_path, "a", 900, [4_000_000] * 50)},
         {
             **named,
             "rate": 0.5,
@@ -51,7 +54,7 @@ def test_every_promised_column_is_there(summary):
     table = pandas.read_csv(summary[0], keep_default_na=False)
     assert len(table) == 2
     assert set(table.columns) >= PROMISED
-    assert table["mode"].tolist() == ["none", "static"]
+    assert table["mode"].tolist() == ["float32", "static"]
 
 
 def test_removed_channels_count_as_sparsity():
@@ -69,9 +72,8 @@ def test_the_row_holds_the_statistics_of_the_measurements(summary):
     assert row["inference_time_ms"] == pytest.approx(2)
     assert row["speedup"] == pytest.approx(2)
     assert row["speedup_low"] <= row["speedup"] <= row["speedup_high"]
-    assert row["packed_size_bytes"] == 1200
-    assert row["packed_bound_bytes"] == 1100
-    assert (row["packed_weight_bytes"], row["packed_weight_bound_bytes"]) == (1000, 980)
+    assert (row["packed_size_bytes"], row["xz_size_bytes"], row["entropy_bytes"]) == (1200, 1500, 1100)
+    assert (row["packed_weight_bytes"], row["weight_entropy_bytes"]) == (1000, 980)
     assert row["macs"] == 40_813_184
     assert row["eager_time_ms"] == 12
     assert row["eager_to_onnxruntime"] == 3
@@ -83,7 +85,7 @@ def test_the_markdown_is_a_table_that_says_how_it_was_measured(summary):
     assert len(rows) == 2
     assert "85.00% [82.65%, 87.08%]" in rows[1]
     assert "| 1.2 " in rows[1] and "| 1.1 " in rows[1] and "| 40.8 " in rows[1]
-    for fact in ("A CPU (avx2)", "ONNX Runtime 1.32.0", "3.00 times", "1000 test images"):
+    for fact in ("A CPU (avx2)", "ONNX Runtime 1.32.0", "3.00 times", "1000 test images", "saves 20.0%"):
         assert fact in text
 
 
@@ -109,3 +111,13 @@ def test_the_speedup_is_a_paired_ratio(tmp_path):
     summarize([{**variant, **paths}], {"net/seed0": tmp_path / "eager.json"}, tmp_path / "s.csv", tmp_path / "s.md")
     row = pandas.read_csv(tmp_path / "s.csv").iloc[0]
     assert row["speedup"] == row["speedup_low"] == row["speedup_high"] == 3
+
+
+@pytest.mark.parametrize("kind", ["accuracy", "size", "latency"])
+@pytest.mark.parametrize("content", ["", "text", "[]", '{"name": "digits"}'])
+def test_a_damaged_measurement_is_named(tmp_path, kind, content):
+    paths = measured(tmp_path, "a", 900, [4_000_000] * 20)
+    measurements(*paths.values())
+    pathlib.Path(paths[kind]).write_text(content)
+    with pytest.raises(UserError, match=rf"a\.{kind}\.json: damaged"):
+        measurements(*paths.values())

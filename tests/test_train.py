@@ -1,27 +1,25 @@
 """The dense checkpoint: trained here, or taken from the weights that the user brings."""
 
 import csv
+import dataclasses
 import json
 import pathlib
 import pickle
 
-import numpy
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from elagage.data import Dataset, Split
+from elagage.data import PreparedData, Split
 from elagage.errors import UserError
 from elagage.files import sha256
 from elagage.pytorch.checkpoints import load_checkpoint, read_weights
-from elagage.pytorch.models import Normalize, build_network
+from elagage.pytorch.models import ModelSpec, Normalize, build_network
 from elagage.pytorch.training import TrainingSettings, evaluate
 from elagage.pytorch.training_state import TrainingState
 from train import train
 from train_import import train_import
-
-torch.set_num_threads(1)  # on a busy machine two threads wait for each other a hundred times longer than they compute
 
 SETTINGS = {
     "epochs": 3,
@@ -34,17 +32,12 @@ SETTINGS = {
 }
 
 
-def split(dataset: pathlib.Path, name: str) -> Split:
-    return Split.read(dataset / f"{name}_images.npy", dataset / f"{name}_labels.npy")
-
-
-def trained(dataset: pathlib.Path, output: pathlib.Path, seed: int = 0, architecture: str = "resnet8", **changes):
-    """Train on the data set; return the paths of the checkpoint and of the history."""
+def trained(data: PreparedData, output: pathlib.Path, seed: int = 0, architecture: str = "resnet8", **changes):
+    """Train on the data; return the paths of the checkpoint and of the history."""
     checkpoint, history = output / "dense.safetensors", output / "history.csv"
-    settings = TrainingSettings(**SETTINGS | changes)
-    parts = split(dataset, "train"), split(dataset, "validation")
-    state = TrainingState(output / "state.pt", {})
-    train(dataset / "dataset.json", *parts, "mine", architecture, seed, settings, 1, state, checkpoint, history)
+    settings, state = TrainingSettings(**SETTINGS | changes), TrainingState(output / "state.pt", {})
+    model = ModelSpec("mine", architecture, seed)
+    train(data, model, settings, state=state, checkpoint=checkpoint, history=history)
     return checkpoint, history
 
 
@@ -58,9 +51,10 @@ def files(folder: pathlib.Path) -> list[pathlib.Path]:
     return [path for path in folder.rglob("*") if path.is_file()]
 
 
-def test_training_writes_a_checkpoint_that_says_where_it_comes_from(tmp_path, dataset):
+def test_training_writes_a_checkpoint_that_says_where_it_comes_from(tmp_path, data):
     # It starts with what the validation labels, each one class too high, call right, and learns what they call wrong.
-    numpy.save(dataset / "validation_labels.npy", (split(dataset, "validation").labels + 1) % 3)
+    validation = Split(data.validation.images, (data.validation.labels + 1) % 3)
+    data = dataclasses.replace(data, validation=validation)
     (tmp_path / "backwards.py").write_text(
         "import torch\n"
         "from torch import nn\n"
@@ -72,7 +66,7 @@ def test_training_writes_a_checkpoint_that_says_where_it_comes_from(tmp_path, da
         "    return nn.Sequential(nn.Flatten(), linear)\n"
     )
     architecture = f"{tmp_path}/backwards.py:build"
-    checkpoint, history = trained(dataset, tmp_path / "out", 7, architecture, learning_rate=0.01, epochs=12)
+    checkpoint, history = trained(data, tmp_path / "out", 7, architecture, learning_rate=0.01, epochs=12)
     best = next(row for row in rows(history) if row["best"] == "True")
     assert best["epoch"] != "12"
     assert load_checkpoint(checkpoint)[1] == {
@@ -87,52 +81,51 @@ def test_training_writes_a_checkpoint_that_says_where_it_comes_from(tmp_path, da
     assert sorted(files(tmp_path / "out")) == [checkpoint, history]
 
 
-def test_the_checkpoint_is_the_best_epoch_of_the_history(tmp_path, dataset):
-    checkpoint, history = trained(dataset, tmp_path / "out")
+def test_the_checkpoint_is_the_best_epoch_of_the_history(tmp_path, data):
+    checkpoint, history = trained(data, tmp_path / "out")
     network = build_network("resnet8", 3, 1)
     network.load_state_dict(load_checkpoint(checkpoint)[0])
-    normalize = Normalize(Dataset.read(dataset / "dataset.json"))
-    loss, accuracy = evaluate(network, normalize, split(dataset, "validation"), torch.device("cpu"))
+    loss, accuracy = evaluate(network, Normalize(data.dataset), data.validation, torch.device("cpu"))
     best = [row for row in rows(history) if row["best"] == "True"]
     assert [float(row["validation_accuracy"]) for row in best] == [accuracy]
     assert [float(row["validation_loss"]) for row in best] == pytest.approx([loss], rel=1e-2)  # a GPU may have trained
 
 
-def test_the_history_is_a_table_with_one_row_an_epoch(tmp_path, dataset):
-    history = rows(trained(dataset, tmp_path / "out", epochs=4)[1])
+def test_the_history_is_a_table_with_one_row_an_epoch(tmp_path, data):
+    history = rows(trained(data, tmp_path / "out", epochs=4)[1])
     columns = "epoch learning_rate train_loss train_accuracy validation_loss validation_accuracy best"
     assert [list(row) for row in history] == [columns.split()] * 4
     assert [row["epoch"] for row in history] == ["1", "2", "3", "4"]
     assert [row["best"] for row in history].count("True") == 1
 
 
-def test_training_learns_the_toy_classes(tmp_path, dataset):
-    checkpoint, _ = trained(dataset, tmp_path / "out", epochs=15)
+def test_training_learns_the_toy_classes(tmp_path, data):
+    checkpoint, _ = trained(data, tmp_path / "out", epochs=15)
     assert load_checkpoint(checkpoint)[1]["validation_accuracy"] == 1
 
 
-def test_a_seed_gives_the_same_files_again_and_another_seed_other_files(tmp_path, dataset):
-    first = [path.read_bytes() for path in trained(dataset, tmp_path / "first", seed=1)]
-    second = [path.read_bytes() for path in trained(dataset, tmp_path / "second", seed=1)]
-    other = [path.read_bytes() for path in trained(dataset, tmp_path / "other", seed=2)]
+def test_a_seed_gives_the_same_files_again_and_another_seed_other_files(tmp_path, data):
+    first = [path.read_bytes() for path in trained(data, tmp_path / "first", seed=1)]
+    second = [path.read_bytes() for path in trained(data, tmp_path / "second", seed=1)]
+    other = [path.read_bytes() for path in trained(data, tmp_path / "other", seed=2)]
     assert first == second
     assert first[0] != other[0]
     assert first[1] != other[1]
 
 
-def test_the_seed_decides_the_weights_that_training_starts_from(tmp_path, dataset):
-    checkpoint, _ = trained(dataset, tmp_path / "out", seed=7, learning_rate=1e-12, epochs=1)
+def test_the_seed_decides_the_weights_that_training_starts_from(tmp_path, data):
+    checkpoint, _ = trained(data, tmp_path / "out", seed=7, learning_rate=1e-12, epochs=1)
     start = build_network("resnet8", 3, 1, seed=7).conv1.weight
     torch.testing.assert_close(load_checkpoint(checkpoint)[0]["conv1.weight"], start)
 
 
-def test_training_leaves_the_data_set_as_it_is(tmp_path, dataset):
+def test_training_leaves_the_data_set_as_it_is(tmp_path, dataset, data):
     before = {path.name: sha256(path) for path in files(dataset)}
-    trained(dataset, tmp_path / "out")
+    trained(data, tmp_path / "out")
     assert {path.name: sha256(path) for path in files(dataset)} == before
 
 
-def test_training_that_diverges_writes_nothing(tmp_path, dataset):
+def test_training_that_diverges_writes_nothing(tmp_path, data):
     # Without batch norm, which would hide the size of the weights.
     (tmp_path / "plain.py").write_text(
         "from torch import nn\n"
@@ -140,7 +133,7 @@ def test_training_that_diverges_writes_nothing(tmp_path, dataset):
         "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, num_classes))\n"
     )
     with pytest.raises(UserError, match=r"training\.learning_rate"):
-        trained(dataset, tmp_path / "out", architecture=f"{tmp_path}/plain.py:build", learning_rate=1e30)
+        trained(data, tmp_path / "out", architecture=f"{tmp_path}/plain.py:build", learning_rate=1e30)
     assert not files(tmp_path / "out")
 
 
@@ -153,10 +146,10 @@ def network(seed: int = 3) -> nn.Module:
     return made
 
 
-def imported(dataset: pathlib.Path, weights: pathlib.Path, architecture: str = "resnet8", seed: int = 0):
+def imported(data: PreparedData, weights: pathlib.Path, architecture: str = "resnet8", seed: int = 0):
     """Import the weights; return the checkpoint's path."""
     checkpoint = weights.parent / "out" / "dense.safetensors"
-    train_import(dataset / "dataset.json", str(weights), "mine", architecture, seed, checkpoint)
+    train_import(data.dataset, ModelSpec("mine", architecture, seed), str(weights), checkpoint=checkpoint)
     return checkpoint
 
 
@@ -178,10 +171,10 @@ FORMS = {  # what users' files hold -> ending, function of the state dict
 
 
 @pytest.mark.parametrize("ending, form", FORMS.values(), ids=FORMS.keys())
-def test_weights_in_every_usual_form_become_the_same_checkpoint(tmp_path, dataset, ending, form):
+def test_weights_in_every_usual_form_become_the_same_checkpoint(tmp_path, data, ending, form):
     expected, weights = network().state_dict(), tmp_path / f"weights.{ending}"
     (save_file if ending == "safetensors" else torch.save)(form(expected), weights)
-    state, provenance = load_checkpoint(imported(dataset, weights, seed=4))
+    state, provenance = load_checkpoint(imported(data, weights, seed=4))
     assert set(state) == set(expected)
     assert all(
         torch.equal(state[name], tensor) and state[name].dtype == tensor.dtype for name, tensor in expected.items()
@@ -206,7 +199,7 @@ def test_a_name_that_starts_with_module_only_sometimes_is_kept(tmp_path):
     assert set(read_weights(tmp_path / "weights.pt")) == {"module.weight", "head.weight"}
 
 
-def test_a_tensor_that_lies_in_two_places_of_the_network_can_be_written(tmp_path, dataset):
+def test_a_tensor_that_lies_in_two_places_of_the_network_can_be_written(tmp_path, data):
     (tmp_path / "tied.py").write_text(
         "from torch import nn\n"
         "def build(num_classes, in_channels):\n"
@@ -217,34 +210,34 @@ def test_a_tensor_that_lies_in_two_places_of_the_network_can_be_written(tmp_path
     architecture = f"{tmp_path}/tied.py:build"
     expected = build_network(architecture, 3, 1, seed=9).state_dict()
     torch.save(expected, tmp_path / "weights.pt")
-    state = load_checkpoint(imported(dataset, tmp_path / "weights.pt", architecture))[0]
+    state = load_checkpoint(imported(data, tmp_path / "weights.pt", architecture))[0]
     assert torch.equal(state["1.weight"], expected["1.weight"])
     assert torch.equal(state["2.weight"], expected["1.weight"])
 
 
-def test_the_same_weights_give_the_same_file_again(tmp_path, dataset):
+def test_the_same_weights_give_the_same_file_again(tmp_path, data):
     torch.save(network().state_dict(), tmp_path / "weights.pt")
-    first = imported(dataset, tmp_path / "weights.pt").read_bytes()
-    assert imported(dataset, tmp_path / "weights.pt").read_bytes() == first
+    first = imported(data, tmp_path / "weights.pt").read_bytes()
+    assert imported(data, tmp_path / "weights.pt").read_bytes() == first
 
 
-def refused(dataset: pathlib.Path, weights: pathlib.Path, *words: str) -> None:
+def refused(data: PreparedData, weights: pathlib.Path, *words: str) -> None:
     """Assert that the import names the file and says these words, and that it leaves nothing behind."""
     with pytest.raises(UserError) as error:
-        imported(dataset, weights)
+        imported(data, weights)
     for word in (str(weights), *words):
         assert word in str(error.value)
     assert not files(weights.parent / "out")
 
 
-def test_weights_that_do_not_fit_are_listed_tensor_by_tensor(tmp_path, dataset):
+def test_weights_that_do_not_fit_are_listed_tensor_by_tensor(tmp_path, data):
     state = network().state_dict()
     del state["bn1.bias"]
     state["extra.weight"] = torch.ones(2)
     state["linear.weight"] = torch.ones(10, 64)
     torch.save(state, tmp_path / "weights.pt")
     refused(
-        dataset,
+        data,
         tmp_path / "weights.pt",
         "models.mine.weights",
         "lacks bn1.bias (16,)",
@@ -253,20 +246,20 @@ def test_weights_that_do_not_fit_are_listed_tensor_by_tensor(tmp_path, dataset):
     )
 
 
-def test_of_many_tensors_that_do_not_fit_ten_are_listed_and_the_rest_counted(tmp_path, dataset):
+def test_of_many_tensors_that_do_not_fit_ten_are_listed_and_the_rest_counted(tmp_path, data):
     torch.save({f"w{number}": torch.ones(1) for number in range(5)}, tmp_path / "weights.pt")
     lacking = len(network().state_dict())
-    refused(dataset, tmp_path / "weights.pt", "lacks conv1.weight", f"; and {lacking + 5 - 10} more")
+    refused(data, tmp_path / "weights.pt", "lacks conv1.weight", f"; and {lacking + 5 - 10} more")
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.999])
 @pytest.mark.parametrize("ending", ["safetensors", "pt"])
-def test_a_truncated_file_is_refused(tmp_path, dataset, ending, share):
+def test_a_truncated_file_is_refused(tmp_path, data, ending, share):
     weights = tmp_path / f"weights.{ending}"
     (save_file if ending == "safetensors" else torch.save)(network().state_dict(), weights)
     content = weights.read_bytes()
     weights.write_bytes(content[: int(share * len(content))])
-    refused(dataset, weights, "not a readable file of tensors")
+    refused(data, weights, "not a readable file of tensors")
 
 
 class CreatesFile:
@@ -289,10 +282,10 @@ class CreatesFile:
     ids=["torch", "old torch", "pickle"],
 )
 @pytest.mark.parametrize("wrapped", [False, True], ids=["alone", "beside tensors"])
-def test_code_in_a_file_of_weights_is_not_executed(tmp_path, dataset, save, wrapped):
+def test_code_in_a_file_of_weights_is_not_executed(tmp_path, data, save, wrapped):
     trap = CreatesFile(tmp_path / "executed")
     save({**network().state_dict(), "trap": trap} if wrapped else trap, tmp_path / "weights.pt")
-    refused(dataset, tmp_path / "weights.pt", "nothing in it was executed")
+    refused(data, tmp_path / "weights.pt", "nothing in it was executed")
     assert not (tmp_path / "executed").exists()
     pickle.loads(pickle.dumps(trap)).close()
     assert (tmp_path / "executed").exists()  # the trap does work where it is unpickled
@@ -310,17 +303,17 @@ def test_code_in_a_file_of_weights_is_not_executed(tmp_path, dataset, save, wrap
     ],
     ids=["tensor", "list", "number", "other key", "numbered tensors", "whole network"],
 )
-def test_a_file_without_a_state_dict_is_refused(tmp_path, dataset, content, word):
+def test_a_file_without_a_state_dict_is_refused(tmp_path, data, content, word):
     torch.save(content, tmp_path / "weights.pt")
-    refused(dataset, tmp_path / "weights.pt", word)
+    refused(data, tmp_path / "weights.pt", word)
 
 
-def test_a_file_of_text_is_refused(tmp_path, dataset):
+def test_a_file_of_text_is_refused(tmp_path, data):
     for ending in ("pt", "safetensors"):
         (tmp_path / f"weights.{ending}").write_text(json.dumps({"weight": [1, 2]}))
-        refused(dataset, tmp_path / f"weights.{ending}", "not a readable file of tensors")
+        refused(data, tmp_path / f"weights.{ending}", "not a readable file of tensors")
 
 
-def test_a_missing_file_is_refused_by_name(tmp_path, dataset):
+def test_a_missing_file_is_refused_by_name(tmp_path, data):
     for ending in ("pt", "safetensors"):
-        refused(dataset, tmp_path / f"absent.{ending}", "No such file")
+        refused(data, tmp_path / f"absent.{ending}", "No such file")

@@ -1,18 +1,20 @@
 """Training: what reaches the network, how the learning rate moves, which epoch is kept."""
 
+import contextlib
 import dataclasses
 import itertools
 import math
 import pathlib
 import random
+import tempfile
 
 import numpy
 import pytest
 import torch
-from conftest import Killed
+from interruption import Killed
 from torch import nn
 
-from elagage.data import Dataset, Split
+from elagage.data import Dataset, PreparedData, Split
 from elagage.errors import UserError
 from elagage.pytorch.models import build_network
 from elagage.pytorch.training import (
@@ -28,11 +30,10 @@ from elagage.pytorch.training import (
 )
 from elagage.pytorch.training_state import TrainingState
 
-torch.set_num_threads(1)  # on a busy machine two threads wait for each other a hundred times longer than they compute
-
 NUMBERS = itertools.count()
 CPU = torch.device("cpu")
 GREY = Dataset("toy", ["dark", "bright"], 1, 8, [0.5], [0.25], False, {}, {})
+EPOCHS, STEPS = 3, 3  # of the trainings that are interrupted
 SETTINGS = TrainingSettings(
     epochs=4, batch_size=8, learning_rate=0.05, momentum=0.9, weight_decay=0, warmup_epochs=1, flip=False
 )
@@ -42,9 +43,11 @@ def settings(**changes) -> TrainingSettings:
     return TrainingSettings(**vars(SETTINGS) | changes)
 
 
-def learn(network, dataset, train, validation, chosen, *rest, **options) -> tuple[dict, list[dict]]:
+def learn(network, train, validation, chosen, *, dataset=GREY, **options) -> tuple[dict, list[dict]]:
     """Train as the rule `train` does; return the state dict that the network is left with, and the history."""
-    best, history = fit(network, dataset, train, validation, chosen, warmup_and_cosine(chosen), *rest, **options)
+    options = {"seed": 0, "label": "train", "state": fresh(), "device": CPU} | options
+    data, schedule = PreparedData(dataset, train, validation), warmup_and_cosine(chosen)
+    best, history = fit(network, data, chosen, schedule, **options)
     assert [row for row in history if row["best"]] == [best]
     return network.state_dict(), history
 
@@ -198,9 +201,10 @@ def test_the_optimizer_follows_the_schedule_step_by_step():
     def record(network, optimizer):
         optimizer.register_step_pre_hook(lambda *_: rates.append(optimizer.param_groups[0]["lr"]))
 
-    split, chosen = separable(32), settings(epochs=2)  # 4 steps an epoch
-    schedule = Schedule(3, lambda step, epoch_steps: 0.01 * epoch_steps + step)
-    history = fit(linear(), GREY, split, split, chosen, schedule, 0, CPU, fresh(), constrain=record)[1]
+    split = separable(32)  # 4 steps per epoch
+    data, schedule = PreparedData(GREY, split, split), Schedule(3, lambda step, steps: 0.01 * steps + step)
+    options = {"seed": 0, "label": "train", "state": fresh(), "device": CPU}
+    _, history = fit(linear(), data, settings(epochs=2), schedule, constrain=record, **options)
     assert rates == pytest.approx([0.04 + step for step in range(12)])
     assert [row["learning_rate"] for row in history] == pytest.approx([0.04, 4.04, 8.04])
 
@@ -251,7 +255,7 @@ def trained(seed: int, flip: bool | None = False, dataset: Dataset = GREY) -> tu
     """Train a resnet8 on labels that cannot be learnt."""
     network = build_network("resnet8", 2, 1)
     train, validation = random_split(24), random_split(11, seed=1)
-    return learn(network, dataset, train, validation, settings(epochs=6, flip=flip), seed, CPU, fresh())
+    return learn(network, train, validation, settings(epochs=6, flip=flip), dataset=dataset, seed=seed)
 
 
 def test_a_seed_gives_the_same_bytes_again():
@@ -291,7 +295,7 @@ def test_an_early_epoch_is_kept_if_validation_gets_worse():
     network = linear()
     with torch.no_grad():
         network[1].weight[0] += 1  # takes bright for dark, as the validation labels do
-    _, history = learn(network, GREY, train, validation, settings(epochs=8, learning_rate=0.005), 0, CPU, fresh())
+    _, history = learn(network, train, validation, settings(epochs=8, learning_rate=0.005))
     accuracies = [row["validation_accuracy"] for row in history]
     assert accuracies[0] == 1
     assert accuracies[-1] < 1
@@ -299,7 +303,7 @@ def test_an_early_epoch_is_kept_if_validation_gets_worse():
 
 
 def test_the_best_epoch_is_that_of_the_highest_score():
-    _, history = learn(linear(), GREY, separable(32), separable(16), SETTINGS, 0, CPU, fresh(), score=score_of_second)
+    _, history = learn(linear(), separable(32), separable(16), SETTINGS, score=score_of_second)
     assert [row["epoch"] for row in history if row["best"]] == [2]
 
 
@@ -308,21 +312,21 @@ def score_of_second(row) -> float:
 
 
 def test_of_equally_good_epochs_the_last_is_kept():
-    _, history = learn(linear(), GREY, separable(32), separable(16, seed=1), settings(epochs=5), 0, CPU, fresh())
+    _, history = learn(linear(), separable(32), separable(16, seed=1), settings(epochs=5))
     assert [row["validation_accuracy"] for row in history[-2:]] == [1, 1]
     assert [row["best"] for row in history] == [False] * 4 + [True]
 
 
 def test_a_linearly_separable_problem_is_learnt_and_generalizes():
-    state, history = learn(linear(), GREY, separable(32), separable(200, seed=1), settings(epochs=5), 0, CPU, fresh())
+    state, history = learn(linear(), separable(32), separable(200, seed=1), settings(epochs=5))
     assert history[-1]["train_accuracy"] == history[-1]["validation_accuracy"] == 1
     assert history[-1]["train_loss"] < history[0]["train_loss"]
     assert state["1.weight"].any()
 
 
 def test_the_history_has_one_row_an_epoch_with_the_learning_rate_at_its_start():
-    split = separable(32)  # 4 steps an epoch
-    _, history = learn(linear(), GREY, split, split, settings(epochs=3, warmup_epochs=1), 0, CPU, fresh())
+    split = separable(32)  # 4 steps per epoch
+    _, history = learn(linear(), split, split, settings(epochs=3, warmup_epochs=1))
     columns = "epoch learning_rate train_loss train_accuracy validation_loss validation_accuracy best"
     assert [list(row) for row in history] == [columns.split()] * 3
     assert [row["epoch"] for row in history] == [1, 2, 3]
@@ -331,22 +335,27 @@ def test_the_history_has_one_row_an_epoch_with_the_learning_rate_at_its_start():
 
 @pytest.mark.parametrize("warmup, first", [(0, 0.05), (0.5, 0.05 / 3), (2.25, 0.05 / 10)])
 def test_warm_up_may_last_a_part_of_an_epoch(warmup, first):
-    split = separable(32)  # 4 steps an epoch
-    _, history = learn(linear(), GREY, split, split, settings(epochs=1, warmup_epochs=warmup), 0, CPU, fresh())
+    split = separable(32)  # 4 steps per epoch
+    _, history = learn(linear(), split, split, settings(epochs=1, warmup_epochs=warmup))
     assert history[0]["learning_rate"] == pytest.approx(first)
 
 
-def test_progress_counts_every_training_image_of_every_epoch():
-    seen = []
-    learn(linear(), GREY, separable(21), separable(4), settings(epochs=3), 0, CPU, fresh(), seen.append)
-    assert sum(seen) == 3 * 21
+def test_progress_counts_every_training_image_of_every_epoch(monkeypatch):
+    totals, seen = [], []
+
+    @contextlib.contextmanager
+    def record(total, unit, label):
+        totals.append(total)
+        yield seen.append
+
+    monkeypatch.setattr("elagage.pytorch.training.progress", record)
+    learn(linear(), separable(21), separable(4), settings(epochs=3))
+    assert totals == [sum(seen)] == [3 * 21]
 
 
 def test_the_average_of_an_epoch_weighs_images_not_batches():
     network, split = linear(), separable(3)  # batches of 2 and 1
-    _, history = learn(
-        network, GREY, split, split, settings(epochs=1, batch_size=2, learning_rate=1e-12), 0, CPU, fresh()
-    )
+    _, history = learn(network, split, split, settings(epochs=1, batch_size=2, learning_rate=1e-12))
     # Weights of 0 give both classes a half, and take the first.
     assert history[0]["train_loss"] == pytest.approx(math.log(2))
     assert history[0]["train_accuracy"] == pytest.approx((split.labels == 0).mean())
@@ -357,16 +366,16 @@ def test_what_constrains_the_optimizer_holds_after_every_step():
         optimizer.register_step_post_hook(lambda *_: nn.init.zeros_(network[1].weight))
 
     parts = separable(32), separable(8)
-    constrained, _ = learn(linear(), GREY, *parts, settings(), 0, CPU, fresh(), constrain=only_bias)
+    constrained, _ = learn(linear(), *parts, settings(), constrain=only_bias)
     assert not constrained["1.weight"].any()
-    free, _ = learn(linear(), GREY, *parts, settings(), 0, CPU, fresh())
+    free, _ = learn(linear(), *parts, settings())
     assert free["1.weight"].any()
 
 
 def test_training_leaves_the_images_as_they_are():
     split = separable(16)
     images, labels = split.images.copy(), split.labels.copy()
-    learn(linear(), GREY, split, split, settings(epochs=2, flip=True), 0, CPU, fresh())
+    learn(linear(), split, split, settings(epochs=2, flip=True))
     assert numpy.array_equal(split.images, images)
     assert numpy.array_equal(split.labels, labels)
 
@@ -375,7 +384,7 @@ def test_training_leaves_the_images_as_they_are():
 def test_weight_decay_shrinks_weights(momentum):
     def norm(decay: float) -> float:
         changes = settings(weight_decay=decay, momentum=momentum)
-        return learn(linear(), GREY, separable(32), separable(8), changes, 0, CPU, fresh())[0]["1.weight"].norm().item()
+        return learn(linear(), separable(32), separable(8), changes)[0]["1.weight"].norm().item()
 
     assert norm(1.0) < norm(0.0)
 
@@ -391,7 +400,7 @@ def test_a_loss_that_is_not_finite_names_the_learning_rate_to_lower(epochs):
     # One step an epoch: the first loss is finite, the weights after it are not usable.
     changes = settings(epochs=epochs, batch_size=32, learning_rate=1e30, warmup_epochs=0)
     with pytest.raises(UserError, match=r"^training\.learning_rate: .*(nan|inf).*lower training\.learning_rate"):
-        learn(two_layers(), GREY, separable(32), separable(8), changes, 0, CPU, fresh())
+        learn(two_layers(), separable(32), separable(8), changes)
 
 
 class Drawing(nn.Module):
@@ -409,60 +418,70 @@ class Drawing(nn.Module):
 
 
 def interrupted(state: TrainingState, after: int | None = None) -> tuple[dict, list[dict]]:
-    """Train on 24 images an epoch for 6 epochs; raise Killed once `after` images were seen by this attempt."""
+    """Train for EPOCHS epochs of STEPS steps; raise Killed after so many steps of this attempt."""
     random.seed(0)
     numpy.random.seed(0)
-    network, seen = Drawing(), itertools.count(1)
+    steps = itertools.count(1)
 
-    def advance(images: int) -> None:
-        if images == 8 and 8 * next(seen) == after:
+    def step(*_) -> None:
+        if next(steps) == after:
             raise Killed
 
-    train, validation = random_split(24), random_split(11, seed=1)
-    return learn(network, GREY, train, validation, settings(epochs=6, warmup_epochs=1.5), 0, CPU, state, advance)
+    train, validation = random_split(8 * STEPS), random_split(11, seed=1)
+    chosen = settings(epochs=EPOCHS, warmup_epochs=1.5)
+    constrain = lambda network, optimizer: optimizer.register_step_post_hook(step)  # noqa: E731
+    return learn(Drawing(), train, validation, chosen, state=state, constrain=constrain)
 
 
-@pytest.mark.parametrize("after", range(8, 6 * 24 + 1, 8))
-def test_a_training_killed_at_any_step_ends_with_the_bytes_of_one_that_was_not(after):
-    undisturbed, state = interrupted(fresh()), fresh()
+@pytest.fixture(scope="module")
+def undisturbed() -> tuple[dict, list[dict]]:
+    """Return what an uninterrupted training ends with."""
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
+        patch.chdir(folder)
+        return interrupted(fresh())
+
+
+@pytest.mark.parametrize("after", range(1, EPOCHS * STEPS + 1))
+def test_a_training_killed_at_any_step_ends_with_the_bytes_of_one_that_was_not(undisturbed, after):
+    state = fresh()
     with pytest.raises(Killed):
         interrupted(state, after)
     random.random(), numpy.random.random(), torch.rand(1)  # another process has other random states
-    taken_up = interrupted(state)
-    assert state_bytes(taken_up[0]) == state_bytes(undisturbed[0])
-    assert taken_up[1] == undisturbed[1]
+    resumed = interrupted(state)
+    assert state_bytes(resumed[0]) == state_bytes(undisturbed[0])
+    assert resumed[1] == undisturbed[1]
 
 
-def test_a_training_killed_in_every_epoch_still_ends_with_the_same_bytes(capsys):
-    undisturbed, state = interrupted(fresh()), fresh()
-    for _ in range(5):
+def test_a_training_killed_in_every_epoch_still_ends_with_the_same_bytes(undisturbed, capsys):
+    state = fresh()
+    for _ in range(EPOCHS - 1):
         with pytest.raises(Killed):
-            interrupted(state, 32)  # one epoch and a step of the next
-    taken_up = interrupted(state)
-    assert state_bytes(taken_up[0]) == state_bytes(undisturbed[0])
-    assert "taken up after epoch 5 of 6" in capsys.readouterr().out
+            interrupted(state, STEPS + 1)  # one epoch and a step of the next
+    resumed = interrupted(state)
+    assert state_bytes(resumed[0]) == state_bytes(undisturbed[0])
+    assert f"resumed after epoch {EPOCHS - 1} of {EPOCHS}" in capsys.readouterr().out
 
 
 def test_a_training_killed_after_its_last_epoch_trains_no_more():
     state = fresh()
     finished = interrupted(state)
-    assert state_bytes(interrupted(state, 8)[0]) == state_bytes(finished[0])
+    assert state_bytes(interrupted(state, 1)[0]) == state_bytes(finished[0])
 
 
-def test_the_state_of_another_training_is_not_taken_up(capsys):
+def test_the_state_of_another_training_is_not_resumed(undisturbed, capsys):
     state = fresh()
     with pytest.raises(Killed):
-        interrupted(state, 80)
+        interrupted(state, STEPS + 1)
     other = TrainingState(state.path, {"learning_rate": 0.5})
-    assert state_bytes(interrupted(other)[0]) == state_bytes(interrupted(fresh())[0])
+    assert state_bytes(interrupted(other)[0]) == state_bytes(undisturbed[0])
     assert f"{state.path} belongs to a training with other settings" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"hello" * 100], ids=["empty", "truncated", "foreign"])
-def test_a_damaged_state_is_named_and_training_starts_anew(content, capsys):
+def test_a_damaged_state_is_named_and_training_starts_again(undisturbed, content, capsys):
     state = fresh()
     state.path.write_bytes(content)
-    assert state_bytes(interrupted(state)[0]) == state_bytes(interrupted(fresh())[0])
+    assert state_bytes(interrupted(state)[0]) == state_bytes(undisturbed[0])
     assert f"{state.path} cannot be read" in capsys.readouterr().out
 
 

@@ -1,47 +1,44 @@
 """The workflow as users run it: a tiny real study from images to figures, and what reruns after a change."""
 
-import hashlib
+import base64
+import contextlib
 import itertools
 import json
 import os
 import pathlib
 import re
 import shutil
-import subprocess
-import sys
+from collections.abc import Iterator
 
 import numpy
 import onnxruntime
 import pandas
-import PIL.Image
 import pytest
 import torch
+import yaml
+from runners import planned, snakemake
 from safetensors.torch import load_file
 
+from elagage.code_checksum import digest, source_files
+from elagage.plan import graph
+from elagage.pytorch.models import build_network
+
 REPOSITORY = pathlib.Path(__file__).parent.parent
+EXAMPLE = REPOSITORY / "examples/own_model"
 PROFILES = {"default": "--workflow-profile=workflow/profiles/default", "slurm": "--profile=slurm"}
-MY_MODEL = """
-from torch import nn
-
-
-class Net(nn.Module):
-    def __init__(self, num_classes, in_channels):
-        super().__init__()
-        self.stem = nn.Conv2d(in_channels, 8, 3, padding=1)
-        self.block = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU())
-        self.linear = nn.Linear(8, num_classes)
-
-    def forward(self, x):
-        x = self.stem(x)
-        for _ in range(2):
-            x = x + self.block(x)
-        return self.linear(x.mean((2, 3)))
-
-
-def build(num_classes, in_channels):
-    return Net(num_classes, in_channels)
+EVALUATION = "evaluate_accuracy", "evaluate_latency", "evaluate_latency_eager"  # what runs a network
+QUOTES = '"""'  # of a docstring
+TINY = """
+dataset: {name: digits}
+models:
+  mine: {architecture: "my_model.py:build"}
+training: {epochs: 2, batch_size: 32}
+pruning: {rates: [0.0, 0.5], recovery: [finetune]}
+retraining: {epochs: 1}
+quantization: {modes: [float32, static], calibration_images: 64}
+evaluation: {latency_images: 40}
 """
-CONFIG = """
+WIDE = """
 dataset: {name: digits}
 models:
   resnet8: {architecture: resnet8}
@@ -49,48 +46,51 @@ models:
 training: {epochs: 2}
 pruning: {rates: [0.0, 0.5], recovery: [none, finetune]}
 retraining: {epochs: 1}
-quantization: {modes: [none, dynamic, dynamic_conv, static], calibration_images: 64}
+quantization: {modes: [float32, dynamic, dynamic_conv, static], calibration_images: 64}
 evaluation: {latency_images: 40}
 """
 
 
-def snakemake(folder: pathlib.Path, *arguments: str, check: bool = True) -> str:
-    """Run Snakemake in the folder of a study and return what it printed."""
-    cores = [] if "--profile" in arguments else ["--cores", "2"]
-    command = [sys.executable, "-m", "snakemake", *cores, *arguments]
-    run = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    assert not check or run.returncode == 0, run.stdout
-    return run.stdout
+def own_model(folder: pathlib.Path) -> None:
+    """Put the example's network into the folder, with weights for digits as torch.save and DataParallel leave them."""
+    shutil.copy(EXAMPLE / "my_model.py", folder)
+    shutil.copytree(EXAMPLE / "layers", folder / "layers", ignore=shutil.ignore_patterns("__pycache__"))
+    network = torch.nn.DataParallel(build_network(f"{EXAMPLE}/my_model.py:build", 10, 1))
+    torch.save({"state_dict": network.state_dict(), "epoch": 3}, folder / "my_weights.pt")
 
 
-def planned(folder: pathlib.Path, *arguments: str) -> dict[str, int]:
-    """Return how many jobs of each rule a dry run would start."""
-    output = snakemake(folder, "--dry-run", *arguments)
-    if "Nothing to be done" in output:
-        return {}
-    table = output.partition("Job stats:")[2].partition("Reasons:")[0]
-    jobs = {rule: int(count) for rule, count in re.findall(r"^(\w+) +(\d+)$", table, re.MULTILINE)}
-    assert jobs.pop("total") == sum(jobs.values())
-    jobs.pop("all", None)
-    return jobs
-
-
-@pytest.fixture(scope="module")
-def study(tmp_path_factory) -> pathlib.Path:
-    """A copy of the repository in which a tiny study has run: digits, two models, one of them a user's own."""
-    folder = tmp_path_factory.mktemp("repository")
+def finished_study(folder: pathlib.Path, config: str) -> pathlib.Path:
+    """Return the folder, now a copy of the repository in which the study of that configuration has run."""
     for name in ("workflow", "scripts", "envs"):
         shutil.copytree(REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "config").mkdir()
-    (folder / "config/config.yaml").write_text(CONFIG)
-    (folder / "my_model.py").write_text(MY_MODEL)
-    namespace: dict = {}
-    exec(MY_MODEL, namespace)
-    torch.manual_seed(0)
-    network = torch.nn.DataParallel(namespace["build"](10, 1))
-    torch.save({"state_dict": network.state_dict(), "epoch": 3}, folder / "my_weights.pt")
+    (folder / "config/config.yaml").write_text(config)
+    own_model(folder)
     snakemake(folder, "all")
     return folder
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory) -> pathlib.Path:
+    """A study of the example's network, which it trains."""
+    return finished_study(tmp_path_factory.mktemp("tiny"), TINY)
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory) -> pathlib.Path:
+    """A study of two networks, of which one comes with weights, with and without retraining, in four modes."""
+    return finished_study(tmp_path_factory.mktemp("wide"), WIDE)
+
+
+@pytest.fixture(params=["tiny", pytest.param("wide", marks=pytest.mark.slow)])
+def study(request) -> pathlib.Path:
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture
+def listed(study) -> dict:
+    """The study's configuration."""
+    return yaml.safe_load((study / "config/config.yaml").read_text())
 
 
 @pytest.fixture
@@ -98,23 +98,31 @@ def summary(study) -> pandas.DataFrame:
     return pandas.read_csv(study / "results/summary.csv", keep_default_na=False)
 
 
-def test_the_summary_has_every_variant_once(summary):
-    names = ["model", "seed", "scope", "rate", "recovery", "mode"]
-    assert len(summary) == 2 * 1 * 2 * 2 * 2 * 4
-    assert not summary.duplicated(names).any()
-    assert set(summary["model"]) == {"resnet8", "mine"}
+# --- results
+
+
+def test_the_summary_has_every_combination_once(summary, listed):
+    values = {
+        "model": listed["models"],
+        "scope": ["local", "global"],
+        "rate": listed["pruning"]["rates"],
+        "recovery": listed["pruning"]["recovery"],
+        "mode": listed["quantization"]["modes"],
+    }
+    rows = list(summary[list(values)].itertuples(index=False, name=None))
+    assert sorted(rows) == sorted(itertools.product(*values.values()))
 
 
 def test_the_counted_sparsity_is_the_rate(summary):
-    exact = summary[summary["mode"] == "none"]
+    exact = summary[summary["mode"] == "float32"]
     numpy.testing.assert_allclose(exact["sparsity"], exact["rate"], atol=1e-3)
     assert (summary["sparsity"] >= summary["rate"] - 1e-3).all()
 
 
-def test_rate_zero_is_the_dense_model_for_every_scope_and_recovery(summary):
+def test_rate_zero_is_the_dense_model_for_every_scope_and_recovery(summary, listed):
     dense = summary[summary["rate"] == 0].drop(columns=["scope", "recovery"])
-    assert len(dense) == 32
-    assert len(dense.drop_duplicates()) == 8
+    assert len(dense.drop_duplicates()) == len(listed["models"]) * len(listed["quantization"]["modes"])
+    assert len(dense) > len(dense.drop_duplicates())
 
 
 def test_measurements_are_plausible(summary):
@@ -124,74 +132,58 @@ def test_measurements_are_plausible(summary):
     assert (summary["test_images"] == 1000).all()
     static = summary[summary["mode"] == "static"]
     assert (static["int8_weights"] == static["weights"]).all()
+
+
+@pytest.mark.slow
+def test_int8_takes_less_than_half_the_room(wide):
+    summary = pandas.read_csv(wide / "results/summary.csv")
     sizes = summary.pivot_table(index=["model", "scope", "rate"], columns="mode", values="model_size_bytes")
-    assert (sizes.loc["resnet8", "static"] < 0.5 * sizes.loc["resnet8", "none"]).all()
+    assert (sizes.loc["resnet8", "static"] < 0.5 * sizes.loc["resnet8", "float32"]).all()
 
 
-def test_a_trained_network_beats_chance(summary):
-    dense = summary[(summary["model"] == "resnet8") & (summary["rate"] == 0) & (summary["mode"] == "none")]
-    assert (dense["accuracy_low"] > 0.2).all()  # of 10 classes, after 2 epochs of 6 steps
+def test_a_trained_network_beats_chance(summary, listed):
+    trained = [name for name, model in listed["models"].items() if "weights" not in model]
+    dense = summary[summary["model"].isin(trained) & (summary["rate"] == 0) & (summary["mode"] == "float32")]
+    assert len(dense)
+    assert (dense["accuracy_low"] > 0.2).all()  # of 10 classes
 
 
-def test_all_promised_figures_are_drawn(study):
+def test_all_promised_figures_are_drawn(study, listed):
     figures = {path.stem for path in (study / "results/plots").glob("*.png")}
     promised = {
         f"{scope}_pruning_{metric}"
         for scope in ("local", "global")
         for metric in ("accuracy", "model_size", "inference_time")
     }
-    promised |= {"scopes_accuracy", "quantization_comparison", "recovery_comparison"}
-    promised |= {"training_history", "pareto", "sensitivity"}
+    promised |= {"scopes_accuracy", "quantization_comparison", "training_history", "pareto", "sensitivity"}
+    promised |= {"recovery_comparison"} if len(listed["pruning"]["recovery"]) > 1 else set()
     assert figures == promised
 
 
 def test_an_onnx_file_stands_on_its_own(study):
-    session = onnxruntime.InferenceSession(study / "results/models/mine/seed0/global/0.5/none-static.onnx")
+    stem = study / "results/models/mine/seed0/global/0.5/finetune-static"
+    session = onnxruntime.InferenceSession(f"{stem}.onnx")
     image, logits = session.get_inputs()[0], session.get_outputs()[0]
     assert (image.name, image.type, image.shape) == ("image", "tensor(uint8)", ["batch", 1, 8, 8])
     assert (logits.name, logits.type) == ("logits", "tensor(float)")
     metadata = session.get_modelmeta().custom_metadata_map
     assert set(metadata) == {"classes", "preprocessing", "provenance"}
     images = numpy.load(study / "results/data/test_images.npy")
-    predicted = numpy.load(study / "results/models/mine/seed0/global/0.5/none-static.predictions.npy")
+    predicted = numpy.load(f"{stem}.predictions.npy")
     assert (session.run(None, {"image": images})[0].argmax(1) == predicted).all()
 
 
-def test_a_model_with_weights_is_not_trained(study):
-    assert not (study / "results/models/mine/seed0/history.csv").exists()
-    assert not (study / "results/logs/train/mine").exists()
+@pytest.mark.slow
+def test_a_model_with_weights_is_not_trained(wide):
+    assert not (wide / "results/models/mine/seed0/history.csv").exists()
+    assert not (wide / "results/logs/train/mine").exists()
 
 
-def test_every_job_leaves_a_log_and_no_temporary_file(study):
+def test_every_rule_leaves_logs_and_no_job_a_temporary_file(study):
     logs = list((study / "results/logs").rglob("*.log"))
     assert all("MiB of memory at its peak" in log.read_text() for log in logs)
-    assert {"train", "train_import", "prune", "quantize", "evaluate_latency"} <= {log.parts[-4] for log in logs} | {
-        log.parts[-3] for log in logs
-    } | {path.name for path in (study / "results/logs").iterdir()}
+    assert {path.stem for path in (study / "results/logs").iterdir()} == rules(study)
     assert not [path for path in (study / "results").rglob(".*")]
-
-
-def test_nothing_runs_when_nothing_changed(study):
-    assert planned(study, "all") == {}
-
-
-def test_nothing_runs_after_a_new_clone_changed_all_times(study):
-    mine = [study / "my_model.py", study / "my_weights.pt", study / "config/config.yaml"]
-    for path in [*(study / "scripts").rglob("*.py"), *(study / "workflow").rglob("*"), *mine]:
-        os.utime(path)
-    assert planned(study, "all") == {}
-
-
-def test_nothing_runs_after_the_folder_was_moved(study):
-    moved = study.rename(study.with_name("moved"))
-    try:
-        assert planned(moved, "all") == {}
-    finally:
-        moved.rename(study)
-
-
-def test_nothing_runs_on_another_number_of_cores(study):
-    assert planned(study, "all", "--cores", "1") == {}
 
 
 def contents(folder: pathlib.Path) -> dict[str, bytes]:
@@ -201,272 +193,29 @@ def contents(folder: pathlib.Path) -> dict[str, bytes]:
     return {name: path.read_bytes() for name, path in files.items() if not timed.match(name)}
 
 
-def test_a_study_of_a_part_in_another_folder_gives_the_same_bytes_up_to_times(study, tmp_path):
-    for name in ("my_model.py", "my_weights.pt"):
-        shutil.copy(study / name, tmp_path)
-    (tmp_path / "config.yaml").write_text(CONFIG.replace("pruning: {", "pruning: {scopes: [global], "))
-    snakemake(tmp_path, "--snakefile", str(study / "workflow/Snakefile"), "all", "--configfile", "config.yaml")
-    whole, part = contents(study / "results"), contents(tmp_path / "results")
+@pytest.mark.slow
+def test_a_study_of_a_part_in_another_folder_gives_the_same_bytes_up_to_times(wide, tmp_path):
+    own_model(tmp_path)
+    (tmp_path / "config.yaml").write_text(WIDE.replace("pruning: {", "pruning: {scopes: [global], "))
+    snakemake(tmp_path, "--snakefile", str(wide / "workflow/Snakefile"), "all", "--configfile", "config.yaml")
+    whole, part = contents(wide / "results"), contents(tmp_path / "results")
     assert len(part) > 60
     assert [name for name in part if part[name] != whole[name]] == []
-    tables = [pandas.read_csv(folder / "results/summary.csv") for folder in (study, tmp_path)]
+    tables = [pandas.read_csv(folder / "results/summary.csv") for folder in (wide, tmp_path)]
     whole, part = (table.loc[:, ~table.columns.str.contains("_ms|speedup|eager_to")] for table in tables)
     pandas.testing.assert_frame_equal(whole[whole["scope"] == "global"].reset_index(drop=True), part)
 
 
-def edited(path: pathlib.Path, old: str = "", new: str = "# edited\n"):
-    """Return a context in which the file is edited, and back as it was afterwards."""
-
-    class Edit:
-        def __enter__(self):
-            self.text, self.times = path.read_text(), path.stat()
-            path.write_text(self.text.replace(old, new, 1) if old else self.text + new)
-
-        def __exit__(self, *_):
-            path.write_text(self.text)
-            os.utime(path, ns=(self.times.st_atime_ns, self.times.st_mtime_ns))
-
-    return Edit()
-
-
-# What each rule's outputs lead to.
-NEXT = {
-    "prepare_data": "train train_import sensitivity prune recover recover_batchnorm quantize_export quantize "
-    "quantize_qat evaluate_accuracy evaluate_latency",
-    "train": "sensitivity prune quantize quantize_qat evaluate_latency_eager plot",
-    "train_import": "sensitivity prune quantize quantize_qat evaluate_latency_eager",
-    "sensitivity": "plot",
-    "prune": "recover recover_batchnorm quantize_pruned quantize_qat_pruned",
-    "recover_batchnorm": "quantize_pruned quantize_qat_pruned",
-    "recover": "quantize_pruned quantize_qat_pruned",
-    "quantize_pruned": "pack evaluate_accuracy evaluate_size evaluate_latency",
-    "quantize_qat_pruned": "pack evaluate_accuracy evaluate_size evaluate_latency",
-    "quantize_export": "quantize",
-    "quantize_qat": "pack evaluate_accuracy evaluate_size evaluate_latency",
-    "quantize": "pack evaluate_accuracy evaluate_size evaluate_latency evaluate_latency_eager",
-    "pack": "evaluate_size",
-    "evaluate_accuracy": "summarize",
-    "evaluate_size": "summarize",
-    "evaluate_latency": "summarize",
-    "evaluate_latency_eager": "summarize",
-    "summarize": "plot",
-}
-BUILDS = (
-    "train train_import sensitivity prune recover recover_batchnorm quantize_export quantize_qat evaluate_latency_eager"
-)
-# Not in the tiny study: their jobs would take a minute.
-ABSENT = {"recover_batchnorm", "quantize_qat", "quantize_qat_pruned"}
-RULES = [*(rule for rule in NEXT if rule not in ABSENT and not rule.endswith("_pruned")), "plot"]
-ALL = " ".join(RULES)
-# The rules whose scripts use each module.
-USED_BY = {
-    "__init__": "",
-    "channels": "prune",
-    "checkpoints": BUILDS,
-    "configuration": "",
-    "data": f"prepare_data {BUILDS} quantize evaluate_accuracy evaluate_latency",
-    "downloads": "prepare_data",
-    "drawing": "plot",
-    "entropy": "pack evaluate_size",
-    "errors": ALL,
-    "export": "quantize_export quantize_qat",
-    "fake_quantization": "quantize_qat",
-    "figures": "plot",
-    "figures_pareto": "plot",
-    "figures_pruning": "plot",
-    "figures_quantization": "plot",
-    "figures_sensitivity": "plot",
-    "figures_training": "plot",
-    "files": ALL,
-    "image_folder": "prepare_data",
-    "job": ALL,
-    "measure": "evaluate_accuracy evaluate_latency evaluate_latency_eager",
-    "models": BUILDS,
-    "narrowing": BUILDS,
-    "onnx_contents": "quantize quantize_qat evaluate_size",
-    "onnx_graph": "quantize quantize_qat quantize_export",
-    "onnx_strip": "quantize quantize_qat",
-    "onnx_tensors": "pack evaluate_size",
-    "packed": "pack evaluate_size",
-    "progress": "prepare_data train recover sensitivity quantize_qat",
-    "pruning": "prune recover recover_batchnorm sensitivity quantize_qat",
-    "qat": "quantize_qat",
-    "quantization": "quantize quantize_qat",
-    "recovery": "recover recover_batchnorm",
-    "statistics": "summarize quantize_qat",
-    "streams": "pack evaluate_size",
-    "study": "plot",
-    "training": "train recover recover_batchnorm sensitivity quantize_qat",
-    "training_state": "train recover recover_batchnorm sensitivity quantize_qat",
-}
-
-
-def with_what_follows(rules: str) -> set[str]:
-    """Return the rules and all that use their outputs, directly or not."""
-    found, waiting = set(), set(rules.split()) - ABSENT
-    while waiting:
-        found |= waiting
-        waiting = {name for rule in waiting for name in NEXT.get(rule, "").split()} - found - ABSENT
-    return {rule.removesuffix("_pruned") for rule in found}
-
-
-def test_the_modules_are_all_in_the_table():
-    assert {path.stem for path in (REPOSITORY / "scripts/elagage").glob("*.py")} == set(USED_BY)
-
-
-def test_the_rules_that_use_a_module_know_its_checksum(study):
-    used_by = {module: set() for module in USED_BY}
-    for path in (study / ".snakemake/metadata").iterdir():
-        record = json.loads(path.read_text())
-        for name, checksum in re.findall(r"(\w+):([0-9a-f]{16})", " ".join(record["params"])):
-            if name in used_by:
-                used_by[name].add(record["rule"])
-                content = (study / f"scripts/elagage/{name}.py").read_bytes()
-                assert hashlib.sha256(content).hexdigest().startswith(checksum)
-    assert used_by == {module: set(rules.split()) - ABSENT for module, rules in USED_BY.items()}
-
-
-@pytest.mark.parametrize("module", ["files", "configuration", "entropy", "export", "models", "statistics", "study"])
-def test_an_edited_module_reruns_the_rules_that_use_it(study, module):
-    with edited(study / f"scripts/elagage/{module}.py"):
-        assert set(planned(study, "all")) == with_what_follows(USED_BY[module])
-
-
-@pytest.mark.parametrize("rule", RULES)
-def test_an_edited_script_reruns_its_rule(study, rule):
-    with edited(study / f"scripts/{rule}.py"):
-        assert set(planned(study, "all")) == with_what_follows(rule)
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "first"),
-    [
-        ("{name: digits}", "{name: digits, validation_fraction: 0.2}", "prepare_data"),
-        ("{name: digits}", "{name: digits, image_size: 9}", "prepare_data"),
-        ("{epochs: 2}", "{epochs: 3}", "train"),
-        ("{epochs: 2}", "{epochs: 2, learning_rate: 0.2}", "train"),
-        ("retraining: {epochs: 1}", "retraining: {epochs: 2}", "recover"),
-        ("retraining: {epochs: 1}", "retraining: {epochs: 1, batchnorm_images: 99}", ""),
-        ("calibration_images: 64", "calibration_images: 65", "quantize"),
-        ("modes: [none, dynamic, dynamic_conv, static]", "modes: [none, dynamic, static]", "quantize"),
-        ("latency_images: 40", "latency_images: 41", "evaluate_latency evaluate_latency_eager"),
-        ("latency_images: 40", "latency_images: 40, threads: 2", "evaluate_latency evaluate_latency_eager"),
-        ("rates: [0.0, 0.5]", "rates: [0.0]", "summarize"),
-        ("evaluation:", "sensitivity: {images: 20}\nevaluation:", "sensitivity"),
-    ],
-)
-def test_a_changed_parameter_reruns_its_stage(study, old, new, first):
-    with edited(study / "config/config.yaml", old, new):
-        assert set(planned(study, "all")) == with_what_follows(first)
-
-
-def test_recovery_batchnorm_starts_from_each_pruned_checkpoint(study):
-    with edited(study / "config/config.yaml", "finetune]", "finetune, batchnorm]"):
-        jobs = planned(study, "all")
-    assert jobs["recover_batchnorm"] == jobs["quantize"] == jobs["evaluate_accuracy"] == 4
-    assert not {"train", "train_import", "prune", "recover", "quantize_export"} & set(jobs)
-
-
-def test_mode_qat_trains_each_checkpoint_once_and_leaves_the_other_modes(study):
-    with edited(study / "config/config.yaml", "static]", "static, qat]"):
-        jobs = planned(study, "all")
-    assert jobs["quantize_qat"] == jobs["evaluate_accuracy"] == 10
-    assert not {"train", "train_import", "prune", "quantize_export", "quantize"} & set(jobs)
-
-
-def test_an_edited_model_file_reruns_what_builds_that_model(study):
-    with edited(study / "my_model.py"):
-        jobs = planned(study, "all")
-    assert jobs["train_import"] == jobs["quantize_export"] == jobs["evaluate_latency_eager"] == 1
-    assert jobs["prune"] == jobs["recover"] == 2
-    assert jobs["sensitivity"] == 1
-    assert "train" not in jobs
-
-
-def test_a_changed_image_of_the_same_size_reruns_the_data_set(study, tmp_path):
-    for split, name, shade in itertools.product(("train", "test"), ("dark", "bright"), range(20)):
-        image = PIL.Image.new("L", (8, 8), shade + 100 * (name == "bright"))
-        path = tmp_path / "images" / split / name / f"{shade}.bmp"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        image.save(path)
-    (tmp_path / "config.yaml").write_text(
-        "dataset: {name: image_folder, path: images, image_size: 8}\n"
-        "quantization: {modes: [none]}\n"
-        "evaluation: {latency_images: 20}\n"
-    )
-    place = "--snakefile", str(study / "workflow/Snakefile")
-    target = "results/data/dataset.json", "--configfile", "config.yaml"
-    snakemake(tmp_path, *place, *target)
-    assert planned(tmp_path, *place, *target) == {}
-    image = tmp_path / "images/test/dark/3.bmp"
-    before, times = image.read_bytes(), image.stat()
-    image.write_bytes(before[:-1] + b"\x07")
-    os.utime(image, ns=(times.st_atime_ns, times.st_mtime_ns))
-    assert planned(tmp_path, *place, *target) == {"prepare_data": 1}
-    image.write_bytes(before)
-    assert planned(tmp_path, *place, *target) == {}
-    shutil.copytree(tmp_path / "images", tmp_path / "copy")
-    shutil.rmtree(tmp_path / "images")
-    (tmp_path / "copy").rename(tmp_path / "images")
-    assert planned(tmp_path, *place, *target) == {}
-    image.rename(image.with_name("renamed.bmp"))
-    assert planned(tmp_path, *place, *target) == {"prepare_data": 1}
-
-
-def test_an_edited_file_that_the_model_file_imports_reruns_what_builds_that_model(study):
-    (study / "my_layers.py").write_text("WIDTH = 8\n")
-    with edited(study / "my_model.py", new="import my_layers\n"):
-        snakemake(study, "--touch", "all")
-        assert planned(study, "all") == {}
-        (study / "my_layers.py").write_text("WIDTH = 9\n")
-        jobs = planned(study, "all")
-    assert jobs["train_import"] == jobs["quantize_export"] == 1
-    assert "train" not in jobs
-    snakemake(study, "--touch", "all")
-
-
-def test_other_weights_rerun_that_model(study):
-    weights = study / "my_weights.pt"
-    before, times = weights.read_bytes(), weights.stat()
-    weights.write_bytes(before + b" ")
-    jobs = planned(study, "all")
-    weights.write_bytes(before)
-    os.utime(weights, ns=(times.st_atime_ns, times.st_mtime_ns))
-    assert jobs["train_import"] == 1
-    assert jobs["prune"] == 2
-    assert "train" not in jobs
-
-
-def test_one_more_rate_runs_that_rate_alone(study):
-    with edited(study / "config/config.yaml", "[0.0, 0.5]", "[0.0, 0.5, 0.7]"):
-        jobs = planned(study, "all")
-        output = snakemake(study, "--dry-run", "all")
-    assert jobs == {
-        "sensitivity": 2,
-        "prune": 4,
-        "recover": 4,
-        "quantize": 8,
-        "pack": 8,
-        "evaluate_accuracy": 8,
-        "evaluate_size": 8,
-        "evaluate_latency": 8,
-        "summarize": 1,
-        "plot": 1,
-    }
-    assert "global 0.7" in output
-    assert "global 0.5" not in output
-
-
-def test_iterative_is_a_chain_of_rates_whose_zeros_last(study, tmp_path):
-    for name in ("my_model.py", "my_weights.pt"):
-        shutil.copy(study / name, tmp_path)
+@pytest.mark.slow
+def test_iterative_is_a_chain_of_rates_whose_zeros_last(wide, tmp_path):
+    own_model(tmp_path)
     (tmp_path / "config.yaml").write_text(
         "models: {mine: {architecture: 'my_model.py:build', weights: my_weights.pt}}\n"
         "training: {epochs: 2}\n"
         "pruning: {scopes: [global], rates: [0.8, 0.5, 0.7], recovery: [iterative]}\n"
         "retraining: {epochs: 1}\n"
     )
-    place = "--snakefile", str(study / "workflow/Snakefile"), "--configfile", "config.yaml"
+    place = "--snakefile", str(wide / "workflow/Snakefile"), "--configfile", "config.yaml"
     folder = "results/models/mine/seed0/global"
     snakemake(tmp_path, f"{folder}/0.8/iterative.safetensors", *place)
     chain = ["0.5/none", "0.5/rewind", "0.7/iterative_pruned", "0.7/iterative", "0.8/iterative_pruned", "0.8/iterative"]
@@ -487,51 +236,315 @@ def test_iterative_is_a_chain_of_rates_whose_zeros_last(study, tmp_path):
     assert not torch.equal(states[2]["stem.weight"], states[3]["stem.weight"])
 
 
-def test_another_seed_trains_again_but_for_a_model_with_weights(study):
-    with edited(study / "config/config.yaml", "training:", "seeds: [0, 1]\ntraining:"):
-        assert planned(study, "all")["train"] == 1
-        assert "train_import" not in planned(study, "all")
-
-
-@pytest.mark.parametrize("model", ["resnet8", "mine"])
-def test_channels_are_removed_exported_and_quantized(study, model):
-    folder = study / f"results/models/{model}/seed0/channel"
-    snakemake(study, str(folder.relative_to(study) / "0.5/none-static.onnx"))
-    size = {mode: (folder / f"0.5/none-{mode}.onnx").stat().st_size for mode in ("none", "static")}
-    dense = {mode: (folder.parent / f"dense-{mode}.onnx").stat().st_size for mode in ("none", "static")}
-    session = onnxruntime.InferenceSession(folder / "0.5/none-static.onnx")
+@pytest.mark.slow
+def test_channels_are_removed_exported_and_quantized(wide, tmp_path):
+    study = shutil.copytree(wide, tmp_path / "study")
+    folders = [study / f"results/models/{model}/seed0" for model in ("resnet8", "mine")]
+    snakemake(study, *(str(folder.relative_to(study) / "channel/0.5/none-static.onnx") for folder in folders))
     images = numpy.load(study / "results/data/test_images.npy")
-    shutil.rmtree(folder)
-    assert session.run(None, {"image": images[:7]})[0].shape == (7, 10)
-    assert all(size[mode] < dense[mode] for mode in size)
-    provenance = json.loads(session.get_modelmeta().custom_metadata_map["provenance"])
-    assert 0.4 < 1 - provenance["weights"] / provenance["dense_weights"] < 0.6
-    assert planned(study, "all") == {}
+    for folder in folders:
+        size = {mode: (folder / f"channel/0.5/none-{mode}.onnx").stat().st_size for mode in ("float32", "static")}
+        dense = {mode: (folder / f"dense-{mode}.onnx").stat().st_size for mode in size}
+        session = onnxruntime.InferenceSession(folder / "channel/0.5/none-static.onnx")
+        assert session.run(None, {"image": images[:7]})[0].shape == (7, 10)
+        assert all(size[mode] < dense[mode] for mode in size)
+        provenance = json.loads(session.get_modelmeta().custom_metadata_map["provenance"])
+        assert 0.4 < 1 - provenance["weights"] / provenance["dense_weights"] < 0.6
 
 
+@pytest.mark.slow
+def test_the_report_holds_the_figures(wide):
+    snakemake(wide, "--report", "report.html")
+    report = (wide / "report.html").read_text()
+    assert "global_pruning_accuracy.png" in report
+    assert "Wilson" in report
+
+
+# --- what runs again
+
+
+def records(study: pathlib.Path) -> list[dict]:
+    """Return what Snakemake recorded of each output, its path under the key `output`."""
+    files = (study / ".snakemake/metadata").iterdir()
+    return [json.loads(file.read_text()) | {"output": base64.b64decode(file.name).decode()} for file in files]
+
+
+def rules(study: pathlib.Path) -> set[str]:
+    """Return the rules that a study has run."""
+    return {record["rule"] for record in records(study)}
+
+
+def with_what_follows(study: pathlib.Path, first: set[str]) -> set[str]:
+    """Return the rules and all whose jobs read what they made, directly or not, as Snakemake recorded it."""
+    made = {record["output"]: record for record in records(study)}
+    files = {file for file, record in made.items() if record["rule"] in first}
+    while more := {file for file, record in made.items() if files.intersection(record["input"])} - files:
+        files |= more
+    return {made[file]["rule"] for file in files}
+
+
+def users(study: pathlib.Path, module: str) -> set[str]:
+    """Return the rules that a study has run whose scripts import a module of scripts/, by the code."""
+    scripts = study / "scripts"
+    return {rule for rule in rules(study) if scripts / module in source_files(scripts / f"{rule}.py", (scripts,))}
+
+
+def params_changed(output: str) -> set[str]:
+    """Return the rules of which a dry run starts jobs because their own parameters changed."""
+    listed = re.search(r"^ +params have changed since last execution:\n +(.*)$", output, re.MULTILINE)
+    return set(listed[1].split(", ")) if listed else set()
+
+
+@contextlib.contextmanager
+def replaced(contents: dict[pathlib.Path, str | bytes]) -> Iterator[None]:
+    """Within the block the files have these contents; then they are as before, their times too."""
+    before = {path: (path.read_bytes(), path.stat()) for path in contents}
+    for path, content in contents.items():
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+    try:
+        yield
+    finally:
+        for path, (content, times) in before.items():
+            path.write_bytes(content)
+            os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def with_code(*paths: pathlib.Path) -> dict[pathlib.Path, str]:
+    """Return the contents of Python files with one more statement."""
+    return {path: path.read_text() + "EDITED = True\n" for path in paths}
+
+
+def configured(study: pathlib.Path, old: str, new: str):
+    """Return a context in which the study's configuration is changed."""
+    path = study / "config/config.yaml"
+    text = path.read_text()
+    assert old in text
+    return replaced({path: text.replace(old, new, 1)})
+
+
+def own_files(study: pathlib.Path) -> list[pathlib.Path]:
+    """Return the Python files of the user's model."""
+    return [study / "my_model.py", *(study / "layers").rglob("*.py")]
+
+
+def test_nothing_runs_when_nothing_changed(tiny):
+    assert planned(tiny, "all") == {}
+
+
+def test_nothing_runs_after_a_new_clone_changed_all_times(tiny):
+    for path in [*(tiny / "scripts").rglob("*.py"), *(tiny / "workflow").rglob("*"), *(tiny / "config").iterdir()]:
+        os.utime(path)
+    for path in own_files(tiny):
+        os.utime(path)
+    assert planned(tiny, "all") == {}
+
+
+def test_nothing_runs_after_an_edit_of_comments_and_docstrings(tiny):
+    files = [*(tiny / "scripts").rglob("*.py"), *own_files(tiny)]
+    texts = {path: path.read_text() for path in files}
+    with replaced({path: f"{text.replace(QUOTES, QUOTES + 'Edited: ', 1)}# edited\n" for path, text in texts.items()}):
+        assert planned(tiny, "all") == {}
+
+
+@pytest.mark.slow
+def test_nothing_runs_after_weights_have_another_time_or_the_folder_another_place_or_the_machine_other_cores(wide):
+    os.utime(wide / "my_weights.pt")
+    moved = wide.rename(wide.with_name("moved"))
+    try:
+        assert planned(moved, "all", "--cores", "1") == {}
+    finally:
+        moved.rename(wide)
+
+
+def test_every_job_recorded_the_checksum_of_all_code_that_its_script_imports(study):
+    scripts = study / "scripts"
+    own = {os.path.relpath(path, study): digest(path.read_bytes()) for path in own_files(study)}
+    code = {}
+    for rule in rules(study):
+        files = source_files(scripts / f"{rule}.py", (scripts,))
+        code[rule] = {os.path.relpath(path, scripts): digest(path.read_bytes()) for path in files}
+    builds = users(study, "elagage/pytorch/models.py")
+    for record in records(study):
+        builds_own = record["rule"] in builds and "/mine/" in record["output"]
+        needed = code[record["rule"]] | (own if builds_own else {})
+        recorded = dict(re.findall(r"([\w/]+\.py):([0-9a-f]{16})", " ".join(record["params"])))
+        assert recorded == {name: checksum[:16] for name, checksum in needed.items()}
+        assert f"../../scripts/{record['rule']}.py" in record["code"]
+
+
+def test_all_follows_from_the_data_and_all_measurements_from_the_variants(study):
+    assert with_what_follows(study, {"prepare_data"}) == rules(study)
+    measured = {"quantize", "pack", "evaluate_size", *EVALUATION, "summarize", "plot"}
+    assert with_what_follows(study, {"quantize"}) == measured
+
+
+def test_an_edited_module_reruns_the_rules_that_use_it(tiny):
+    first = users(tiny, "elagage/onnx/runtime.py")
+    assert first == set(EVALUATION)
+    with replaced(with_code(tiny / "scripts/elagage/onnx/runtime.py")):
+        assert set(planned(tiny, "all")) == with_what_follows(tiny, first)
+
+
+@pytest.mark.slow
+def test_edited_modules_that_no_rule_of_the_study_uses_rerun_nothing(wide):
+    modules = [path for path in (wide / "scripts").rglob("*.py") if not users(wide, path.relative_to(wide / "scripts"))]
+    assert {"plan.py", "configuration.py"} <= {path.name for path in modules}
+    with replaced(with_code(*modules)):
+        assert planned(wide, "all") == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("edited", [("train", "train_import", "quantize_export"), ("sensitivity", "pack", *EVALUATION)])
+def test_edited_scripts_rerun_their_rules(wide, edited):
+    """Scripts of which none uses what another makes: Snakemake asks for changes only where all inputs stay."""
+    with replaced(with_code(*(wide / f"scripts/{rule}.py" for rule in edited))):
+        output = snakemake(wide, "--dry-run", "all")
+    assert params_changed(output) == set(edited)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("recovery", "pruned"),
+    ("old", "new", "first"),
     [
-        ("none", "none"),
-        ("batchnorm", "none"),
-        ("finetune", "none"),
-        ("rewind", "none"),
-        ("iterative", "iterative_pruned"),
+        ("{name: digits}", "{name: digits, validation_fraction: 0.2}", "prepare_data"),
+        ("{name: digits}", "{name: digits, image_size: 9}", "prepare_data"),
+        ("{epochs: 2}", "{epochs: 3}", "train"),
+        ("{epochs: 2}", "{epochs: 2, learning_rate: 0.2}", "train"),
+        ("retraining: {epochs: 1}", "retraining: {epochs: 2}", "recover"),
+        ("retraining: {epochs: 1}", "retraining: {epochs: 1, batchnorm_images: 99}", ""),
+        ("calibration_images: 64", "calibration_images: 65", "quantize"),
+        ("modes: [float32, dynamic, dynamic_conv, static]", "modes: [float32, dynamic, static]", "quantize"),
+        ("latency_images: 40", "latency_images: 41", "evaluate_latency evaluate_latency_eager"),
+        ("latency_images: 40", "latency_images: 40, threads: 2", "evaluate_latency evaluate_latency_eager"),
+        ("rates: [0.0, 0.5]", "rates: [0.0]", "summarize"),
+        ("evaluation:", "sensitivity: {images: 20}\nevaluation:", "sensitivity"),
     ],
 )
-def test_a_retrained_checkpoint_has_the_graph_of_what_was_pruned(study, recovery, pruned):
-    folder = study / "results/models/mine/seed0/channel/0.5"
-    folder.mkdir(parents=True)
-    (folder / f"{recovery}.safetensors").touch()
-    target = str(folder.relative_to(study) / f"{recovery}-none.onnx")
-    output = snakemake(study, "--dry-run", target)
-    shutil.rmtree(folder.parent)
-    exports = set(re.findall(r"Export (\S*graph\.onnx)", output))
-    assert exports == {f"results/models/mine/seed0/channel/0.5/{pruned}.graph.onnx"}
+def test_a_changed_parameter_reruns_its_stage(wide, old, new, first):
+    with configured(wide, old, new):
+        assert set(planned(wide, "all")) == with_what_follows(wide, set(first.split()))
 
 
-def test_promised_targets_can_be_named(study):
-    assert planned(study, "results/plots/global_pruning_accuracy.png") == {}
+@pytest.mark.slow
+def test_a_module_of_training_reruns_all_that_builds_networks(wide):
+    first = users(wide, "elagage/pytorch/models.py")
+    assert {"train", "train_import", "sensitivity", "prune", "recover", "quantize_export"} < first
+    with replaced(with_code(wide / "scripts/elagage/pytorch/models.py")):
+        assert set(planned(wide, "all")) == with_what_follows(wide, first)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", ["my_model.py", "layers/blocks.py"])
+def test_an_edited_file_of_the_users_model_reruns_what_builds_that_model(wide, file):
+    with replaced(with_code(wide / file)):
+        jobs = planned(wide, "all")
+    assert jobs["train_import"] == jobs["quantize_export"] == jobs["evaluate_latency_eager"] == 1
+    assert jobs["prune"] == jobs["recover"] == 2
+    assert jobs["sensitivity"] == 1
+    assert "train" not in jobs
+
+
+@pytest.mark.slow
+def test_other_weights_rerun_that_model(wide):
+    weights = wide / "my_weights.pt"
+    with replaced({weights: weights.read_bytes() + b" "}):
+        jobs = planned(wide, "all")
+    assert jobs["train_import"] == 1
+    assert jobs["prune"] == 2
+    assert "train" not in jobs
+
+
+@pytest.mark.slow
+def test_a_changed_image_of_the_same_size_reruns_the_data_set(tmp_path):
+    shutil.copytree(EXAMPLE / "images", tmp_path / "images")
+    (tmp_path / "config.yaml").write_text(
+        "dataset: {name: image_folder, path: images, image_size: 8}\n"
+        "quantization: {modes: [float32]}\n"
+        "evaluation: {latency_images: 20}\n"
+    )
+    snakefile = str(REPOSITORY / "workflow/Snakefile")
+    target = "results/data/dataset.json", "--snakefile", snakefile, "--configfile", "config.yaml"
+    snakemake(tmp_path, *target)
+    image, *_ = (tmp_path / "images/test").rglob("*.png")
+    before, times = image.read_bytes(), image.stat()
+    image.write_bytes(before[:-1] + b"\x07")
+    os.utime(image, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert planned(tmp_path, *target) == {"prepare_data": 1}
+    image.write_bytes(before)
+    shutil.copytree(tmp_path / "images", tmp_path / "copy", copy_function=shutil.copyfile)
+    shutil.rmtree(tmp_path / "images")
+    (tmp_path / "copy").rename(tmp_path / "images")
+    assert planned(tmp_path, *target) == {}
+    image.rename(image.with_name("renamed.png"))
+    assert planned(tmp_path, *target) == {"prepare_data": 1}
+
+
+# --- what runs for the first time
+
+
+def test_one_more_rate_runs_that_rate_and_no_other(tiny):
+    with configured(tiny, "[0.0, 0.5]", "[0.0, 0.5, 0.7]"):
+        jobs = planned(tiny, "all")
+    of_each_scope = ("prune", "recover", "quantize", "pack", "evaluate_accuracy", "evaluate_size", "evaluate_latency")
+    assert jobs == dict.fromkeys(of_each_scope, 2) | dict.fromkeys(("sensitivity", "summarize", "plot"), 1)
+
+
+@pytest.mark.slow
+def test_recovery_batchnorm_starts_from_each_pruned_checkpoint(wide):
+    with configured(wide, "finetune]", "finetune, batchnorm]"):
+        jobs = planned(wide, "all")
+    assert jobs["recover_batchnorm"] == jobs["quantize"] == jobs["evaluate_accuracy"] == 4
+    assert not {"train", "train_import", "prune", "recover", "quantize_export"} & set(jobs)
+
+
+@pytest.mark.slow
+def test_mode_qat_trains_each_checkpoint_once_and_leaves_the_other_modes(wide):
+    with configured(wide, "static]", "static, qat]"):
+        jobs = planned(wide, "all")
+    assert jobs["quantize_qat"] == jobs["evaluate_accuracy"] == 10
+    assert not {"train", "train_import", "prune", "quantize_export", "quantize"} & set(jobs)
+
+
+@pytest.mark.slow
+def test_another_seed_trains_again_but_for_a_model_with_weights(wide):
+    with configured(wide, "training:", "seeds: [0, 1]\ntraining:"):
+        jobs = planned(wide, "all")
+    assert jobs["train"] == 1
+    assert "train_import" not in jobs
+
+
+@pytest.mark.slow
+def test_retrained_checkpoints_share_the_graph_of_what_was_pruned(wide, tmp_path):
+    study = shutil.copytree(wide, tmp_path / "study")
+    folder = "results/models/mine/seed0/channel/0.5"
+    recoveries = ("none", "batchnorm", "finetune", "rewind", "iterative")
+    (study / folder).mkdir(parents=True)
+    for recovery in recoveries:
+        (study / folder / f"{recovery}.safetensors").touch()
+    output = snakemake(study, "--dry-run", *(f"{folder}/{recovery}-float32.onnx" for recovery in recoveries))
+    exports = re.findall(r"Export (\S*graph\.onnx)", output)
+    assert sorted(set(exports)) == [f"{folder}/iterative_pruned.graph.onnx", f"{folder}/none.graph.onnx"]
+    graphs = {recovery: graph("mine", "0", f"channel/0.5/{recovery}") for recovery in recoveries}
+    assert graphs.pop("iterative") == f"{folder}/iterative_pruned.graph.onnx"
+    assert set(graphs.values()) == {f"{folder}/none.graph.onnx"}
+
+
+@pytest.mark.slow
+def test_the_command_line_replaces_tables_of_the_file(tmp_path):
+    """The README promises seeds=[0,1,2]."""
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config/config.yaml").write_text("models: {first: {architecture: resnet8}}\npruning: {rates: [0.5]}\n")
+    stated = ["seeds=[0,1,2]", "pruning={rates: [0.25]}", "models={other: {architecture: resnet8}}"]
+    place = "--snakefile", str(REPOSITORY / "workflow/Snakefile")
+    output = snakemake(tmp_path, *place, "--dry-run", "all", "--config", *stated)
+    assert "results/models/other/seed2/global/0.25/none-float32.onnx" in output
+    assert "results/models/first/" not in output
+    assert "/0.5/" not in output
+
+
+@pytest.mark.slow
+def test_promised_targets_can_be_named(wide):
+    assert planned(wide, "results/plots/global_pruning_accuracy.png") == {}
 
 
 @pytest.mark.parametrize("profile", PROFILES)
@@ -547,16 +560,10 @@ def test_every_profile_plans_the_default_study(profile, tmp_path):
     assert jobs["sensitivity"] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["recovery", "cifar10", "cifar100"])
 def test_the_configurations_on_offer_plan_a_study(name, tmp_path):
     config = REPOSITORY / f"config/{name}.yaml"
     snakefile = REPOSITORY / "workflow/Snakefile"
     jobs = planned(tmp_path, "--snakefile", str(snakefile), "all", "--configfile", str(config))
     assert jobs["plot"] == 1
-
-
-def test_the_report_holds_the_figures(study):
-    snakemake(study, "--report", "report.html")
-    report = (study / "report.html").read_text()
-    assert "global_pruning_accuracy.png" in report
-    assert "Wilson" in report

@@ -110,7 +110,7 @@ def configuration(
     with every mistake, one per line.
     """
     schema = yaml.safe_load(pathlib.Path(schema_path).read_text())
-    stated = {}
+    stated: dict[str, object] = {}
     for part in parts:
         if not isinstance(part, Mapping):
             raise UserError(f"configuration: {part!r} is not a table of keys and values")

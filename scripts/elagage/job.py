@@ -36,7 +36,7 @@ def job(log: str | os.PathLike) -> Iterator[None]:
             _terminal = os.fdopen(os.dup(2), "w", buffering=1)
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
-        sys.stdout.reconfigure(line_buffering=True)
+        sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a TextIOWrapper, as Python starts
         yield
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
         print(f"took {time.perf_counter() - start:.1f} s and {peak:.0f} MiB of memory at its peak")

@@ -31,4 +31,4 @@ def record_outputs(persistence: type = PersistenceBase) -> None:
         finally:
             settings.exec_mode = ExecMode.REMOTE
 
-    persistence.finished = finished_in_the_main_process
+    persistence.finished = finished_in_the_main_process  # type: ignore[attr-defined]

@@ -48,6 +48,7 @@ def import_user_module(path: str) -> types.ModuleType:
         if name in sys.modules:  # which the package itself has imported
             return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name or f"user_model_{pathlib.Path(path).stem}", path)
+    assert spec and spec.loader, f"{path} does not end in .py"
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # where dataclasses look for the module of a class
     spec.loader.exec_module(module)

@@ -15,7 +15,7 @@ rule evaluate_accuracy:
     log:
         "results/logs/evaluate_accuracy/{model}/seed{seed}/{checkpoint}.log",
     conda:
-        "../../envs/evaluate_accuracy.yaml"
+        "../../envs/onnx.yaml"
     threads: 1
     resources:
         mem_mb=times_attempt(1000),
@@ -30,18 +30,18 @@ rule evaluate_accuracy:
 
 rule evaluate_size:
     input:
-        variants=[f"{stem}.onnx" for stem in PLAN.mode_stems],
+        onnx_files=[f"{stem}.onnx" for stem in PLAN.mode_stems],
         packed=[f"{stem}.onnx.packed" for stem in PLAN.mode_stems],
     output:
         size=[f"{stem}.size.json" for stem in PLAN.mode_stems],
     log:
         "results/logs/evaluate_size/{model}/seed{seed}/{checkpoint}.log",
     conda:
-        "../../envs/evaluate_size.yaml"
+        "../../envs/packing.yaml"
     threads: 1
     resources:
-        mem_mb=times_attempt(1000),
-        runtime=times_attempt(5),
+        mem_mb=times_attempt(2000),
+        runtime=times_attempt(10),
     params:
         code=code("evaluate_size"),
     message:
@@ -61,7 +61,7 @@ rule evaluate_latency:
     log:
         "results/logs/evaluate_latency/{model}/seed{seed}/{checkpoint}.log",
     conda:
-        "../../envs/evaluate_latency.yaml"
+        "../../envs/onnx.yaml"
     # All cores of the run, so that no other job of the workflow disturbs a timing.
     threads: workflow.cores or 1
     resources:
@@ -87,7 +87,7 @@ rule evaluate_latency_eager:
     log:
         "results/logs/evaluate_latency_eager/{model}/seed{seed}.log",
     conda:
-        "../../envs/evaluate_latency_eager.yaml"
+        "../../envs/pytorch.yaml"
     threads: workflow.cores or 1
     resources:
         mem_mb=times_attempt(4000),

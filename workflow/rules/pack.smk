@@ -1,4 +1,4 @@
-"""{checkpoint}-{mode}.onnx -> {checkpoint}-{mode}.onnx.packed, which scripts/unpack.py turns back.
+"""{checkpoint}-{mode}.onnx -> {checkpoint}-{mode}.onnx.packed, which scripts/elagage/packing/unpack.py turns back.
 
 A job packs all modes of a checkpoint: starting a job takes longer than that.
 """
@@ -6,13 +6,13 @@ A job packs all modes of a checkpoint: starting a job takes longer than that.
 
 rule pack:
     input:
-        variants=[f"{stem}.onnx" for stem in PLAN.mode_stems],
+        onnx_files=[f"{stem}.onnx" for stem in PLAN.mode_stems],
     output:
         packed=[f"{stem}.onnx.packed" for stem in PLAN.mode_stems],
     log:
         "results/logs/pack/{model}/seed{seed}/{checkpoint}.log",
     conda:
-        "../../envs/pack.yaml"
+        "../../envs/packing.yaml"
     threads: 1
     resources:
         mem_mb=times_attempt(1000),

@@ -16,7 +16,7 @@ rule plot:
     log:
         "results/logs/plot.log",
     conda:
-        "../../envs/plot.yaml"
+        "../../envs/tables.yaml"
     threads: 1
     resources:
         mem_mb=times_attempt(2000),

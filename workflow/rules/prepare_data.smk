@@ -13,7 +13,7 @@ rule prepare_data:
     log:
         "results/logs/prepare_data.log",
     conda:
-        "../../envs/prepare_data.yaml"
+        "../../envs/data.yaml"
     threads: 2
     resources:
         mem_mb=times_attempt(4000),

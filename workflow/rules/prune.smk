@@ -10,7 +10,7 @@ rule prune:
     log:
         "results/logs/prune/{model}/seed{seed}/{scope}/{rate}.log",
     conda:
-        "../../envs/prune.yaml"
+        "../../envs/pytorch.yaml"
     threads: 1
     resources:
         mem_mb=times_attempt(2000),

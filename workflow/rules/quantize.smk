@@ -12,7 +12,7 @@ rule quantize_export:
     log:
         "results/logs/quantize_export/{model}.log",
     conda:
-        "../../envs/quantize_export.yaml"
+        "../../envs/pytorch.yaml"
     threads: 1
     resources:
         mem_mb=times_attempt(4000),
@@ -50,7 +50,7 @@ rule quantize:
     log:
         "results/logs/quantize/{model}/seed{seed}/{checkpoint}.log",
     conda:
-        "../../envs/quantize.yaml"
+        "../../envs/onnx.yaml"
     threads: 1
     resources:
         mem_mb=times_attempt(2000),
@@ -78,7 +78,7 @@ rule quantize_qat:
     benchmark:
         "results/benchmarks/quantize_qat/{model}/seed{seed}/{checkpoint}.tsv"
     conda:
-        "../../envs/quantize_qat.yaml"
+        "../../envs/pytorch.yaml"
     threads: 8
     resources:
         mem_mb=times_attempt(8000),

@@ -17,7 +17,7 @@ rule recover:
     benchmark:
         "results/benchmarks/recover/{model}/seed{seed}/{scope}/{rate}/{recovery}.tsv"
     conda:
-        "../../envs/recover.yaml"
+        "../../envs/pytorch.yaml"
     threads: 8
     resources:
         mem_mb=times_attempt(8000),
@@ -47,7 +47,7 @@ rule recover_batchnorm:
     log:
         "results/logs/recover_batchnorm/{model}/seed{seed}/{scope}/{rate}.log",
     conda:
-        "../../envs/recover_batchnorm.yaml"
+        "../../envs/pytorch.yaml"
     threads: 1
     resources:
         mem_mb=times_attempt(2000),

@@ -11,7 +11,7 @@ rule sensitivity:
     log:
         "results/logs/sensitivity/{model}/seed{seed}.log",
     conda:
-        "../../envs/sensitivity.yaml"
+        "../../envs/pytorch.yaml"
     threads: 8
     resources:
         mem_mb=times_attempt(8000),

@@ -16,7 +16,7 @@ rule summarize:
     log:
         "results/logs/summarize.log",
     conda:
-        "../../envs/summarize.yaml"
+        "../../envs/tables.yaml"
     threads: 1
     resources:
         mem_mb=times_attempt(2000),

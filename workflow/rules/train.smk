@@ -16,7 +16,7 @@ rule train:
     wildcard_constraints:
         model=one_of(PLAN.trained),
     conda:
-        "../../envs/train.yaml"
+        "../../envs/pytorch.yaml"
     threads: 8
     resources:
         mem_mb=times_attempt(8000),
@@ -45,7 +45,7 @@ rule train_import:
     wildcard_constraints:
         model=one_of(model for model in config["models"] if model not in PLAN.trained),
     conda:
-        "../../envs/train_import.yaml"
+        "../../envs/pytorch.yaml"
     threads: 1
     resources:
         mem_mb=times_attempt(2000),

@@ -66,6 +66,7 @@ def _channel_axis(node: onnx.NodeProto, producer: onnx.NodeProto | None) -> int:
         return 0
     if node.op_type == "MatMulInteger":
         return -1
+    assert producer is not None  # only a DequantizeLinear has several zero points otherwise
     return next((attribute.i for attribute in producer.attribute if attribute.name == "axis"), 1)
 
 

@@ -9,6 +9,7 @@ import onnx
 
 from elagage.data import Dataset
 from elagage.files import whole_file
+from elagage.version import VERSION
 
 NOTES = ("doc_string", "metadata_props")
 
@@ -16,11 +17,18 @@ NOTES = ("doc_string", "metadata_props")
 def write_deployed(path: str | os.PathLike, model: onnx.ModelProto, dataset: Dataset, provenance: Mapping) -> None:
     """Write the model, stripped, with class names, preprocessing and provenance in its metadata, whole or not at all.
 
+    Elagage's version is added to the provenance.
+
     The model is changed in place. Raises onnx.checker.ValidationError for one that ONNX does not allow.
     """
     strip(model)
     describe(
-        model, {"classes": dataset.classes, "preprocessing": dataset.preprocessing(), "provenance": dict(provenance)}
+        model,
+        {
+            "classes": dataset.classes,
+            "preprocessing": dataset.preprocessing(),
+            "provenance": {**provenance, "elagage": VERSION},
+        },
     )
     onnx.checker.check_model(model)
     with whole_file(path) as temporary:

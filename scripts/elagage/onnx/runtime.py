@@ -83,7 +83,7 @@ def machine(cpuinfo: str | os.PathLike = "/proc/cpuinfo") -> dict[str, str]:
     Read from the kernel in a millisecond (py-cpuinfo takes 1.2 s, with nothing else running on the machine); where
     there is no such file, Python's names for processor and architecture stand in.
     """
-    known = {}
+    known: dict[str, str] = {}
     if os.path.exists(cpuinfo):
         with open(cpuinfo) as file:
             for line in file:

@@ -4,7 +4,7 @@ import math
 
 import onnx
 
-from elagage.packed import WIDTHS, Tensor
+from elagage.packing.unpack import WIDTHS, Tensor
 
 SMALLEST = 16  # bytes of a tensor; those of smaller ones cost less among the names
 

@@ -14,17 +14,20 @@ from elagage.files import reading, whole_file
 from elagage.pytorch.models import build_network
 from elagage.pytorch.shrinking import shrink
 from elagage.pytorch.weights import StateDict, load_into
+from elagage.version import VERSION
 
 
 def save_checkpoint(path: str | os.PathLike, state: Mapping[str, torch.Tensor], provenance: Mapping) -> None:
-    """Write a state dict and, as JSON under the metadata key `elagage`, where it comes from.
+    """Write a state dict and, as JSON under the metadata key `elagage`, where it comes from, Elagage's version too.
 
     One key, because safetensors writes several in an order that changes from run to run.
     """
     tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items()}
     with whole_file(path) as temporary:
         # save_file would write it too, but its errors are no OSErrors.
-        temporary.write_bytes(save(tensors, {"elagage": json.dumps(provenance, sort_keys=True)}))
+        temporary.write_bytes(
+            save(tensors, {"elagage": json.dumps({**provenance, "elagage": VERSION}, sort_keys=True)})
+        )
 
 
 def load_checkpoint(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], dict]:

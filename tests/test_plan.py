@@ -1,0 +1,142 @@
+"""The plan of a study: which variants, figures and checkpoints a configuration asks for, and where they lie."""
+
+import itertools
+import pathlib
+
+import pytest
+
+from elagage.configuration import configuration
+from elagage.plan import FIGURES_OF_SCOPE, MEASUREMENTS, Plan, graph, pruned_for
+
+SCHEMA = pathlib.Path(__file__).parent.parent / "workflow/schemas/config.schema.yaml"
+TWO_MODELS = {"a": {"architecture": "resnet8"}, "b": {"architecture": "resnet20", "weights": "b.pt"}}
+
+
+def plan(**stated) -> Plan:
+    return Plan(configuration([stated], SCHEMA))
+
+
+def pruning(**stated) -> dict:
+    return {"scopes": ["local", "global"], "rates": [0.5, 0.0, 0.8], "recovery": ["none", "finetune"]} | stated
+
+
+def test_the_variants_are_every_combination_once_with_the_paths_of_their_measurements():
+    of = plan(models=TWO_MODELS, seeds=[3, 4], pruning=pruning(), quantization={"modes": ["float32", "static"]})
+    names = ("model", "seed", "scope", "rate", "recovery", "mode")
+    found = [tuple(row[name] for name in names) for row in of.variants]
+    choices = ["local", "global"], [0.0, 0.5, 0.8], ["none", "finetune"], ["float32", "static"]
+    assert found == [key + rest for key in (("a", 3), ("a", 4), ("b", 3)) for rest in itertools.product(*choices)]
+    row = of.variants[found.index(("a", 4, "global", 0.8, "finetune", "static"))]
+    for kind in MEASUREMENTS:
+        assert row[kind] == f"results/models/a/seed4/global/0.8/finetune-static.{kind}.json"
+
+
+def test_rate_0_is_the_dense_model_for_every_scope_and_recovery_and_measured_once():
+    of = plan(pruning=pruning(recovery=["none", "batchnorm", "finetune", "rewind", "iterative"]))
+    dense = [row for row in of.variants if row["rate"] == 0]
+    assert len(dense) == 2 * 5 * 3
+    assert {row["size"] for row in dense} == {
+        f"results/models/resnet8/seed0/dense-{mode}.size.json" for mode in ("float32", "dynamic", "static")
+    }
+    assert len(of.measurements) == len(set(of.measurements))
+    assert set(of.measurements) == {row[kind] for row in of.variants for kind in MEASUREMENTS}
+
+
+@pytest.mark.parametrize("rates", [[0.8, 0.5, 0.7], [0.0, 0.8, 0.5, 0.7]])
+def test_iterative_goes_from_each_rate_to_the_next_and_starts_as_rewind(rates):
+    of = plan(pruning=pruning(rates=rates, recovery=["iterative"]))
+    assert of.rates == sorted(rates)
+    steps = [of.checkpoint("global", rate, "iterative") for rate in (0.5, 0.7, 0.8)]
+    assert steps == ["global/0.5/rewind", "global/0.7/iterative", "global/0.8/iterative"]
+    before = [of.recovered_before("global", rate) for rate in (0.5, 0.7, 0.8)]
+    assert before == ["dense", *steps[:2]]
+    assert of.checkpoint("global", 0.5, "finetune") == "global/0.5/finetune"
+
+
+def test_a_model_with_weights_has_the_first_seed_and_is_not_trained():
+    of = plan(models=TWO_MODELS, seeds=[3, 4])
+    assert (of.seeds("a"), of.seeds("b")) == ([3, 4], [3])
+    assert of.trained == ["a"]
+    assert of.model_seeds == ["a/seed3", "a/seed4", "b/seed3"]
+    assert of.trained_seeds == ["a/seed3", "a/seed4"]
+
+
+@pytest.mark.parametrize(
+    ("modes", "made"),
+    [
+        (["float32", "static"], ["float32", "static"]),
+        (["static", "qat"], ["float32", "static"]),  # each variant is timed against the dense float32 model
+        (["qat"], ["float32"]),
+    ],
+)
+def test_float32_is_made_in_every_study_and_qat_by_another_rule(modes, made):
+    of = plan(quantization={"modes": modes})
+    assert of.quantize_modes == made
+    assert of.modes == modes
+    assert len(of.mode_stems) == len(modes)
+
+
+@pytest.mark.parametrize(
+    ("stated", "there"),
+    [
+        ({"pruning": pruning()}, {"scopes_accuracy", "recovery_comparison", "training_history", "sensitivity"}),
+        ({"pruning": pruning(scopes=["local"])}, {"recovery_comparison", "training_history", "sensitivity"}),
+        ({"pruning": pruning(recovery=["none"])}, {"scopes_accuracy", "training_history", "sensitivity"}),
+        ({"pruning": pruning(rates=[0.0])}, {"scopes_accuracy", "recovery_comparison", "training_history"}),
+        (
+            {"pruning": pruning(), "sensitivity": {"images": 0}},
+            {"scopes_accuracy", "recovery_comparison", "training_history"},
+        ),
+        (
+            {"pruning": pruning(), "models": {"b": TWO_MODELS["b"]}},
+            {"scopes_accuracy", "recovery_comparison", "sensitivity"},
+        ),
+    ],
+    ids=["all", "one scope", "one recovery", "dense alone", "no sensitivity", "nothing trained"],
+)
+def test_a_figure_is_drawn_where_the_study_has_data_for_it(stated, there):
+    of = plan(**stated)
+    of_scopes = {f"{scope}_pruning_{metric}" for scope in of.scopes for metric in FIGURES_OF_SCOPE}
+    assert len(of.figures) == len(set(of.figures))
+    assert set(of.figures) == of_scopes | {"quantization_comparison", "pareto"} | there
+
+
+def test_a_recovery_depends_on_the_settings_that_it_uses_alone():
+    retraining = {"epochs": 7, "learning_rate": 0.003, "batchnorm_images": 99}
+    of = plan(retraining=retraining)
+    assert of.retraining("finetune") == {"epochs": 7, "learning_rate": 0.003}
+    assert of.retraining("rewind") == of.retraining("iterative") == {"epochs": 7}
+
+
+def test_qat_trains_like_training_but_for_its_own_epochs_and_learning_rate_and_without_warm_up():
+    training = {"epochs": 20, "learning_rate": 0.2, "batch_size": 32, "warmup_epochs": 2}
+    of = plan(training=training, quantization={"modes": ["qat"], "qat_epochs": 3, "qat_learning_rate": 0.004})
+    own = {"epochs": 3, "learning_rate": 0.004, "warmup_epochs": 0}
+    assert of.qat_training == of.config["training"] | own
+    assert of.qat_training["batch_size"] == 32
+
+
+@pytest.mark.parametrize("recovery", ["none", "batchnorm", "finetune", "rewind"])
+def test_a_recovery_starts_from_the_pruned_checkpoint_and_keeps_its_channels(recovery):
+    assert pruned_for(recovery) == "none"
+    assert graph("m", "0", f"channel/0.5/{recovery}") == "results/models/m/seed0/channel/0.5/none.graph.onnx"
+
+
+def test_iterative_prunes_again_so_its_graph_is_another():
+    assert pruned_for("iterative") == "iterative_pruned"
+    place = "results/models/m/seed2/channel/0.5"
+    assert graph("m", "2", "channel/0.5/iterative") == f"{place}/iterative_pruned.graph.onnx"
+
+
+@pytest.mark.parametrize("checkpoint", ["dense", "local/0.5/none", "global/0.9/iterative"])
+def test_what_keeps_all_channels_has_the_graph_of_its_model(checkpoint):
+    assert graph("m", "0", checkpoint) == "results/models/m/graph.onnx"
+
+
+def test_the_code_of_a_model_is_that_of_the_users_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.py").write_text("def build(num_classes, in_channels):\n    pass\n")
+    models = {"mine": {"architecture": "net.py:build"}, "built_in": {"architecture": "resnet8"}}
+    of = plan(models=models)
+    assert of.user_code("mine").startswith("net.py:")
+    assert of.user_code("built_in") is None
