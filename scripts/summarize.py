@@ -122,7 +122,7 @@ def markdown(summary: pandas.DataFrame) -> str:
     lines.append("- MMACs: millions of multiply-accumulates of one image, zeros included.")
     lines.append(
         "- Sparsity: share of the dense model's weights that are removed or zero, counted in the file, where rounding "
-        "to int8 adds zeros. Mode none is float32."
+        "to int8 adds zeros."
     )
     lines.append(f"- Accuracy: on {summary['test_images'].iloc[0]} test images.")
     return "\n".join([*lines, "", table.to_markdown(index=False, disable_numparse=True), ""])
