@@ -34,7 +34,10 @@ INSTRUCTION_SETS = (
 
 
 def session(path: str | os.PathLike, threads: int) -> onnxruntime.InferenceSession:
-    """Return an ONNX Runtime session on the CPU with `threads` threads; UserError if there are fewer cores."""
+    """Return an ONNX Runtime session on the CPU with `threads` threads.
+
+    Raises UserError if there are fewer cores, or if the file is damaged.
+    """
     if threads > (cores := os.cpu_count() or 1):
         raise UserError(f"evaluation.threads: {threads} asked for, but this machine has {cores} core(s); lower it")
     options = onnxruntime.SessionOptions()
@@ -78,7 +81,7 @@ def time_in_turns(
 
 
 def machine(cpuinfo: str | os.PathLike = "/proc/cpuinfo") -> dict[str, str]:
-    """Return the CPU's model and those of its instruction sets that matter to int8.
+    """Return the CPU's model name and those of its instruction sets that matter for int8.
 
     Read from the kernel in a millisecond (py-cpuinfo takes 1.2 s, with nothing else running on the machine); where
     there is no such file, Python's names for processor and architecture stand in.
