@@ -19,7 +19,7 @@ import torch
 from elagage.data import SPLITS, Dataset, PreparedData, Split
 from elagage.onnx.graph import with_weights
 from elagage.onnx.quantization import quantize
-from elagage.onnx.runtime import predictions, session, time_in_turns
+from elagage.onnx.runtime import load, predictions, time_in_turns
 from elagage.pytorch.checkpoints import load_network, save_checkpoint
 from elagage.pytorch.export import export_graph
 from elagage.pytorch.models import build_network
@@ -58,7 +58,7 @@ NETWORKS = {"resnet8": 0.0, "resnet8 pruned": 0.8, "resnet20": 0.0, "reused.py:N
 
 def accuracy(model: onnx.ModelProto, path: pathlib.Path, test: Split) -> float:
     onnx.save(model, path)
-    return float((predictions(session(path, 1), test) == test.labels).mean())
+    return float((predictions(load(path, 1), test) == test.labels).mean())
 
 
 def float32_of(network: torch.nn.Module, dataset: Dataset) -> onnx.ModelProto:
@@ -130,11 +130,10 @@ def times(folder: pathlib.Path) -> None:
         for part in trainable.fake_quantized.ranges.values():
             part.high *= 1.01  # other ranges than those of static, as after training
     models["qat"] = trainable.deployed()
-    sessions = {}
+    calls = {}
     for name, model in models.items():
         onnx.save(model, folder / "timed.onnx")
-        sessions[name] = session(folder / "timed.onnx", 1)
-    calls = {name: lambda image, run=run: run.run(None, {"image": image}) for name, run in sessions.items()}
+        calls[name] = load(folder / "timed.onnx", 1)
     for _ in range(3):
         medians = {name: numpy.median(part) / 1e6 for name, part in time_in_turns(calls, images).items()}
         print(" ".join(f"{name}={value:.3f} ms" for name, value in medians.items()), file=sys.stderr)

@@ -12,6 +12,7 @@ DATASET = "results/data/dataset.json"
 PRUNED = "results/models/{model}/seed{seed}/{scope}/{rate}"  # folder of the checkpoints of a scope and rate
 STEM = "results/models/{model}/seed{seed}/{checkpoint}"  # of a checkpoint, without its ending
 MEASUREMENTS = ("accuracy", "size", "latency")
+WITHOUT_TRAINING = ("none", "batchnorm")  # recoveries that the rule recover does not make
 FIGURES_OF_SCOPE = ("accuracy", "model_size", "inference_time")
 
 
@@ -35,6 +36,12 @@ class Plan:
     def recoveries(self) -> list[str]:
         """The recoveries after pruning."""
         return self.config["pruning"]["recovery"]
+
+    @property
+    def retraining_recoveries(self) -> list[str]:
+        """The recoveries that train; `rewind` is among them as the first step of `iterative`."""
+        asked = [*self.recoveries, *(["rewind"] if "iterative" in self.recoveries else [])]
+        return [name for name in dict.fromkeys(asked) if name not in WITHOUT_TRAINING]
 
     @property
     def modes(self) -> list[str]:

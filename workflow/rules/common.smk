@@ -118,5 +118,5 @@ wildcard_constraints:
     seed=one_of(map(str, config["seeds"])),
     scope="local|global|channel",
     rate=one_of(map(str, PLAN.rates)),
-    recovery="finetune|rewind|iterative",
-    checkpoint=f"dense|[a-z]+/({one_of(map(str, PLAN.rates))})/[a-z]+",
+    recovery=one_of(PLAN.retraining_recoveries),
+    checkpoint=f"dense|[a-z]+/({one_of(map(str, PLAN.rates))})/[a-z_]+",

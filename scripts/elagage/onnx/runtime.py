@@ -12,6 +12,8 @@ from elagage.data import Split
 from elagage.errors import UserError
 from elagage.files import reading
 
+RUNTIME = {"onnxruntime": onnxruntime.__version__}  # what measurements say they were made with
+Model = Callable[[numpy.ndarray], numpy.ndarray]  # uint8 [n, channels, height, width] -> logits, float32 [n, classes]
 EVALUATION_BATCH = 250  # images
 WARM_UP = 50  # images, not counted
 # Images timed with one model before the next takes its turn: long enough that a model finds its weights in the cache
@@ -33,8 +35,8 @@ INSTRUCTION_SETS = (
 )
 
 
-def session(path: str | os.PathLike, threads: int) -> onnxruntime.InferenceSession:
-    """Return an ONNX Runtime session on the CPU with `threads` threads.
+def load(path: str | os.PathLike, threads: int) -> Model:
+    """Return the model of an ONNX file, to be run on the CPU with `threads` threads.
 
     Raises UserError if there are fewer cores, or if the file is damaged.
     """
@@ -44,13 +46,14 @@ def session(path: str | os.PathLike, threads: int) -> onnxruntime.InferenceSessi
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     with reading(path):
-        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return lambda images: session.run(None, {"image": images})[0]
 
 
-def predictions(model: onnxruntime.InferenceSession, split: Split) -> numpy.ndarray:
+def predictions(model: Model, split: Split) -> numpy.ndarray:
     """Return the predicted class, int64 [n], of every image of the split."""
     parts = [
-        model.run(None, {"image": split.images[start : start + EVALUATION_BATCH]})[0].argmax(1)
+        model(split.images[start : start + EVALUATION_BATCH]).argmax(1)
         for start in range(0, len(split), EVALUATION_BATCH)
     ]
     predicted = numpy.concatenate(parts)
