@@ -73,13 +73,13 @@ def main(architecture: str, checkpoint: str | None, images: int, threads: int) -
     setting = machine()
     print(f"{architecture}, {checkpoint or 'random weights'}; {images} images, threads: {threads}")
     print(f"{setting['cpu']} ({setting['instruction_set']})\n")
-    print("| rate | weights | share gone | multiply-accumulates | mode | ms per image | times as fast [95 %] |")
+    print("| rate | weights | share removed | multiply-accumulates | mode | ms per image | times as fast [95 %] |")
     print("|---|---|---|---|---|---|---|")
-    whole = count_weights(dense).weights, multiplications(dense)
+    dense_counts = count_weights(dense).weights, multiplications(dense)
     for (rate, mode), ns in times.items():
-        weights, products = count_weights(networks[rate])[1], multiplications(networks[rate])
+        weights, products = count_weights(networks[rate]).weights, multiplications(networks[rate])
         ratio = "{:.2f} [{:.2f}, {:.2f}]".format(*median_interval(times[0.0, "float32"] / ns))
-        left = f"{weights} | {1 - weights / whole[0]:.1%} | {products} ({products / whole[1]:.0%})"
+        left = f"{weights} | {1 - weights / dense_counts[0]:.1%} | {products} ({products / dense_counts[1]:.0%})"
         print(f"| {rate} | {left} | {mode} | {numpy.median(ns) / 1e6:.3f} | {ratio} |")
 
 

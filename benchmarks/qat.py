@@ -1,7 +1,7 @@
 """What quantization-aware training gains over static quantization: accuracy on digits, and time per image.
 
-PYTHONPATH=scripts python benchmarks/qat.py FOLDER; takes about ten minutes on one core. With names of built-in networks
-after the folder, it is those that are trained. The table, in Markdown, and the times are printed to standard error, the
+PYTHONPATH=scripts python benchmarks/qat.py FOLDER; takes about ten minutes on one core. Names of built-in networks
+after the folder choose those that are trained. The table, in Markdown, and the times are printed to standard error, the
 trainings to standard output.
 """
 
@@ -69,7 +69,7 @@ def float32_of(network: torch.nn.Module, dataset: Dataset) -> onnx.ModelProto:
 def variants(
     folder: pathlib.Path, name: str, learning_rate: float, seed: int, parts: dict[str, Split]
 ) -> tuple[float, float, float]:
-    """Return the test accuracies of float32, static and qat of one training."""
+    """Return the test accuracies of float32, static and qat for one training."""
     dataset, architecture = Dataset.read(folder / "dataset.json"), name.split()[0]
     network = build_network(architecture, len(dataset.classes), dataset.channels, seed)
     dense = folder / f"{architecture.partition('.')[0]}-{seed}.safetensors"
@@ -143,7 +143,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("folder", type=pathlib.Path, help="where checkpoints and models are written")
     parser.add_argument("networks", nargs="*", metavar="network", help="such as resnet56")
-    parser.add_argument("--image-size", type=int, default=16, help="pixels a side; the digits themselves have 8")
+    parser.add_argument("--image-size", type=int, default=16, help="pixels per side; the digits themselves have 8")
     parser.add_argument("--learning-rate", type=float, default=0.1, help="of the trainings; resnet50 needs less")
     arguments = parser.parse_args()
     torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""Predict every test image with each variant of a checkpoint."""
+"""Classify every test image with each variant of a checkpoint."""
 
 import numpy
 

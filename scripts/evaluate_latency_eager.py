@@ -1,4 +1,4 @@
-"""Time the dense model in eager PyTorch, what most people know, turn by turn with the same model in ONNX Runtime."""
+"""Time the dense model in eager PyTorch, the usual baseline, turn by turn with the same model in ONNX Runtime."""
 
 import numpy
 import torch

@@ -84,7 +84,7 @@ def time_in_turns(
 
 
 def machine(cpuinfo: str | os.PathLike = "/proc/cpuinfo") -> dict[str, str]:
-    """Return the CPU's model and those of its instruction sets that matter to int8.
+    """Return the CPU's model name and those of its instruction sets that matter for int8.
 
     Read from the kernel in a millisecond (py-cpuinfo takes 1.2 s, with nothing else running on the machine); where
     there is no such file, Python's names for processor and architecture stand in.
