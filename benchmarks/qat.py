@@ -57,11 +57,13 @@ NETWORKS = {"resnet8": 0.0, "resnet8 pruned": 0.8, "resnet20": 0.0, "reused.py:N
 
 
 def accuracy(model: onnx.ModelProto, path: pathlib.Path, test: Split) -> float:
+    """Return the test accuracy of an ONNX model, which is written to `path`."""
     onnx.save(model, path)
     return float((predictions(load(path, 1), test) == test.labels).mean())
 
 
 def float32_of(network: torch.nn.Module, dataset: Dataset) -> onnx.ModelProto:
+    """Return the float32 ONNX model of a network."""
     tensors = {name: tensor.detach().numpy() for name, tensor in network.state_dict().items()}
     return with_weights(export_graph(network, dataset), tensors)
 
@@ -105,6 +107,7 @@ def variants(
 
 
 def accuracies(folder: pathlib.Path, networks: list[str], image_size: int, learning_rate: float, seeds: range) -> None:
+    """Print the test accuracies of all networks and seeds as a Markdown table."""
     names = [f"{split}_{kind}" for split in SPLITS for kind in ("images", "labels")]
     outputs = {name: str(folder / f"{name}.npy") for name in names} | {"dataset": str(folder / "dataset.json")}
     prepare_data("digits", "", image_size, 0.1, outputs)

@@ -52,6 +52,7 @@ class Tensor:
 
     @property
     def end(self) -> int:
+        """The byte after the tensor's last one."""
         return self.start + self.values * self.width
 
 
