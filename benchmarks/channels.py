@@ -7,7 +7,6 @@ Weights are random unless a checkpoint is given: times do not depend on their va
 
 import argparse
 import copy
-import functools
 import pathlib
 import sys
 import tempfile
@@ -23,7 +22,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "scripts
 from elagage.data import Dataset
 from elagage.onnx.graph import with_weights
 from elagage.onnx.quantization import quantize
-from elagage.onnx.runtime import machine, session, time_in_turns
+from elagage.onnx.runtime import Model, load, machine, time_in_turns
 from elagage.pytorch.channels import channel_prune
 from elagage.pytorch.checkpoints import load_network
 from elagage.pytorch.export import export_graph
@@ -43,7 +42,7 @@ def multiplications(network: nn.Module) -> int:
     return counter.get_total_flops() // 2
 
 
-def sessions(network: nn.Module, images: numpy.ndarray, threads: int) -> dict[str, functools.partial]:
+def sessions(network: nn.Module, images: numpy.ndarray, threads: int) -> dict[str, Model]:
     """Return a function of an image for float32 and for static int8."""
     state = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
     float32 = with_weights(export_graph(network, DATASET), state)
@@ -52,8 +51,7 @@ def sessions(network: nn.Module, images: numpy.ndarray, threads: int) -> dict[st
     with tempfile.TemporaryDirectory() as folder:
         for name, model in models.items():
             onnx.save(model, f"{folder}/{name}.onnx")
-            loaded = session(f"{folder}/{name}.onnx", threads)
-            running[name] = functools.partial(lambda loaded, image: loaded.run(None, {"image": image}), loaded)
+            running[name] = load(f"{folder}/{name}.onnx", threads)
     return running
 
 
@@ -75,13 +73,13 @@ def main(architecture: str, checkpoint: str | None, images: int, threads: int) -
     setting = machine()
     print(f"{architecture}, {checkpoint or 'random weights'}; {images} images, threads: {threads}")
     print(f"{setting['cpu']} ({setting['instruction_set']})\n")
-    print("| rate | weights | share gone | multiply-accumulates | mode | ms per image | times as fast [95 %] |")
+    print("| rate | weights | share removed | multiply-accumulates | mode | ms per image | times as fast [95 %] |")
     print("|---|---|---|---|---|---|---|")
-    whole = count_weights(dense).weights, multiplications(dense)
+    dense_counts = count_weights(dense).weights, multiplications(dense)
     for (rate, mode), ns in times.items():
-        weights, products = count_weights(networks[rate])[1], multiplications(networks[rate])
+        weights, products = count_weights(networks[rate]).weights, multiplications(networks[rate])
         ratio = "{:.2f} [{:.2f}, {:.2f}]".format(*median_interval(times[0.0, "float32"] / ns))
-        left = f"{weights} | {1 - weights / whole[0]:.1%} | {products} ({products / whole[1]:.0%})"
+        left = f"{weights} | {1 - weights / dense_counts[0]:.1%} | {products} ({products / dense_counts[1]:.0%})"
         print(f"| {rate} | {left} | {mode} | {numpy.median(ns) / 1e6:.3f} | {ratio} |")
 
 

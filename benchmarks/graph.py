@@ -14,7 +14,7 @@ import time
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 MODES, SCOPES, RATES = 2, 2, 25
-CONFIG = "pruning: {{rates: [{rates}]}}\nquantization: {{modes: [none, static]}}\nseeds: [{seeds}]\n"
+CONFIG = "pruning: {{rates: [{rates}]}}\nquantization: {{modes: [float32, static]}}\nseeds: [{seeds}]\n"
 
 
 def run(*command: str, folder: pathlib.Path) -> tuple[float, int, str]:

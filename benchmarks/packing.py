@@ -3,7 +3,7 @@
 `python benchmarks/packing.py` draws ResNets at random, the 8, 20 and 56; with `--checkpoint PATH...` it takes trained
 ones (dense.safetensors of a study whose models are built in), with `--onnx PATH...` files as they are. Each network is
 pruned globally by magnitude, and stored as float32 and as static int8, calibrated on random images. Speeds are bytes of
-the ONNX file by CPU time, because other work on a machine changes the time of day threefold: medians of REPETITIONS.
+the ONNX file by CPU time, because other work on a machine changes wall-clock time threefold: medians of REPETITIONS.
 """
 
 import argparse
@@ -88,7 +88,7 @@ def measured(content: bytes) -> list[str]:
 
 
 def speed(function: Callable[[], bytes], size: int) -> tuple[float, bytes]:
-    """Return megabytes a second of CPU time, and what the function returns."""
+    """Return megabytes per second of CPU time, and what the function returns."""
     seconds = []
     for _ in range(REPETITIONS):
         start = time.process_time()

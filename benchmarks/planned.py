@@ -1,6 +1,6 @@
 """Snakemake that runs no job but prints how many it would submit to a cluster: groups of jobs count as one.
 
-For example `python benchmarks/planned.py --profile slurm all --config 'seeds=[0,1,2]'`, where Slurm's programs are.
+For example `python benchmarks/planned.py --profile slurm all --config 'seeds=[0,1,2]'`, where Slurm is installed.
 """
 
 from snakemake import cli

@@ -1,7 +1,7 @@
 """What quantization-aware training gains over static quantization: accuracy on digits, and time per image.
 
-PYTHONPATH=scripts python benchmarks/qat.py FOLDER; takes about ten minutes on one core. With names of built-in networks
-after the folder, it is those that are trained. The table, in Markdown, and the times are printed to standard error, the
+PYTHONPATH=scripts python benchmarks/qat.py FOLDER; takes about ten minutes on one core. Names of built-in networks
+after the folder choose those that are trained. The table, in Markdown, and the times are printed to standard error, the
 trainings to standard output.
 """
 
@@ -19,7 +19,7 @@ import torch
 from elagage.data import SPLITS, Dataset, PreparedData, Split
 from elagage.onnx.graph import with_weights
 from elagage.onnx.quantization import quantize
-from elagage.onnx.runtime import predictions, session, time_in_turns
+from elagage.onnx.runtime import load, predictions, time_in_turns
 from elagage.pytorch.checkpoints import load_network, save_checkpoint
 from elagage.pytorch.export import export_graph
 from elagage.pytorch.models import build_network
@@ -57,11 +57,13 @@ NETWORKS = {"resnet8": 0.0, "resnet8 pruned": 0.8, "resnet20": 0.0, "reused.py:N
 
 
 def accuracy(model: onnx.ModelProto, path: pathlib.Path, test: Split) -> float:
+    """Return the test accuracy of an ONNX model, which is written to `path`."""
     onnx.save(model, path)
-    return float((predictions(session(path, 1), test) == test.labels).mean())
+    return float((predictions(load(path, 1), test) == test.labels).mean())
 
 
 def float32_of(network: torch.nn.Module, dataset: Dataset) -> onnx.ModelProto:
+    """Return the float32 ONNX model of a network."""
     tensors = {name: tensor.detach().numpy() for name, tensor in network.state_dict().items()}
     return with_weights(export_graph(network, dataset), tensors)
 
@@ -69,7 +71,7 @@ def float32_of(network: torch.nn.Module, dataset: Dataset) -> onnx.ModelProto:
 def variants(
     folder: pathlib.Path, name: str, learning_rate: float, seed: int, parts: dict[str, Split]
 ) -> tuple[float, float, float]:
-    """Return the test accuracies of float32, static and qat of one training."""
+    """Return the test accuracies of float32, static and qat for one training."""
     dataset, architecture = Dataset.read(folder / "dataset.json"), name.split()[0]
     network = build_network(architecture, len(dataset.classes), dataset.channels, seed)
     dense = folder / f"{architecture.partition('.')[0]}-{seed}.safetensors"
@@ -105,6 +107,7 @@ def variants(
 
 
 def accuracies(folder: pathlib.Path, networks: list[str], image_size: int, learning_rate: float, seeds: range) -> None:
+    """Print the test accuracies of all networks and seeds as a Markdown table."""
     names = [f"{split}_{kind}" for split in SPLITS for kind in ("images", "labels")]
     outputs = {name: str(folder / f"{name}.npy") for name in names} | {"dataset": str(folder / "dataset.json")}
     prepare_data("digits", "", image_size, 0.1, outputs)
@@ -130,11 +133,10 @@ def times(folder: pathlib.Path) -> None:
         for part in trainable.fake_quantized.ranges.values():
             part.high *= 1.01  # other ranges than those of static, as after training
     models["qat"] = trainable.deployed()
-    sessions = {}
+    calls = {}
     for name, model in models.items():
         onnx.save(model, folder / "timed.onnx")
-        sessions[name] = session(folder / "timed.onnx", 1)
-    calls = {name: lambda image, run=run: run.run(None, {"image": image}) for name, run in sessions.items()}
+        calls[name] = load(folder / "timed.onnx", 1)
     for _ in range(3):
         medians = {name: numpy.median(part) / 1e6 for name, part in time_in_turns(calls, images).items()}
         print(" ".join(f"{name}={value:.3f} ms" for name, value in medians.items()), file=sys.stderr)
@@ -144,7 +146,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("folder", type=pathlib.Path, help="where checkpoints and models are written")
     parser.add_argument("networks", nargs="*", metavar="network", help="such as resnet56")
-    parser.add_argument("--image-size", type=int, default=16, help="pixels a side; the digits themselves have 8")
+    parser.add_argument("--image-size", type=int, default=16, help="pixels per side; the digits themselves have 8")
     parser.add_argument("--learning-rate", type=float, default=0.1, help="of the trainings; resnet50 needs less")
     arguments = parser.parse_args()
     torch.set_num_threads(1)

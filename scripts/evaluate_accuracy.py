@@ -1,16 +1,16 @@
-"""Predict every test image with each variant of a checkpoint."""
+"""Classify every test image with each variant of a checkpoint."""
 
 import numpy
 
 from elagage.data import Split, save_array
 from elagage.files import write_json
 from elagage.job import job
-from elagage.onnx.runtime import predictions, session
+from elagage.onnx.runtime import load, predictions
 
 
 def evaluate_accuracy(test: Split, onnx_file: str, *, threads: int, accuracy: str, predicted: str) -> None:
     """Write the number of images and of correct predictions (JSON), and each image's prediction, int32 [n] (.npy)."""
-    classes = predictions(session(onnx_file, threads), test)
+    classes = predictions(load(onnx_file, threads), test)
     save_array(predicted, classes.astype(numpy.int32))
     correct = int((classes == test.labels).sum())
     write_json(accuracy, {"images": len(test), "correct": correct})

@@ -1,14 +1,11 @@
 """Time each variant of a checkpoint on single images, turn by turn with the dense float32 model."""
 
-import functools
-
 import numpy
-import onnxruntime
 
 from elagage.data import Split
 from elagage.files import write_json
 from elagage.job import job
-from elagage.onnx.runtime import machine, session, time_in_turns
+from elagage.onnx.runtime import RUNTIME, load, machine, time_in_turns
 
 
 def evaluate_latency(dense: str, outputs: dict[str, str], images: numpy.ndarray, *, threads: int) -> None:
@@ -16,17 +13,13 @@ def evaluate_latency(dense: str, outputs: dict[str, str], images: numpy.ndarray,
 
     images: uint8 [n, channels, height, width], timed one at a time.
     """
-    models = {path: _single(session(path, threads)) for path in outputs}
-    times = time_in_turns({"dense": _single(session(dense, threads)), **models}, images)
-    setting = {**machine(), "threads": threads, "onnxruntime": onnxruntime.__version__}
+    models = {path: load(path, threads) for path in outputs}
+    times = time_in_turns({"dense": load(dense, threads), **models}, images)
+    setting = {**machine(), "threads": threads, **RUNTIME}
     for path, latency in outputs.items():
         write_json(latency, {**setting, "dense_ns": times["dense"].tolist(), "ns": times[path].tolist()})
         medians = [numpy.median(times[name]) / 1e6 for name in (path, "dense")]
         print("{}: median {:.3f} ms, dense {:.3f} ms".format(path, *medians))
-
-
-def _single(model: onnxruntime.InferenceSession):
-    return functools.partial(lambda model, image: model.run(None, {"image": image}), model)
 
 
 if "snakemake" in globals():

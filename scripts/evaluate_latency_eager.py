@@ -1,4 +1,4 @@
-"""Time the dense model in eager PyTorch, what most people know, turn by turn with the same model in ONNX Runtime."""
+"""Time the dense model in eager PyTorch, the usual baseline, turn by turn with the same model in ONNX Runtime."""
 
 import numpy
 import torch
@@ -7,7 +7,7 @@ from torch import nn
 from elagage.data import Dataset, Split
 from elagage.files import write_json
 from elagage.job import job
-from elagage.onnx.runtime import machine, session, time_in_turns
+from elagage.onnx.runtime import load, machine, time_in_turns
 from elagage.pytorch.checkpoints import load_network
 from elagage.pytorch.models import Normalize
 
@@ -26,14 +26,12 @@ def evaluate_latency_eager(
     torch.set_num_threads(threads)
     network, _ = load_network(dense, architecture, dataset)
     eager = nn.Sequential(Normalize(dataset), network).eval()
-    runtime = session(dense_onnx, threads)
 
     @torch.inference_mode()
     def run_eager(image: numpy.ndarray) -> numpy.ndarray:
         return eager(torch.from_numpy(image)).numpy()
 
-    models = {"eager": run_eager, "dense": lambda image: runtime.run(None, {"image": image})}
-    times = time_in_turns(models, images)
+    times = time_in_turns({"eager": run_eager, "dense": load(dense_onnx, threads)}, images)
     setting = {**machine(), "threads": threads, "torch": torch.__version__}
     write_json(output, {**setting, "dense_ns": times["dense"].tolist(), "ns": times["eager"].tolist()})
     print({name: f"median {numpy.median(ns) / 1e6:.3f} ms" for name, ns in times.items()})

@@ -16,11 +16,11 @@ from elagage.packing.pack import entropy_bytes, packed_weight_bytes
 def evaluate_size(onnx_file: str, packed: str, size: str) -> None:
     """Write what is counted (JSON).
 
-    bytes, packed_bytes, xz_bytes: of the ONNX file, of its packed form and of what `xz -9e` makes of it; entropy_bytes:
+    bytes, packed_bytes, xz_bytes: of the ONNX file, of its packed form and of its `xz -9e` form; entropy_bytes: the
     sum of the order-0 entropies of its initializers (see elagage.packing.pack.entropy_bytes); packed_weight_bytes,
     weight_entropy_bytes: the share of the weights, tensors of two dimensions or more, in the packed form and in the
-    entropy; macs: multiply-accumulates of one image, or null if the graph does not tell; counts of weights and
-    operators; the file's provenance.
+    entropy; macs: multiply-accumulates of one image, or null if it cannot be inferred from the graph;
+    counts of weights and operators; the file's provenance.
     """
     content = pathlib.Path(onnx_file).read_bytes()
     with reading(onnx_file):

@@ -1,4 +1,4 @@
-"""Pack the variants of a checkpoint: the same ONNX files in about the room of the entropy of their weights."""
+"""Pack the variants of a checkpoint: lossless copies of its ONNX files, about as small as their weights' entropy."""
 
 import pathlib
 
@@ -11,9 +11,9 @@ from elagage.packing.unpack import PackingError, unpack
 
 
 def pack_file(onnx_file: str, packed: str) -> None:
-    """Write the packed form of an ONNX file, once it has been unpacked again to the same bytes.
+    """Write the packed form of an ONNX file, after a check that it unpacks to the same bytes.
 
-    Raises UserError if the file is damaged, or is one that unpacking would take for a forgery.
+    Raises UserError if the file is damaged, or if its packed form would be refused as forged.
     """
     model = pathlib.Path(onnx_file).read_bytes()
     with reading(onnx_file):

@@ -14,8 +14,8 @@ from elagage.figures.study import Study
 from elagage.files import reading, whole_file
 from elagage.job import job
 
-TEXT = ("model", "scope", "recovery", "mode")
-LOOK = {  # of every file, on top of matplotlib's defaults
+TEXT_COLUMNS = ("model", "scope", "recovery", "mode")
+STYLE = {  # of every figure, on top of matplotlib's defaults
     "savefig.dpi": 150,
     "axes.titlesize": 10.5,
     "axes.grid": True,
@@ -28,7 +28,7 @@ LOOK = {  # of every file, on top of matplotlib's defaults
 
 
 def read_tables(paths: Iterable[str | os.PathLike]) -> pandas.DataFrame:
-    """Read any number of <model>/seed<seed>/*.csv as one table, with their model and seed; without any it is empty."""
+    """Read <model>/seed<seed>/*.csv as one table, with the columns model and seed; it is empty without any."""
     tables = []
     for path in map(pathlib.Path, paths):
         with reading(path):
@@ -47,7 +47,7 @@ def read_study(
     Names are read as text, or pandas would take a model called `NA` or `007` for a missing value or a number.
     """
     with reading(summary):
-        table = pandas.read_csv(summary, dtype=dict.fromkeys(TEXT, str), keep_default_na=False, na_values=[""])
+        table = pandas.read_csv(summary, dtype=dict.fromkeys(TEXT_COLUMNS, str), keep_default_na=False, na_values=[""])
     return Study(table, read_tables(histories), read_tables(sensitivities))
 
 
@@ -61,7 +61,7 @@ def plot(study: Study, outputs: Iterable[str | os.PathLike]) -> None:
         if output.stem not in FIGURES:
             raise UserError(f"{output}: there is no figure {output.stem!r}. Figures: {', '.join(FIGURES)}")
         drawn = io.BytesIO()
-        with matplotlib.style.context(["default", LOOK]):
+        with matplotlib.style.context(["default", STYLE]):
             FIGURES[output.stem](study).savefig(drawn, format=output.suffix[1:], metadata={"Software": None})
         with whole_file(output) as temporary:
             temporary.write_bytes(drawn.getbuffer())

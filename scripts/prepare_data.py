@@ -16,7 +16,7 @@ from elagage.image_folder import read_image, scan_image_folder
 from elagage.job import job
 from elagage.progress import progress
 
-SPLIT_SEED = 0  # one fixed split: results of different studies compare
+SPLIT_SEED = 0  # one fixed split, so that results of different studies can be compared
 
 
 def digits(path: str, size: int | None) -> tuple[dict[str, Labelled], list[str]]:
@@ -153,7 +153,7 @@ def prepare_data(name: str, path: str, image_size: int | None, validation_fracti
 
 
 def channel_moments(images: numpy.ndarray) -> tuple[list[float], list[float]]:
-    """Return mean and standard deviation of each channel of uint8 [n, channels, height, width], of full scale.
+    """Return mean and standard deviation of each channel of uint8 [n, channels, height, width], as shares of 255.
 
     Exact, from the histogram; a float copy of the images would take eight times their memory. A channel that never
     changes gets the deviation of one grey level, so that dividing by it stays possible.

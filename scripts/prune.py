@@ -8,15 +8,14 @@ from elagage.pytorch.models import naming
 from elagage.pytorch.pruning import count_weights, magnitude_prune
 from elagage.pytorch.training import compute_reproducibly
 
-# What the source's provenance says that is not true any more after pruning.
+# Keys of the source's provenance that no longer hold after pruning.
 STALE_AFTER_PRUNING = ("validation_accuracy", "retraining", "retraining_epoch")
 
 
 def prune(dataset: Dataset, source: str, architecture: str, *, scope: str, rate: float, checkpoint: str) -> None:
     """Write the pruned checkpoint; its provenance holds scope, rate and the counted zeros and weights.
 
-    `dense_weights` are those of the network before any pruning: the rate is a share of them, also where the source is
-    pruned already.
+    `dense_weights` is the number before any pruning. The rate is a share of it, even if the source is pruned already.
     """
     network, provenance = load_network(source, architecture, dataset)
     with naming(architecture):
@@ -25,9 +24,9 @@ def prune(dataset: Dataset, source: str, architecture: str, *, scope: str, rate:
             counts = channel_prune(network, dataset, rate, dense_weights)
         else:
             counts = magnitude_prune(network, scope, rate)
-    left = counts.weights - counts.zeros
-    print(f"{counts.zeros} of {counts.weights} weights are zero, and {dense_weights - counts.weights} are gone")
-    print(f"{1 - left / dense_weights:.4%} of the dense network's {dense_weights} weights in all")
+    remaining = counts.weights - counts.zeros
+    print(f"{counts.zeros} of {counts.weights} weights are zero, and {dense_weights - counts.weights} are removed")
+    print(f"together {1 - remaining / dense_weights:.4%} of the dense network's {dense_weights} weights")
     kept = {key: value for key, value in provenance.items() if key not in STALE_AFTER_PRUNING}
     pruning = {"scope": scope, "rate": rate, "recovery": "none", **counts._asdict()}
     save_checkpoint(checkpoint, network.state_dict(), kept | pruning | {"dense_weights": dense_weights})

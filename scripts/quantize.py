@@ -36,9 +36,9 @@ def quantize_checkpoint(
         images = calibration.images if mode == "static" else None
         model = copy.deepcopy(float32) if mode == "float32" else quantize(float32, mode, images)
         print(mode, json.dumps(count_contents(model)))
-        made = {"mode": mode, "onnxruntime": onnxruntime.__version__}
-        made |= {} if images is None else {"calibration_images": len(images)}
-        write_deployed(output, model, dataset, provenance | made)
+        record = {"mode": mode, "onnxruntime": onnxruntime.__version__}
+        record |= {} if images is None else {"calibration_images": len(images)}
+        write_deployed(output, model, dataset, provenance | record)
 
 
 if "snakemake" in globals():

@@ -12,10 +12,10 @@ from elagage.pytorch.training import compute_reproducibly
 
 
 def quantize_export(dataset: Dataset, architecture: str, checkpoint: str | None, graph: str) -> None:
-    """Write the graph, with other weights in the places of those to come.
+    """Write the graph; its weights are placeholders.
 
-    It is that of the checkpoint's network, from which channels are removed, or, without one, that of the whole
-    architecture.
+    The graph is that of the checkpoint's network, which has lost channels, or, without a checkpoint, that of the whole
+    architecture. Raises UserError if the network cannot be exported.
     """
     if checkpoint is None:
         network = build_network(architecture, len(dataset.classes), dataset.channels)

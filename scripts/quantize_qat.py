@@ -1,4 +1,4 @@
-"""Quantization-aware training: train a checkpoint on as its int8 ONNX file, which is the output."""
+"""Quantization-aware training of a checkpoint, which ends in its int8 ONNX file."""
 
 import json
 import pathlib
@@ -16,7 +16,7 @@ from elagage.pytorch.qat import check_agreement, prepare, train_fake_quantized
 from elagage.pytorch.training import TrainingSettings, compute_reproducibly, default_device
 from elagage.pytorch.training_state import TrainingState, identity
 
-COMPARED = 500  # validation images on which PyTorch and ONNX Runtime have to agree
+COMPARED_IMAGES = 500  # of validation, on which PyTorch and ONNX Runtime have to agree
 
 
 def quantize_qat(
@@ -30,23 +30,23 @@ def quantize_qat(
     state: TrainingState,
     output: str,
 ) -> None:
-    """Write the int8 ONNX file of the best epoch, among which is epoch 0: calibrated, not trained.
+    """Write the int8 ONNX file of the best epoch, or of epoch 0: the network as calibrated, not trained.
 
-    Weights that are zero stay zero. A run that is killed resumes from `state`, the file of which is gone at the end.
+    Weights that are zero stay zero. A run that is killed resumes from `state`, whose file is deleted at the end.
     """
     network, provenance = load_network(checkpoint, architecture, data.dataset, seed)
     calibration = data.train.first(calibration_images, "quantization.calibration_images").images
-    compared = data.validation.images[:COMPARED]
+    compared = data.validation.images[:COMPARED_IMAGES]
     with naming(architecture):
         trainable = prepare(network, data.dataset, calibration, default_device())
         check_agreement(trainable, data.dataset, compared)
-    place = [str(provenance[key]) for key in ("model", "scope", "rate", "recovery") if key in provenance]
-    label = f"train {' '.join(place)} seed {seed} for int8"
+    variant = [str(provenance[key]) for key in ("model", "scope", "rate", "recovery") if key in provenance]
+    label = f"train {' '.join(variant)} seed {seed} for int8"
     best = train_fake_quantized(trainable, data, settings, seed=seed, label=label, state=state)
     with naming(architecture):
         model = check_agreement(trainable, data.dataset, compared)
     print("qat", json.dumps(count_contents(model)))
-    made = {
+    record = {
         "mode": "qat",
         "calibration_images": len(calibration),
         "qat_epochs": settings.epochs,
@@ -56,7 +56,7 @@ def quantize_qat(
         "onnxruntime": onnxruntime.__version__,
         "torch": torch.__version__,
     }
-    write_deployed(output, model, data.dataset, provenance | made)
+    write_deployed(output, model, data.dataset, provenance | record)
     state.remove()
 
 

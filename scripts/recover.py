@@ -1,4 +1,4 @@
-"""Retrain a pruned checkpoint with its zeros held."""
+"""Retrain a pruned checkpoint, whose zeros stay zero."""
 
 import pathlib
 from collections.abc import Mapping
@@ -28,8 +28,8 @@ def recover(
 ) -> None:
     """Write the checkpoint of the best epoch by validation accuracy, with the zeros of the pruned one.
 
-    retraining: what SCHEDULES[recovery] takes beside the settings. A run that is killed resumes from `state`, the file
-    of which is gone at the end.
+    retraining: what SCHEDULES[recovery] takes beside the settings. A run that is killed resumes from `state`, whose
+    file is deleted at the end.
     """
     network, provenance = load_network(pruned, model.architecture, data.dataset, model.seed)
     with naming(model.architecture):

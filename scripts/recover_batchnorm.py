@@ -14,7 +14,7 @@ from elagage.pytorch.training import compute_reproducibly, evaluate
 def recover_batchnorm(
     data: PreparedData, pruned: str, architecture: str, *, batchnorm_images: int | None, checkpoint: str
 ) -> None:
-    """Write the checkpoint with the statistics of the first `batchnorm_images` of the training images."""
+    """Write the checkpoint with the statistics of the first `batchnorm_images` training images."""
     cpu = torch.device("cpu")
     network, provenance = load_network(pruned, architecture, data.dataset)
     images = data.train.first(batchnorm_images, "retraining.batchnorm_images")

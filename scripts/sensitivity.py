@@ -20,24 +20,24 @@ from elagage.pytorch.training import compute_reproducibly, default_device, evalu
 def layers(network: nn.Module) -> dict[str, nn.Module]:
     """Return each layer with a prunable weight under the weight's name in the state dict, a shared weight once."""
     names = {id(parameter): name for name, parameter in network.named_parameters()}
-    return {names[id(getattr(module, kind))]: module for module, kind in prunable(network)}
+    return {names[id(getattr(module, parameter))]: module for module, parameter in prunable(network)}
 
 
 def global_shares(network: nn.Module, rate: float) -> dict[str, float]:
-    """Return the share of each layer's weights that is zero after global pruning at this rate; the network stays."""
+    """Return the share of each layer's weights that global pruning at this rate zeroes; the network is unchanged."""
     pruned = copy.deepcopy(network)
     magnitude_prune(pruned, "global", rate)
     return {name: float((layer.weight == 0).double().mean()) for name, layer in layers(pruned).items()}
 
 
-def each_pruned_alone(network: nn.Module, rates: Iterable[float]) -> Iterator[tuple[str, float]]:
-    """Yield (layer, rate) while only that layer of the network is pruned by magnitude; afterwards it is as before."""
+def prune_each_layer(network: nn.Module, rates: Iterable[float]) -> Iterator[tuple[str, float]]:
+    """Yield (layer, rate) while only that layer is pruned by magnitude; the network ends as it was."""
     for name, layer in layers(network).items():
-        whole = layer.weight.detach().clone()
+        dense = layer.weight.detach().clone()
         for rate in rates:
             magnitude_prune(layer, "local", rate)
             yield name, rate
-            layer.weight.data.copy_(whole)
+            layer.weight.data.copy_(dense)
 
 
 def measure(
@@ -60,7 +60,7 @@ def measure(
     dense_correct = round(evaluate(network, normalize, split, device)[1] * images)
     advance(1)
     rows = []
-    for layer, rate in each_pruned_alone(network, rates):
+    for layer, rate in prune_each_layer(network, rates):
         correct = round(evaluate(network, normalize, split, device)[1] * images)
         row = {"layer": layer, "weights": weights[layer], "rate": rate, "correct": correct}
         row |= {"dense_correct": dense_correct, "images": images, "accuracy": correct / images}

@@ -1,4 +1,4 @@
-"""Join all measurements to one row a variant."""
+"""Join all measurements to one row per variant."""
 
 from collections.abc import Mapping
 
@@ -9,7 +9,7 @@ from elagage.files import read_json, reading, whole_file
 from elagage.job import job
 from elagage.statistics import median_interval, wilson_interval
 
-SHOWN = {  # column of summary.md -> how to write it
+MARKDOWN_COLUMNS = {  # of summary.md -> how to write each
     "model": "{model}",
     "seed": "{seed}",
     "scope": "{scope}",
@@ -24,7 +24,7 @@ SHOWN = {  # column of summary.md -> how to write it
     "MMACs": "{mmacs}",
     "int8 weights": "{int8_share:.1%}",
     "time / ms [95 % interval]": "{inference_time_ms:.3f} [{inference_time_low_ms:.3f}, {inference_time_high_ms:.3f}]",
-    "dense beside / ms": "{dense_time_ms:.3f}",
+    "dense in turn / ms": "{dense_time_ms:.3f}",
     "speed-up [95 % interval]": "{speedup:.2f} [{speedup_low:.2f}, {speedup_high:.2f}]",
 }
 
@@ -56,7 +56,7 @@ def measurements(accuracy_path: str, size_path: str, latency_path: str) -> dict:
 
 
 def sparsity(size: Mapping) -> float:
-    """Return the share of the dense network's weights that are gone, with their channels, or zero in the file."""
+    """Return the share of the dense network's weights that are removed with their channels, or zero in the file."""
     provenance = size["provenance"]
     kept = provenance["weights"] / provenance["dense_weights"] if "dense_weights" in provenance else 1
     return 1 - kept * (size["weights"] - size["zeros"]) / size["weights"] if size["weights"] else 0.0
@@ -88,13 +88,13 @@ def markdown(summary: pandas.DataFrame) -> str:
         int8_share=summary["int8_weights"] / summary["weights"],
     )
     table = pandas.DataFrame(
-        [{name: text.format(**row) for name, text in SHOWN.items()} for row in rows.to_dict("records")]
+        [{name: text.format(**row) for name, text in MARKDOWN_COLUMNS.items()} for row in rows.to_dict("records")]
     )
     lines = ["# Summary", ""]
     for (model, seed), part in summary.groupby(["model", "seed"], sort=False):
         first = part.iloc[0]
         lines.append(
-            f"- {model}, seed {seed}: the dense float32 model takes {first['eager_time_ms']:.3f} ms an image in eager "
+            f"- {model}, seed {seed}: the dense float32 model takes {first['eager_time_ms']:.3f} ms per image in eager "
             f"PyTorch, {first['eager_to_onnxruntime']:.2f} times [{first['eager_to_onnxruntime_low']:.2f}, "
             f"{first['eager_to_onnxruntime_high']:.2f}] as long as in ONNX Runtime."
         )
@@ -106,8 +106,8 @@ def markdown(summary: pandas.DataFrame) -> str:
         )
     lines.append(
         "- Speed-up: against the dense float32 model in ONNX Runtime, timed turn by turn with the variant: the median "
-        "of the ratios, image by image, which need not be the ratio of the median times. Its interval is that of this "
-        "run; on a machine with other work another run may differ by more."
+        "of the ratios per image, which need not be the ratio of the median times. Its interval is that of this run; "
+        "on a machine with other work, another run may differ by more."
     )
     lines.append("- Size and time: of ONNX files, in which zeros are stored and multiplied like other weights.")
     saved = 1 - summary["packed_size_bytes"] / summary["xz_size_bytes"]
@@ -122,7 +122,7 @@ def markdown(summary: pandas.DataFrame) -> str:
     lines.append("- MMACs: millions of multiply-accumulates of one image, zeros included.")
     lines.append(
         "- Sparsity: share of the dense model's weights that are removed or zero, counted in the file, where rounding "
-        "to int8 adds zeros. Mode none is float32."
+        "to int8 adds zeros."
     )
     lines.append(f"- Accuracy: on {summary['test_images'].iloc[0]} test images.")
     return "\n".join([*lines, "", table.to_markdown(index=False, disable_numparse=True), ""])
@@ -136,7 +136,7 @@ def summarize(variants: list[dict], eager: dict[str, str], csv_path: str, markdo
     """
     rows = []
     for variant in variants:
-        paths = [variant.pop(kind) for kind in ("accuracy", "size", "latency")]
+        paths = [variant.pop(measurement) for measurement in ("accuracy", "size", "latency")]
         name = f"{variant['model']}/seed{variant['seed']}"
         rows.append(variant | measurements(*paths) | eager_measurements(eager[name]))
     summary = pandas.DataFrame(rows)

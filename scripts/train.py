@@ -25,7 +25,7 @@ def train(
 ) -> None:
     """Write the checkpoint (safetensors) and the history (CSV, one row per epoch).
 
-    A run that is killed resumes from `state`, the file of which is gone at the end.
+    A run that is killed resumes from `state`, whose file is deleted at the end.
     """
     dataset = data.dataset
     network = build_network(model.architecture, len(dataset.classes), dataset.channels, model.seed)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Starts a study on a cluster, or goes on with one whose driver was killed. Every word is handed on to Snakemake:
+# Starts a study on a cluster, or goes on with one whose driver was killed. Every argument is passed to Snakemake:
 #   slurm/driver.sh all           on a login node
 #   sbatch slurm/driver.sh all    where a driver may run only inside an allocation
 # It runs from the folder of the repository. When its time is up, start it again. For sbatch, partition, time and, with
@@ -28,7 +28,7 @@ name=elagage-$(printf %s "$study" | sha256sum | cut -c 1-16) # of the jobs of th
 
 lock=$study/.snakemake/driver.lock
 mkdir -p "$study/.snakemake"
-[[ -e $lock ]] && unlock=yes || unlock=no # locks of a run that no driver.sh started are not ours to take away
+[[ -e $lock ]] && unlock=yes || unlock=no # locks of a run that no driver.sh started stay
 exec 9> "$lock"
 flock --wait 10 --conflict-exit-code 75 9 && status=0 || status=$?
 if [[ $status == 75 ]]; then

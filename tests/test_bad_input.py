@@ -371,7 +371,7 @@ def test_garbage_on_the_command_line_is_refused_as_it_is(text):
 
 
 def image_folder(path: pathlib.Path, train: dict[str, int], test: dict[str, int], size: int = 8) -> None:
-    """Write an image folder with so many images a class."""
+    """Write an image folder with so many images per class."""
     random = numpy.random.default_rng(0)
     for split, classes in (("train", train), ("test", test)):
         for name, count in classes.items():

@@ -31,6 +31,7 @@ from elagage.pytorch.export import export_graph
 from elagage.pytorch.models import build_network
 from elagage.pytorch.pruning import WeightCounts, count_weights
 from elagage.pytorch.shrinking import shrink
+from elagage.version import VERSION
 from prune import prune
 from quantize_export import quantize_export
 
@@ -403,6 +404,7 @@ def test_the_checkpoint_says_what_is_gone_and_loads_as_any_other(place):
     network, loaded = load_network(place / "pruned", "resnet8", DATASET)
     assert loaded == provenance
     assert provenance == {
+        "elagage": VERSION,
         **{"model": "m", "seed": 0, "scope": "channel", "rate": 0.5, "recovery": "none", "zeros": 0},
         "weights": count_weights(network).weights,
         "dense_weights": count_weights(build_network("resnet8", 3, 3)).weights,

@@ -9,6 +9,7 @@ import pathlib
 
 import numpy
 import onnx
+import psutil
 import pytest
 import torch
 from runners import SCRIPTS, python
@@ -16,7 +17,7 @@ from runners import SCRIPTS, python
 from elagage.data import Dataset, Split
 from elagage.errors import UserError
 from elagage.files import read_json
-from elagage.onnx.runtime import TURN, WARM_UP, machine, session, time_in_turns
+from elagage.onnx.runtime import TURN, WARM_UP, load, machine, time_in_turns
 from elagage.pytorch.checkpoints import save_checkpoint
 from elagage.pytorch.models import build_network
 from elagage.statistics import mean_difference_interval, median_interval, share_became_correct, wilson_interval
@@ -115,10 +116,14 @@ def test_more_images_than_there_are_is_an_error():
         split.first(6, "evaluation.latency_images")
 
 
-def test_a_session_uses_the_threads_it_is_given(brightest):
-    assert session(brightest, 1).get_session_options().intra_op_num_threads == 1
+def test_a_model_runs_on_the_threads_it_is_given(brightest):
+    process = psutil.Process()
+    before, kept = process.num_threads(), []
+    for threads, more in ((1, 0), (2, 1)):  # the caller's thread is one of them
+        kept.append(load(brightest, threads))
+        assert process.num_threads() == before + more
     with pytest.raises(UserError, match=r"evaluation\.threads: 1000000 asked for"):
-        session(brightest, 1_000_000)
+        load(brightest, 1_000_000)
 
 
 def test_the_machine_is_read_from_the_kernel(tmp_path):

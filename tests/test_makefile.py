@@ -63,14 +63,16 @@ def test_without_python_it_says_what_to_do(make, words, named):
     assert re.search(rf"there is no {named} here; name one with 'make PYTHON=", done.stderr)
 
 
-def test_a_venv_is_made_again_for_another_python_and_for_other_requirements_only(make, tmp_path):
+def test_a_venv_is_made_again_for_another_python_and_updated_for_other_requirements(make, tmp_path):
     stamp = re.search(r"touch (\S+)", make("--dry-run", "install").stdout)[1]
     (tmp_path / stamp).parent.mkdir()
     (tmp_path / stamp).touch()
     assert "venv" not in make("--dry-run", "install").stdout
     assert "venv --clear" in make("--dry-run", "install", "PYTHON=python3.12", pythons=("3.11", "3.12")).stdout
     (tmp_path / "requirements.txt").touch()
-    assert "venv --clear" in make("--dry-run", "install").stdout
+    output = make("--dry-run", "install").stdout
+    assert "-m pip install" in output
+    assert "--clear" not in output
 
 
 def test_help_tells_of_every_target(make):

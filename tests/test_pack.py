@@ -303,7 +303,7 @@ def test_other_files_are_not_packed_files(content):
 
 @pytest.mark.parametrize("version", [0, 5, 7])
 def test_another_version_asks_for_the_elagage_that_packed_it(small, version):
-    words = f"packed in version {version} of the format, of which this Elagage knows 6; unpack it with the Elagage that"
+    words = f"packed in version {version} of the format; this Elagage knows only version 6; unpack it with the Elagage"
     for rest in (body_of(small)[2:], b""):
         with pytest.raises(PackingError, match=words):
             unpack(signed(struct.pack("<H", version) + rest))
@@ -321,7 +321,7 @@ def test_a_forged_file_is_refused_or_the_same(small, data):
     try:
         assert unpack(signed(forged)) == unpack(small)  # such as with a larger dictionary
     except PackingError as error:
-        assert re.match("arrived as it was written, but cannot be unpacked .* from somebody you trust", str(error))
+        assert re.match("undamaged, but cannot be unpacked .* from somebody you trust", str(error))
 
 
 def stream(content: bytes, announced: int | None = None) -> bytes:

@@ -11,6 +11,7 @@ from elagage.files import sha256
 from elagage.pytorch.checkpoints import load_checkpoint, save_checkpoint
 from elagage.pytorch.models import build_network
 from elagage.pytorch.pruning import WeightCounts, hold_zeros, magnitude_prune, prunable
+from elagage.version import VERSION
 from prune import prune
 
 SCOPES = ["local", "global"]
@@ -297,6 +298,7 @@ def test_the_pruned_checkpoint_holds_the_zeros_that_its_provenance_counts(tmp_pa
     network.load_state_dict(state)
     masks = zeros(network).values()
     assert provenance == {
+        "elagage": VERSION,
         "model": "mine",
         "seed": 5,
         "scope": scope,

@@ -152,7 +152,7 @@ def test_a_network_of_one_layer_agrees_to_a_level():
     for part in trainable.fake_quantized.ranges.values():
         part.high *= 0.9  # not the range of static any more
     difference = rounded_logits(trainable, images(50)) - onnx_logits(trainable.deployed(), images(50))
-    level = list(trainable.fake_quantized.ranges.values())[-1].parameters_of_uint8()[0].item()
+    level = list(trainable.fake_quantized.ranges.values())[-1].scale_and_zero_point()[0].item()
     assert numpy.abs(difference).max() < 0.1 * level  # means of a map that agrees but for single levels
 
 

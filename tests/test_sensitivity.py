@@ -11,7 +11,7 @@ from elagage.data import Dataset, Split
 from elagage.errors import UserError
 from elagage.pytorch.checkpoints import save_checkpoint
 from elagage.pytorch.models import Normalize, build_network
-from sensitivity import each_pruned_alone, global_shares, layers, measure, sensitivity
+from sensitivity import global_shares, layers, measure, prune_each_layer, sensitivity
 
 CPU = torch.device("cpu")
 
@@ -61,7 +61,7 @@ def test_each_layer_is_pruned_alone_and_then_as_it_was():
     network = Toy()
     before = weights(network)
     seen = []
-    for name, rate in each_pruned_alone(network, [0.25, 0.5, 0.75]):
+    for name, rate in prune_each_layer(network, [0.25, 0.5, 0.75]):
         seen.append((name, rate))
         now = weights(network)
         (other,) = before.keys() - {name}
@@ -80,7 +80,7 @@ def test_a_shared_weight_is_one_layer_and_pruned_for_all_that_share_it():
         "one.weight": ([0, 0, 3, 4], [5, 6, 7, 8]),
         "blocks.0.weight": ([1, 2, 3, 4], [0, 0, 7, 8]),
     }
-    for name, _ in each_pruned_alone(network, [0.5]):
+    for name, _ in prune_each_layer(network, [0.5]):
         now = weights(network)
         assert (now["one.weight"], now["blocks.0.weight"]) == pruned[name]
         assert (now["two.weight"], now["blocks.2.weight"]) == pruned[name]

@@ -18,6 +18,7 @@ from elagage.pytorch.checkpoints import load_checkpoint, read_weights
 from elagage.pytorch.models import ModelSpec, Normalize, build_network
 from elagage.pytorch.training import TrainingSettings, evaluate
 from elagage.pytorch.training_state import TrainingState
+from elagage.version import VERSION
 from train import train
 from train_import import train_import
 
@@ -77,6 +78,7 @@ def test_training_writes_a_checkpoint_that_says_where_it_comes_from(tmp_path, da
         "epoch": int(best["epoch"]),
         "validation_accuracy": 1.0,
         "torch": torch.__version__,
+        "elagage": VERSION,
     }
     assert sorted(files(tmp_path / "out")) == [checkpoint, history]
 
@@ -186,6 +188,7 @@ def test_weights_in_every_usual_form_become_the_same_checkpoint(tmp_path, data, 
         "seed": 4,
         "weights_sha256": sha256(weights),
         "torch": torch.__version__,
+        "elagage": VERSION,
     }
 
 

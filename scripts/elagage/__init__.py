@@ -1,1 +1,1 @@
-"""What the workflow's scripts share: one module a subject, each importable without Snakemake."""
+"""What the workflow's scripts share: one module per subject, each importable without Snakemake."""

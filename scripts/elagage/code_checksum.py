@@ -1,6 +1,6 @@
-"""What Python files do, as checksums: of a file and of all that it imports below given folders, directly or not.
+"""Checksums of what Python code does: of a file and of all that it imports below given folders, directly or not.
 
-Found are all forms of the import statement, wherever it stands. Not found is what a file loads by other means:
+All forms of the import statement are followed, wherever they stand. What a file loads by other means is not seen:
 importlib, __import__, exec, data files, modules that are not Python source.
 """
 
@@ -13,6 +13,7 @@ import pathlib
 from collections.abc import Iterable, Iterator
 
 Folders = tuple[pathlib.Path, ...]
+Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef  # what may have a docstring
 
 
 def source_files(file: str | os.PathLike, roots: Folders) -> list[pathlib.Path]:
@@ -20,19 +21,19 @@ def source_files(file: str | os.PathLike, roots: Folders) -> list[pathlib.Path]:
 
     A superset of what a run of the file imports; the same set if all imports stand at module level.
     """
-    found: set[pathlib.Path] = set()
+    sources: set[pathlib.Path] = set()
     waiting = {_absolute(file), *_packages_of(_absolute(file), roots)}
     while waiting:
-        found |= waiting
-        waiting = set().union(*(_imported(path, roots) for path in waiting)) - found
-    return sorted(found)
+        sources |= waiting
+        waiting = set().union(*(_imported(path, roots) for path in waiting)) - sources
+    return sorted(sources)
 
 
 def code_checksums(file: str | os.PathLike, roots: Folders) -> str:
     """Return "path:checksum" of source_files(file, roots), with paths from the folder of the file, in one line.
 
-    As a parameter of a rule it makes an edit rerun the rules that use the edited file, and only those. Not as input
-    files, because those have times, which a new clone changes, and paths, which change when a study moves.
+    As a parameter of a rule it makes an edit rerun the rules that use the edited file, and only those. Input files
+    would not do: they have times, which a new clone changes, and paths, which change when a study moves.
     """
     folder = _absolute(file).parent
     return " ".join(f"{os.path.relpath(path, folder)}:{_checksum(path)}" for path in source_files(file, roots))
@@ -41,15 +42,15 @@ def code_checksums(file: str | os.PathLike, roots: Folders) -> str:
 def digest(source: bytes) -> str:
     """Return the checksum, 64 hexadecimal digits, of what Python source does: comments, docstrings and layout aside.
 
-    The same in all versions of Python: that of ast.unparse, because ast.dump differs, with f-strings as tuples, because
-    their quotes differ. Source with a syntax error is taken as it is.
+    It is the same in all versions of Python. They agree on ast.unparse, not on ast.dump; f-strings become tuples,
+    because their quotes differ. Source with a syntax error is hashed as it is.
     """
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError):  # the job that runs a user's file says what is wrong with it
         return hashlib.sha256(source).hexdigest()
     for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and _docstring(node):
+        if isinstance(node, Documented) and _has_docstring(node):
             node.body = node.body[1:] or [ast.Pass()]
     plain = ast.fix_missing_locations(_WithoutFStrings().visit(tree))
     return hashlib.sha256(ast.unparse(plain).encode(errors="surrogatepass")).hexdigest()
@@ -76,12 +77,12 @@ def _absolute(file: str | os.PathLike) -> pathlib.Path:
 
 
 def _packages_of(file: pathlib.Path, roots: Folders) -> set[pathlib.Path]:
-    """Return __init__.py of the packages that a file lies in, up to the roots."""
+    """Return the __init__.py of each package that a file lies in, up to the roots."""
     inside = (folder for root in roots for folder in file.parents if folder.is_relative_to(root) and folder != root)
     return {path for folder in inside if (path := folder / "__init__.py").is_file()}
 
 
-def _docstring(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+def _has_docstring(node: Documented) -> bool:
     first = node.body[0] if node.body else None
     return isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str)
 
@@ -98,54 +99,54 @@ def _imported(file: pathlib.Path, roots: Folders) -> frozenset[pathlib.Path]:
         nodes = list(ast.walk(ast.parse(file.read_bytes())))
     except (OSError, SyntaxError, ValueError):
         return frozenset()
-    found: set[pathlib.Path] = set()
+    files: set[pathlib.Path] = set()
     for node in nodes:
         if isinstance(node, ast.Import):
             for alias in node.names:
-                found |= _run_by(alias.name, roots)
+                files |= _files_of_import(alias.name, roots)
         elif isinstance(node, ast.ImportFrom):
             # A relative import starts at the file's own folder, whatever the name of its package.
-            places = (file.parents[node.level - 1],) if 0 < node.level <= len(file.parents) else roots
-            found |= _run_by_from(node.module or "", [alias.name for alias in node.names], places)
-    return frozenset(found)
+            folders = (file.parents[node.level - 1],) if 0 < node.level <= len(file.parents) else roots
+            files |= _files_of_from_import(node.module or "", [alias.name for alias in node.names], folders)
+    return frozenset(files)
 
 
-def _run_by(name: str, roots: Iterable[pathlib.Path]) -> set[pathlib.Path]:
+def _files_of_import(name: str, roots: Iterable[pathlib.Path]) -> set[pathlib.Path]:
     """Return the files that `import a.b.c` runs: that of the module, and __init__.py of each package above it."""
     for root in roots:
-        if found := set(_along(root, name.split("."))):
-            return found
+        if files := set(_files_of_name(root, name.split("."))):
+            return files
     return set()
 
 
-def _run_by_from(module: str, names: list[str], roots: Iterable[pathlib.Path]) -> set[pathlib.Path]:
+def _files_of_from_import(module: str, names: list[str], roots: Iterable[pathlib.Path]) -> set[pathlib.Path]:
     """Return the files that `from module import names` runs; a name may be that of a module in the package."""
-    found = _run_by(module, roots) if module else set()
+    files = _files_of_import(module, roots) if module else set()
     if names == ["*"]:
         init = next((path for root in roots if (path := _package(root, module) / "__init__.py").is_file()), None)
         names = _exported(init) if init else []
     for name in names:
-        found |= _run_by(f"{module}.{name}".lstrip("."), roots)
-    return found | ({path for root in roots if (path := root / "__init__.py").is_file()} if not module else set())
+        files |= _files_of_import(f"{module}.{name}".lstrip("."), roots)
+    return files | ({path for root in roots if (path := root / "__init__.py").is_file()} if not module else set())
 
 
 def _package(root: pathlib.Path, module: str) -> pathlib.Path:
     return root.joinpath(*module.split(".")) if module else root
 
 
-def _along(place: pathlib.Path, parts: list[str]) -> Iterator[pathlib.Path]:
+def _files_of_name(folder: pathlib.Path, parts: list[str]) -> Iterator[pathlib.Path]:
     """Yield the files below a folder that importing the dotted name of these parts runs, as far as they are there.
 
     A package goes before a module of the same name, and that before a folder without __init__.py, as in Python.
     """
     for part in parts:
-        place /= part
-        if (init := place / "__init__.py").is_file():
+        folder /= part
+        if (init := folder / "__init__.py").is_file():
             yield init
-        elif (file := place.with_name(f"{part}.py")).is_file():
+        elif (file := folder.with_name(f"{part}.py")).is_file():
             yield file
             return
-        elif not place.is_dir():
+        elif not folder.is_dir():
             return
 
 

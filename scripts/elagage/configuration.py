@@ -14,10 +14,10 @@ from elagage.errors import UserError
 from elagage.image_folder import scan_image_folder
 
 MODEL_FILES = "architecture", "weights"
-# By which training.learning_rate is divided for trainings that start from a trained model. The papers go on at the last
-# one (Renda et al. 2020, section 3), a hundredth of the first in their step schedules. Ours ends at 0, where nothing
-# learns.
-LOW_LEARNING_RATE = 100
+# Trainings that start from a trained model take training.learning_rate divided by this. The papers go on at the last
+# learning rate (Renda et al. 2020, section 3), a hundredth of the first in their step schedules. Ours ends at 0, where
+# nothing learns.
+LEARNING_RATE_DIVISOR = 100
 
 
 def _is_finite_number(checker, value) -> bool:
@@ -38,10 +38,10 @@ _Validator = jsonschema.validators.extend(
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which a key that stands twice is a mistake: the parser would silently drop the first."""
+    """YAML in which a key that is stated twice is a mistake: the parser would silently drop the first."""
 
     def construct_mapping(self, node, deep=False):
-        """Refuse keys that stand twice, but for the merge key `<<`."""
+        """Refuse keys that are stated twice, except the merge key `<<`."""
         seen = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
@@ -75,7 +75,7 @@ def read_file(path: str | os.PathLike) -> dict:
 
 
 def read_command_line(value):
-    """Return what `--config` gave with numbers in lists and tables as numbers: Snakemake hands them on as text."""
+    """Return what `--config` gave, with numbers inside lists and tables as numbers: Snakemake passes them as text."""
     if isinstance(value, Mapping):
         return {key: read_command_line(part) for key, part in value.items()}
     if isinstance(value, list):
@@ -87,7 +87,7 @@ def read_command_line(value):
 
 
 def complete(value, schema: Mapping):
-    """Return `value` with every key that it leaves out at the schema's default, tables inside it too."""
+    """Return `value`, and the tables inside it, with the schema's default for every key that they leave out."""
     if not isinstance(value, Mapping):
         return value
     known = schema.get("properties", {})
@@ -123,37 +123,37 @@ def configuration(
     _check_epochs(config)
     for table, key in (("retraining", "learning_rate"), ("quantization", "qat_learning_rate")):
         if config[table][key] is None:
-            config[table][key] = config["training"]["learning_rate"] / LOW_LEARNING_RATE
+            config[table][key] = config["training"]["learning_rate"] / LEARNING_RATE_DIVISOR
     return config
 
 
 def _rename_mode_none(config: Mapping, note: Callable[[str], object]) -> None:
-    """Call the mode `none` by its present name, float32; raise UserError if both are named."""
+    """Rename the mode `none` to float32, its present name; raise UserError if both are named."""
     quantization = config["quantization"]
     modes = quantization.get("modes") if isinstance(quantization, Mapping) else None
     if not isinstance(modes, list) or "none" not in modes:
         return
     if "float32" in modes:
         raise UserError(
-            f"configuration: quantization.modes: {modes} names float32 twice, for none is its former name; remove none"
+            f"configuration: quantization.modes: {modes} names float32 twice: none is its former name; remove none"
         )
-    note("configuration: quantization.modes: none is now called float32, and taken for it; rename it")
+    note("configuration: quantization.modes: none is now called float32, and is read as that; rename it")
     quantization["modes"] = ["float32" if mode == "none" else mode for mode in modes]
 
 
 def _check_epochs(config: Mapping) -> None:
     """Raise UserError if training would end in its warm-up, or a recovery go back further than training lasted."""
     rewinding = [name for name in config["pruning"]["recovery"] if name in ("rewind", "iterative")]
-    asked, there = config["retraining"]["epochs"], config["training"]["epochs"]
-    if (warmup := config["training"]["warmup_epochs"]) > there:
+    rewound, trained = config["retraining"]["epochs"], config["training"]["epochs"]
+    if (warmup := config["training"]["warmup_epochs"]) > trained:
         raise UserError(
             f"configuration: training.warmup_epochs: {warmup} epochs would not end within training.epochs, which is "
-            f"{there}; lower training.warmup_epochs to {there} or less"
+            f"{trained}; lower training.warmup_epochs to {trained} or less"
         )
-    if rewinding and asked > there:
+    if rewinding and rewound > trained:
         raise UserError(
-            f"configuration: retraining.epochs: {rewinding[0]} would go back {asked} epochs, but training.epochs is "
-            f"{there}; lower retraining.epochs to {there} or less"
+            f"configuration: retraining.epochs: {rewinding[0]} would go back {rewound} epochs, but training.epochs is "
+            f"{trained}; lower retraining.epochs to {trained} or less"
         )
 
 
@@ -184,7 +184,7 @@ def _message(mistake: jsonschema.ValidationError, schema: Mapping) -> str:
 
 
 def _nearest(key: str, prefix: str, known: Iterable[str], schema: Mapping) -> str:
-    """Return a hint at what an unknown key was to be: a like one beside it, or of the same name in another table."""
+    """Return a hint at the key that was meant: a similar one in the same table, or the same name in another table."""
     if near := difflib.get_close_matches(key, known, 1):
         return f"; did you mean {prefix}{near[0]}?"
     tables = {f"{name}.": part.get("properties", {}) for name, part in schema["properties"].items()}

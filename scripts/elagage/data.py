@@ -70,6 +70,8 @@ class Split:
     def read(cls, images: str | os.PathLike, labels: str | os.PathLike) -> "Split":
         """Map the images into memory: jobs on one machine share one copy of them in the page cache.
 
+        Raises UserError if a file is damaged, or holds other types or shapes.
+
         Copy-on-write ("c") rather than read-only, because torch warns of tensors over memory it may not write.
         """
         with reading(images):
@@ -99,7 +101,7 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class PreparedData:
-    """What a job that trains reads: the description of the data set, its training and its validation images."""
+    """What a training reads: the description of the data set, its training images and its validation images."""
 
     dataset: Dataset
     train: Split

@@ -29,7 +29,7 @@ SHA256 = {
     "t10k-labels-idx1-ubyte.gz": "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
 }
 
-# All that an array names that NumPy 1 pickled, as what NumPy 2 calls it.
+# Each name in the pickle of a NumPy 1 array -> the object that it stands for in NumPy 2.
 ARRAY_NAMES = {
     ("numpy.core.multiarray", "_reconstruct"): numpy.empty(0).__reduce__()[0],
     ("numpy", "ndarray"): numpy.ndarray,
@@ -75,9 +75,9 @@ def _cifar_contents(source: type, root: pathlib.Path) -> dict[str, bytes]:
             return {pathlib.Path(member.name).name: tar.extractfile(member).read() for member in tar if member.isreg()}
     contents = {file: path.read_bytes() for file, path in unpacked.items()}
     for file, content in contents.items():
-        found = hashlib.md5(content, usedforsecurity=False).hexdigest()
-        if found != checksums[file]:
-            raise _damaged(unpacked[file], f"its MD5 checksum is {found}, not {checksums[file]}")
+        checksum = hashlib.md5(content, usedforsecurity=False).hexdigest()
+        if checksum != checksums[file]:
+            raise _damaged(unpacked[file], f"its MD5 checksum is {checksum}, not {checksums[file]}")
     return contents
 
 
@@ -125,8 +125,8 @@ def _idx(source: type, root: pathlib.Path, name: str, *shape: int) -> tuple[path
     start = 4 * (2 + len(shape))
     count, rest = divmod(len(content) - start, math.prod(shape))
     # 8 stands for unsigned bytes; then the number of dimensions, and each dimension.
-    layout, kind = f">{2 + len(shape)}I", 8 << 8 | 1 + len(shape)
-    if count < 1 or rest or content[:start] != struct.pack(layout, kind, count, *shape):
+    layout, type_code = f">{2 + len(shape)}I", 8 << 8 | 1 + len(shape)
+    if count < 1 or rest or content[:start] != struct.pack(layout, type_code, count, *shape):
         raise _damaged(file, f"it has {len(content)} bytes and begins with {content[:start].hex(' ', 4)!r}")
     return file, numpy.frombuffer(content, numpy.uint8, offset=start).reshape(-1, *shape)
 
@@ -152,9 +152,9 @@ def _downloaded(source: type, root: pathlib.Path, file: str | os.PathLike, url: 
                     f"dataset.name: {source.__name__} could not be downloaded to dataset.path {str(root)!r} ({error}); "
                     f"check the network, or put {url} there by hand as {archive}"
                 ) from error
-    found = sha256(archive)
-    if found != SHA256[archive.name]:
-        raise _damaged(archive, f"its SHA-256 checksum is {found}, not {SHA256[archive.name]}")
+    checksum = sha256(archive)
+    if checksum != SHA256[archive.name]:
+        raise _damaged(archive, f"its SHA-256 checksum is {checksum}, not {SHA256[archive.name]}")
     return archive
 
 

@@ -25,11 +25,11 @@ def whole_file(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     path = pathlib.Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_left_over(path)
+        _remove_leftovers(path)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
         temporary = pathlib.Path(name)
         try:
-            with contextlib.suppress(OSError):  # a file system without locks: what a killed writer left stays there
+            with contextlib.suppress(OSError):  # without locks, what a killed writer left stays there
                 fcntl.flock(handle, fcntl.LOCK_EX)
             yield temporary
             with open(temporary, "rb") as written:
@@ -47,17 +47,17 @@ def whole_file(path: str | os.PathLike) -> Iterator[pathlib.Path]:
         ) from error
 
 
-def _remove_left_over(path: pathlib.Path) -> None:
+def _remove_leftovers(path: pathlib.Path) -> None:
     """Delete the temporary files of writers of `path` that were killed: those that no process has locked."""
-    for left in path.parent.glob(f".{glob.escape(path.stem)}.????????{glob.escape(path.suffix)}"):
-        with contextlib.suppress(OSError), open(left, "r+b") as file:  # NFS locks only what may be written
+    for leftover in path.parent.glob(f".{glob.escape(path.stem)}.????????{glob.escape(path.suffix)}"):
+        with contextlib.suppress(OSError), open(leftover, "r+b") as file:  # NFS locks only what may be written
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            left.unlink()
+            leftover.unlink()
 
 
 @contextlib.contextmanager
 def reading(path: str | os.PathLike) -> Iterator[None]:
-    """Name the file in whatever goes wrong in the block, which reads a file that an earlier job wrote.
+    """Name the file in every error of the block, which reads a file that an earlier job wrote.
 
     Raises UserError if its content is not what it should be. OSError and MemoryError stay: the file may be fine.
     """
@@ -65,7 +65,7 @@ def reading(path: str | os.PathLike) -> Iterator[None]:
         yield
     except (UserError, OSError, MemoryError):
         raise
-    except Exception as error:  # libraries raise of every kind for damaged files
+    except Exception as error:  # libraries raise errors of every kind for damaged files
         reason = str(error).strip().partition("\n")[0]
         raise UserError(
             f"{path}: damaged, or not a file of this study ({type(error).__name__}: {reason}); delete it and run again"
@@ -85,7 +85,7 @@ def read_json(path: str | os.PathLike):
 
 
 def write_csv(path: str | os.PathLike, rows: Sequence[Mapping]) -> None:
-    """Write rows with the keys of the first, at least one, as CSV with a header, whole or not at all."""
+    """Write one row or more as CSV, whole or not at all; the keys of the first row are the header."""
     with whole_file(path) as temporary, open(temporary, "w", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()

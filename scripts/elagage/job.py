@@ -23,9 +23,9 @@ _terminal = sys.stderr
 def job(log: str | os.PathLike) -> Iterator[None]:
     """Send all that the block prints to the file `log`, that of libraries in C too, and end it with time and memory.
 
-    A mistake of the user's (UserError) or of the machine (OSError: a full disk, a missing file) is shown in the
-    terminal as one message, any other exception as one line that names the log, which has the traceback; then the
-    process exits with 1.
+    The terminal shows a mistake of the user (UserError) or of the machine (OSError: a full disk, a missing file) as one
+    message, and any other exception as one line that names the log, which has the traceback. Then the process exits
+    with 1.
     """
     global _terminal
     _end_with_parent()
@@ -81,5 +81,5 @@ def say(note: str) -> None:
 
 
 def terminal() -> TextIO:
-    """Return the terminal, or what stands in its place, that the block above keeps its output from."""
+    """Return standard error as it was before `job` sent it to the log: a terminal, if there is one."""
     return _terminal

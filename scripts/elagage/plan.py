@@ -12,6 +12,7 @@ DATASET = "results/data/dataset.json"
 PRUNED = "results/models/{model}/seed{seed}/{scope}/{rate}"  # folder of the checkpoints of a scope and rate
 STEM = "results/models/{model}/seed{seed}/{checkpoint}"  # of a checkpoint, without its ending
 MEASUREMENTS = ("accuracy", "size", "latency")
+WITHOUT_TRAINING = ("none", "batchnorm")  # recoveries that the rule recover does not make
 FIGURES_OF_SCOPE = ("accuracy", "model_size", "inference_time")
 
 
@@ -33,8 +34,14 @@ class Plan:
 
     @property
     def recoveries(self) -> list[str]:
-        """What follows pruning."""
+        """The recoveries after pruning."""
         return self.config["pruning"]["recovery"]
+
+    @property
+    def retraining_recoveries(self) -> list[str]:
+        """The recoveries that train; `rewind` is among them as the first step of `iterative`."""
+        asked = [*self.recoveries, *(["rewind"] if "iterative" in self.recoveries else [])]
+        return [name for name in dict.fromkeys(asked) if name not in WITHOUT_TRAINING]
 
     @property
     def modes(self) -> list[str]:
@@ -56,7 +63,7 @@ class Plan:
 
     @property
     def trained(self) -> list[str]:
-        """The models that come without weights."""
+        """The models that are trained: those that come without weights."""
         return [name for name, model in self.config["models"].items() if model["weights"] is None]
 
     @property
@@ -104,14 +111,21 @@ class Plan:
                 self.seeds(model), self.scopes, self.rates, self.recoveries, self.modes
             ):
                 stem = f"results/models/{model}/seed{seed}/{self.checkpoint(scope, rate, recovery)}-{mode}"
-                named = {"model": model, "seed": seed, "scope": scope, "rate": rate, "recovery": recovery, "mode": mode}
-                rows.append(named | {kind: f"{stem}.{kind}.json" for kind in MEASUREMENTS})
+                columns = {
+                    "model": model,
+                    "seed": seed,
+                    "scope": scope,
+                    "rate": rate,
+                    "recovery": recovery,
+                    "mode": mode,
+                }
+                rows.append(columns | {measurement: f"{stem}.{measurement}.json" for measurement in MEASUREMENTS})
         return rows
 
     @property
     def measurements(self) -> list[str]:
         """The paths of all measurements, each once."""
-        return sorted({row[kind] for row in self.variants for kind in MEASUREMENTS})
+        return sorted({row[measurement] for row in self.variants for measurement in MEASUREMENTS})
 
     @property
     def figures(self) -> list[str]:
@@ -125,15 +139,15 @@ class Plan:
         return names
 
     def retraining(self, recovery: str) -> dict:
-        """Return what a recovery that trains takes from the table `retraining`: a change of the rest reruns nothing."""
+        """Return what a recovery that trains takes from the table `retraining`: other keys of it rerun nothing."""
         keys = ("epochs", "learning_rate") if recovery == "finetune" else ("epochs",)
         return {key: self.config["retraining"][key] for key in keys}
 
     @property
     def qat_training(self) -> dict:
         """The settings of `training` as quantization-aware training uses them."""
-        own = {key: self.config["quantization"][f"qat_{key}"] for key in ("epochs", "learning_rate")}
-        return self.config["training"] | own | {"warmup_epochs": 0}
+        qat = {key: self.config["quantization"][f"qat_{key}"] for key in ("epochs", "learning_rate")}
+        return self.config["training"] | qat | {"warmup_epochs": 0}
 
     def user_code(self, model: str) -> str | None:
         """Return the checksums of the user's file that defines a model and of what it imports, None if built in."""
@@ -147,9 +161,9 @@ def pruned_for(recovery: str) -> str:
 
 
 def graph(model: str, seed: str, checkpoint: str) -> str:
-    """Return the path of the graph of a checkpoint's shapes: the model's, or that of what was pruned by channels.
+    """Return the path of the graph that has a checkpoint's shapes: the model's, or that of the channels that are left.
 
-    Retraining keeps the shapes; a chain prunes again at each rate.
+    Retraining keeps the shapes; `iterative` prunes again at each rate.
     """
     scope, *rest = checkpoint.split("/")
     if scope != "channel":

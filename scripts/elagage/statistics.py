@@ -7,25 +7,26 @@ CONFIDENCE = 0.95
 
 
 def wilson_interval(correct: int, images: int) -> tuple[float, float]:
-    """Return the 95 % interval of a share (Wilson 1927)."""
+    """Return the 95 % interval of the share correct / images (Wilson 1927)."""
     interval = scipy.stats.binomtest(correct, images).proportion_ci(CONFIDENCE, method="wilson")
     return float(interval.low), float(interval.high)
 
 
 def median_interval(values: numpy.ndarray) -> tuple[float, float, float]:
-    """Return the median and its 95 % interval from order statistics, which assumes no distribution (Conover 1999).
+    """Return the median of values, [n], and its 95 % interval from order statistics (Conover 1999).
 
-    It covers the differences between images and moments of one process, not those between machines.
+    The interval assumes no distribution. It covers the differences between images and moments of one process, not those
+    between machines.
     """
     low, high = scipy.stats.quantile_test(values, p=0.5).confidence_interval(CONFIDENCE)
     return float(numpy.median(values)), float(low), float(high)
 
 
 def share_became_correct(before: numpy.ndarray, after: numpy.ndarray) -> tuple[float, float, float]:
-    """Return the share of the images that changed between correct and wrong that became correct, and its interval.
+    """Return, of the images that changed between correct and wrong, the share that became correct, and its interval.
 
-    before, after: bool [n], whether each image is classified correctly. The interval is exact, 95 %; above a half as a
-    whole, more became correct than chance explains (McNemar 1947; Clopper, Pearson 1934).
+    before, after: bool [n], whether each image is classified correctly. The interval is exact, 95 %; if all of it lies
+    above a half, more images became correct than chance explains (McNemar 1947; Clopper, Pearson 1934).
     """
     changed = int((before != after).sum())
     if not changed:
@@ -36,6 +37,6 @@ def share_became_correct(before: numpy.ndarray, after: numpy.ndarray) -> tuple[f
 
 
 def mean_difference_interval(before: numpy.ndarray, after: numpy.ndarray) -> tuple[float, float, float]:
-    """Return the mean of before - after, measured on the same images, and its 95 % interval (Student 1908)."""
+    """Return the mean of before - after, [n] each, of the same images, and its 95 % interval (Student 1908)."""
     low, high = scipy.stats.ttest_rel(before, after).confidence_interval(CONFIDENCE)
     return float(numpy.mean(before - after)), float(low), float(high)

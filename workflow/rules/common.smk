@@ -19,7 +19,7 @@ from elagage.record_outputs import record_outputs
 def exit_on_user_error(function, *arguments):
     """Return what the function returns, or end with only the message of its UserError.
 
-    A WorkflowError would be shown with the lines of this file, which are no help to whom the message is for.
+    A WorkflowError would be shown with the lines of this file, which do not help the user.
     """
     try:
         return function(*arguments)
@@ -49,12 +49,12 @@ def user_code(model: str) -> str | None:
 
 
 def times_attempt(first: int):
-    """Return a resource that is `first` at the first attempt of a job and grows by as much with each retry."""
+    """Return a resource that is `first` in the first attempt of a job and grows by as much with each retry."""
     return lambda wildcards, attempt: first * attempt
 
 
-def images() -> str | None:
-    """Return a checksum of the user's images; jobs of a cluster, which would read all of them again, go without."""
+def image_checksum() -> str | None:
+    """Return a checksum of the user's images, None in jobs of a cluster, which would read all of them again."""
     if config["dataset"]["name"] != "image_folder" or not workflow.is_main_process:
         return None
     return exit_on_user_error(image_fingerprint, config["dataset"]["path"], ".snakemake/image_checksums.json")
@@ -69,7 +69,7 @@ def split_arrays(split: str) -> dict[str, str]:
 
 
 def architecture(wildcards) -> str:
-    """Return how the model of a job is built."""
+    """Return the architecture of a job's model."""
     return config["models"][wildcards.model]["architecture"]
 
 
@@ -78,13 +78,13 @@ def graph_of(wildcards) -> str:
     return graph(wildcards.model, wildcards.seed, wildcards.checkpoint)
 
 
-def to_recover(wildcards) -> str:
+def pruned_checkpoint(wildcards) -> str:
     """Return the pruned checkpoint that a recovery starts from."""
     return f"{PRUNED}/{pruned_for(wildcards.recovery)}.safetensors".format(**wildcards)
 
 
 def recovered_before(wildcards) -> str:
-    """Return what iterative made of the rate before."""
+    """Return the checkpoint that iterative recovered at the rate before."""
     before = PLAN.recovered_before(wildcards.scope, float(wildcards.rate))
     return f"{STEM}.safetensors".format(**wildcards, **{"checkpoint": before})
 
@@ -118,5 +118,5 @@ wildcard_constraints:
     seed=one_of(map(str, config["seeds"])),
     scope="local|global|channel",
     rate=one_of(map(str, PLAN.rates)),
-    recovery="finetune|rewind|iterative",
-    checkpoint=f"dense|[a-z]+/({one_of(map(str, PLAN.rates))})/[a-z]+",
+    recovery=one_of(PLAN.retraining_recoveries),
+    checkpoint=f"dense|[a-z]+/({one_of(map(str, PLAN.rates))})/[a-z_]+",

@@ -23,7 +23,7 @@ rule evaluate_accuracy:
     params:
         code=code("evaluate_accuracy"),
     message:
-        "Predict the test images with {wildcards.model}, seed {wildcards.seed}, {wildcards.checkpoint}"
+        "Classify the test images with {wildcards.model}, seed {wildcards.seed}, {wildcards.checkpoint}"
     script:
         "../../scripts/evaluate_accuracy.py"
 

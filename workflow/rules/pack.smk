@@ -1,4 +1,4 @@
-"""{checkpoint}-{mode}.onnx -> {checkpoint}-{mode}.onnx.packed, which scripts/elagage/packing/unpack.py turns back.
+"""{checkpoint}-{mode}.onnx -> {checkpoint}-{mode}.onnx.packed, which scripts/elagage/packing/unpack.py unpacks.
 
 A job packs all modes of a checkpoint: starting a job takes longer than that.
 """

@@ -20,8 +20,8 @@ rule prepare_data:
         runtime=times_attempt(30),
     params:
         **config["dataset"],
-        # Never read by the script: an image that is added, removed or changed makes the job run again.
-        images=images(),
+        # Not read by the script: an image that is added, removed or changed makes the job run again.
+        images=image_checksum(),
         code=code("prepare_data"),
     message:
         "Decode the data set"

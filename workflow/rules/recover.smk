@@ -1,6 +1,6 @@
 """{scope}/{rate}/none.safetensors -> {scope}/{rate}/{recovery}.safetensors, with the same zeros.
 
-For iterative, each rate is pruned from what recovered at the rate before it: a chain.
+For iterative, each rate is pruned from the checkpoint that was recovered at the rate before.
 """
 
 
@@ -9,7 +9,7 @@ rule recover:
         **split_arrays("train"),
         **split_arrays("validation"),
         dataset=DATASET,
-        pruned=to_recover,
+        pruned=pruned_checkpoint,
     output:
         checkpoint=f"{PRUNED}/{{recovery}}.safetensors",
     log:

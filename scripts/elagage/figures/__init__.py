@@ -1,1 +1,1 @@
-"""What people look at. Without torch and ONNX."""
+"""The figures of a study. Without torch and ONNX."""

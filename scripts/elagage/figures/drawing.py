@@ -25,20 +25,20 @@ ORDER = {
     "scope": ("global", "local", "channel"),
     "recovery": ("none", "batchnorm", "finetune", "rewind", "iterative"),
 }
-REFERENCE = {"color": "0.5", "linewidth": 0.9, "zorder": 1.8}  # what the drawn is compared with
+REFERENCE = {"color": "0.5", "linewidth": 0.9, "zorder": 1.8}  # of what measurements are compared with
 
 
 def ordered(column: str, values: Iterable[str]) -> list[str]:
-    """Return the different values in the order of figures."""
+    """Return the different values in the order of ORDER, others last."""
     present = list(dict.fromkeys(values))
     return [value for value in dict.fromkeys([*ORDER[column], *present]) if value in present]
 
 
 def style(index: int, label: str) -> dict:
-    """Return the colour, marker, line and label of the index-th thing in a figure; after seven the fill changes."""
-    turn, place = divmod(index, len(COLORS))
-    looks = {"color": COLORS[place], "marker": MARKERS[place], "linestyle": LINES[place], "label": label}
-    return looks | {"fillstyle": FILLS[turn % len(FILLS)]}
+    """Return the colour, marker, line and label of item `index` of a figure; after seven the fill changes."""
+    fill, place = divmod(index, len(COLORS))
+    properties = {"color": COLORS[place], "marker": MARKERS[place], "linestyle": LINES[place], "label": label}
+    return properties | {"fillstyle": FILLS[fill % len(FILLS)]}
 
 
 def line_styles(column: str, values: Iterable[str]) -> dict[str, dict]:
@@ -56,7 +56,7 @@ def value_name(column: str, value: str) -> str:
 
 
 def side_by_side(count: int, width: float) -> numpy.ndarray:
-    """Return `count` offsets around 0, evenly over `width`, by which neighbours do not hide each other."""
+    """Return `count` offsets around 0, [count], evenly over `width`, so that neighbours do not hide each other."""
     return (numpy.arange(count) - (count - 1) / 2) * width / count
 
 
@@ -76,9 +76,9 @@ def panels(count: int, columns: int = 3, heights: tuple[float, ...] = (3.2,)) ->
 def label(axis: Axes, x: str, y: str, *titles: str) -> None:
     """Label an axis, its y where no panel to the left has the same, and write titles above it, in a row if they fit."""
     place, title = axis.get_subplotspec(), ", ".join(titles)
-    letters = int(8.7 * min(axis.figure.get_figwidth() / place.get_gridspec().ncols, 3.7))  # 8.7 to an inch
-    if len(title) > letters:
-        title = "\n".join(textwrap.fill(part, letters) for part in titles)
+    characters = int(8.7 * min(axis.figure.get_figwidth() / place.get_gridspec().ncols, 3.7))  # 8.7 to an inch
+    if len(title) > characters:
+        title = "\n".join(textwrap.fill(part, characters) for part in titles)
     axis.set(xlabel=x, ylabel=y if place.is_first_col() else "", title=title)
     axis.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
 
@@ -108,7 +108,7 @@ def legend(figure: Figure, title: str = "") -> None:
     )
 
 
-def reach(rows: pandas.DataFrame) -> numpy.ndarray | None:
+def error_bars(rows: pandas.DataFrame) -> numpy.ndarray | None:
     """Return the lengths of the whiskers below and above, as errorbar wants them, or None if all are 0.
 
     Rounding can put a mean of equal numbers a hair below their minimum, and errorbar refuses negative lengths.

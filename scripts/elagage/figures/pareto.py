@@ -3,7 +3,7 @@
 import numpy
 from matplotlib.figure import Figure
 
-from elagage.figures.drawing import label, legend, limit, line_styles, ordered, panels, reach, value_name
+from elagage.figures.drawing import error_bars, label, legend, limit, line_styles, ordered, panels, value_name
 from elagage.figures.study import METRICS, Study, estimates, metric, seeds
 
 SCOPE_LINES = ("-", "--", ":")
@@ -26,25 +26,27 @@ def pareto(study: Study) -> Figure:
     size = "packed_size" if "packed_size_bytes" in summary else "model_size"
     costs = [metric(name, summary) for name in (size, "relative_time")]
     accuracy = METRICS["accuracy"]
-    gains = estimates(study, accuracy)
+    accuracies = estimates(study, accuracy)
     models, recoveries = summary["model"].unique(), ordered("recovery", summary["recovery"])
     scopes, styles = ordered("scope", summary["scope"]), line_styles("mode", summary["mode"])
-    threads = dict(zip(scopes, SCOPE_LINES, strict=False))
-    shown = [(recovery, model, cost) for recovery in recoveries for model in models for cost in costs]
+    scope_lines = dict(zip(scopes, SCOPE_LINES, strict=False))
+    panel_keys = [(recovery, model, cost) for recovery in recoveries for model in models for cost in costs]
     pairs = 1 if len(recoveries) == 1 else len(models) if len(models) > 1 else 2  # side by side
-    figure, axes = panels(len(shown), columns=2 * pairs)
-    for axis, (recovery, model, cost) in zip(axes[:, 0], shown, strict=True):
-        spent = estimates(study, cost)
-        of_model = gains.assign(cost=spent["value"])[gains["model"] == model].sort_values("rate", kind="stable")
+    figure, axes = panels(len(panel_keys), columns=2 * pairs)
+    for axis, (recovery, model, cost) in zip(axes[:, 0], panel_keys, strict=True):
+        estimated = estimates(study, cost)
+        of_model = accuracies.assign(cost=estimated["value"])[accuracies["model"] == model]
+        of_model = of_model.sort_values("rate", kind="stable")
         rows = of_model[of_model["recovery"] == recovery]
         for (mode, scope), line in rows.groupby(["mode", "scope"], sort=False):
-            axis.plot(line["cost"], line["value"], color=styles[mode]["color"], ls=threads[scope], linewidth=0.8)
+            axis.plot(line["cost"], line["value"], color=styles[mode]["color"], ls=scope_lines[scope], linewidth=0.8)
             if counts[model] > 1:
                 spread = {"linestyle": "none", "color": styles[mode]["color"], "alpha": 0.4, "linewidth": 0.8}
-                axis.errorbar(line["cost"], line["value"], reach(line), reach(spent.loc[line.index]), **spread)
+                bars = error_bars(line), error_bars(estimated.loc[line.index])
+                axis.errorbar(line["cost"], line["value"], *bars, **spread)
             axis.plot(line["cost"], line["value"], **styles[mode] | {"linestyle": "none"})
         for scope in scopes if len(scopes) > 1 else []:  # only for the legend
-            axis.plot([], [], color="0.4", linestyle=threads[scope], linewidth=0.8, label=scope)
+            axis.plot([], [], color="0.4", linestyle=scope_lines[scope], linewidth=0.8, label=scope)
         best = of_model[not_dominated(of_model["cost"].to_numpy(), of_model["value"].to_numpy())]
         best = best[best["recovery"] == recovery]
         axis.plot(best["cost"], best["value"], "ok", fillstyle="none", markersize=11, label="not dominated")

@@ -10,19 +10,19 @@ from matplotlib.figure import Figure
 from elagage.errors import UserError
 from elagage.figures.drawing import (
     REFERENCE,
+    error_bars,
     label,
     legend,
     limit,
     line_styles,
     ordered,
     panels,
-    reach,
     side_by_side,
     value_name,
 )
 from elagage.figures.study import METRICS, Metric, Study, estimates, metric, whiskers
 
-# Behind the strong lines of the same colour.
+# Lines behind the strong ones of the same colour.
 THIN = {"linewidth": 1, "marker": None, "label": "_"}
 
 
@@ -37,37 +37,38 @@ def against_rate(study: Study, stack: tuple[dict[str, Metric], ...], lines: str,
     styles = line_styles(lines, summary[lines])
     rates = 100 * numpy.unique(summary["rate"])
     gap = min([10, *numpy.diff(rates)])  # points shifted by more would read as other rates
+    offsets = side_by_side(len(styles), 0.24 * gap)
     margin = 0.04 * (rates[-1] - rates[0]) + 0.2 * gap
-    columns = len(parts) if len(models) > 1 and len(parts) > 1 else 3  # a row of panels a model
+    columns = len(parts) if len(models) > 1 and len(parts) > 1 else 3  # a row of panels per model
     figure, stacks = panels(len(models) * len(parts), columns, heights=(3.2, 1.5)[: len(stack)])
-    for place, metrics in enumerate(stack):
+    for level, metrics in enumerate(stack):
         tables = {name: estimates(study, measured) for name, measured in metrics.items()}
         *_, measured = metrics.values()
-        for axis, (model, part) in zip(stacks[:, place], itertools.product(models, parts), strict=True):
+        for axis, (model, part) in zip(stacks[:, level], itertools.product(models, parts), strict=True):
             for thin, (name, table) in enumerate(tables.items()):
                 rows = table[(table["model"] == model) & (table[split] == part)].sort_values("rate", kind="stable")
-                for (value, looks), shift in zip(styles.items(), side_by_side(len(styles), 0.24 * gap), strict=True):
+                for (value, properties), offset in zip(styles.items(), offsets, strict=True):
                     line = rows[rows[lines] == value]
-                    drawn = looks | (THIN if thin else {})
-                    axis.errorbar(100 * line["rate"] + shift, line["value"], reach(line), capsize=2, **drawn)
+                    drawn = properties | (THIN if thin else {})
+                    axis.errorbar(100 * line["rate"] + offset, line["value"], error_bars(line), capsize=2, **drawn)
                 if len(tables) > 1:  # only for the legend
                     axis.plot([], [], color="0.4", **({"linewidth": 0.8} if thin else {"marker": "o"}), label=name)
-            references(axis, summary[(summary["model"] == model) & (summary[split] == part)], measured)
+            draw_references(axis, summary[(summary["model"] == model) & (summary[split] == part)], measured)
             titles = [model, value_name(split, part)] if len(parts) > 1 else [model]
-            label(axis, x if place == len(stack) - 1 else "", measured.label, *([] if place else titles))
+            label(axis, x if level == len(stack) - 1 else "", measured.label, *([] if level else titles))
             limit(axis, "x", (rates[0] - margin, rates[-1] + margin))
             limit(axis, "y", measured.limits)
     legend(figure, whiskers(study, next(iter(stack[0].values()))))
     return figure
 
 
-def references(axis: Axes, rows: pandas.DataFrame, measured: Metric) -> None:
-    """Draw in grey what the metric is to be compared with.
+def draw_references(axis: Axes, rows: pandas.DataFrame, measured: Metric) -> None:
+    """Draw in grey what the metric is compared with.
 
-    The dense float32 model: its accuracy, or its time as measured beside the variants of each rate. That time changes
-    with the machine, not with the rate: what the variants share with it is no effect of pruning. Where channels are
-    removed also that time at the share of multiply-accumulates that is left: what fp32 would take if nothing else took
-    time.
+    It is the dense float32 model: its accuracy, or its time as measured in turn with the variants of each rate. That
+    time changes with the machine, not with the rate: what the variants share with it is no effect of pruning. Where
+    channels are removed, a second line is that time multiplied by the share of multiply-accumulates that is left: what
+    fp32 would take if nothing else took time.
     """
     if measured.columns[0] == "accuracy":
         dense = rows.loc[(rows["rate"] == 0) & (rows["mode"] == "float32"), "accuracy"]
@@ -76,11 +77,11 @@ def references(axis: Axes, rows: pandas.DataFrame, measured: Metric) -> None:
     elif measured.columns[0] == "inference_time_ms":
         rates = rows.groupby("rate")
         times = rates["dense_time_ms"].mean()
-        axis.plot(100 * times.index, times, label="dense fp32, timed beside", **REFERENCE)
+        axis.plot(100 * times.index, times, label="dense fp32, timed in turn", **REFERENCE)
         macs = rates["macs"].mean() if "macs" in rows else times * 0
         if macs.nunique() > 1 and 0 in macs.index:  # zeroed weights are multiplied as before
-            looks = REFERENCE | {"linestyle": "--", "label": "the same at the share of MACs left"}
-            axis.plot(100 * times.index, times * macs / macs[0], **looks)
+            properties = REFERENCE | {"linestyle": "--", "label": "dense fp32 at the share of MACs left"}
+            axis.plot(100 * times.index, times * macs / macs[0], **properties)
 
 
 def pruning(study: Study, scope: str, name: str) -> Figure:

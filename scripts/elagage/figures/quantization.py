@@ -5,13 +5,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from elagage.figures.drawing import digits, legend, ordered, reach, side_by_side, style, value_name
+from elagage.figures.drawing import digits, error_bars, legend, ordered, side_by_side, style, value_name
 from elagage.figures.study import METRICS, Study, estimates, metric, whiskers
 
 
-def points(axis: Axes, rows: pandas.DataFrame, middle: float, looks: dict) -> None:
-    """Draw one point per row at the height `place`, with whiskers and, on the side of the `middle`, its value."""
-    axis.errorbar(rows["value"], rows["place"], xerr=reach(rows), capsize=2.5, **looks | {"linestyle": "none"})
+def draw_points(axis: Axes, rows: pandas.DataFrame, middle: float, properties: dict) -> None:
+    """Draw one point per row at the height `place`, with whiskers and, towards the `middle`, its value."""
+    axis.errorbar(rows["value"], rows["place"], xerr=error_bars(rows), capsize=2.5, **properties | {"linestyle": ""})
     for row in rows.itertuples():
         end, side = (row.high, "left") if row.value < middle else (row.low, "right")
         text = {"xytext": (7 if side == "left" else -7, 0), "textcoords": "offset points", "fontsize": 9}
@@ -52,7 +52,7 @@ def quantization_comparison(study: Study) -> Figure:
         middle = (measured.limits[1] or table["value"].max()) / 2
         for index, (model, shift) in enumerate(zip(models, side_by_side(len(models), 0.8), strict=True)):
             rows = table[table["model"] == model]
-            points(axis, rows.assign(place=rows["place"] + shift), middle, style(index, model))
+            draw_points(axis, rows.assign(place=rows["place"] + shift), middle, style(index, model))
         axis.set(xlabel=measured.label, xlim=measured.limits)
         axis.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
     if "packed_size" in columns:  # two sizes of a file are compared on equal axes

@@ -1,4 +1,4 @@
-"""The figures of a study: a function each, in FIGURES under the name of its file."""
+"""FIGURES: the name of a figure's file -> the function that draws it."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""The figure of which layers bear pruning, and of what global pruning takes from them."""
+"""The figure of which layers tolerate pruning, and of what global pruning takes from them."""
 
 import math
 import textwrap
@@ -12,16 +12,16 @@ from matplotlib.figure import Figure
 from elagage.errors import UserError
 from elagage.figures.study import Study
 
-ROW = 0.19  # inches of a layer: room for text of 7 points
-WRITTEN = 12  # rates up to which a cell has room for its number
-LETTERS = 40  # of a layer's name; its end says more than its beginning
-CLEAR = 1.96  # standard deviations of the rank correlation of n unrelated layers, 1 / sqrt(n - 1), that claim an order
+ROW_HEIGHT = 0.19  # inches per layer: room for text of 7 points
+MAX_NUMBERED = 12  # rates up to which cells have room for numbers
+NAME_LENGTH = 40  # characters; the end of a layer's name says more than its beginning
+CRITICAL_VALUE = 1.96  # at 95 %, in standard deviations of the rank correlation of n unrelated layers, 1 / sqrt(n - 1)
 
 
 def tables(rows: pandas.DataFrame) -> tuple[pandas.DataFrame, pandas.DataFrame]:
-    """Return a layer a row and a rate a column, means over the seeds of one model, the layers in their order:
+    """Return the accuracy lost, in percentage points, and the share in % that global pruning takes, of one model.
 
-    the accuracy lost in percentage points of the dense model's, and the share in % that global pruning takes.
+    Both have a row per layer, in the layers' order, and a column per rate; they are means over the seeds.
     """
     rows = rows.assign(lost=100 * (rows["dense_correct"] - rows["correct"]) / rows["images"])
     wide = rows.assign(taken=100 * rows["global_share"]).pivot_table(["lost", "taken"], "layer", "rate")
@@ -38,19 +38,19 @@ def explanation(lost: pandas.DataFrame, taken: pandas.DataFrame) -> str:
     if math.isnan(order):
         return ""
     sign = "spares" if order < 0 else "takes most from"
-    clear = abs(order) >= CLEAR / math.sqrt(len(lost) - 1)
+    clear = abs(order) >= CRITICAL_VALUE / math.sqrt(len(lost) - 1)
     words = f"global pruning {sign} the layers that lose most" if clear else f"no clear order in {len(lost)} layers"
-    return f"Rank correlation between a layer's loss and what is taken of it: {order:.2f}, {words}."
+    return f"Rank correlation between a layer's loss and what is taken from it: {order:.2f}, {words}."
 
 
-def heat(axis: Axes, table: pandas.DataFrame, top: float, colors: str, title: str) -> None:
+def draw_heatmap(axis: Axes, table: pandas.DataFrame, top: float, colors: str, title: str) -> None:
     """Draw a table as colours, pale at 0 and dark at `top`, with its numbers in the cells if they fit."""
     picture = axis.imshow(table, cmap=colors, vmin=0, vmax=top, aspect="auto", interpolation="nearest")
     axis.figure.colorbar(picture, ax=axis, aspect=40, pad=0.01).ax.tick_params(labelsize=7)
-    step = math.ceil(table.shape[1] / WRITTEN)
+    step = math.ceil(table.shape[1] / MAX_NUMBERED)
     axis.set_xticks(range(0, table.shape[1], step), [f"{100 * rate:g}" for rate in table.columns[::step]], fontsize=8)
     names = [name.removesuffix(".weight") for name in table.index]
-    names = [name if len(name) <= LETTERS else f"…{name[1 - LETTERS :]}" for name in names]
+    names = [name if len(name) <= NAME_LENGTH else f"…{name[1 - NAME_LENGTH :]}" for name in names]
     axis.set_yticks(range(len(names)), names, fontsize=7)
     axis.set(xlabel="pruning rate (%)")
     axis.set_title(title, fontsize=9)
@@ -65,21 +65,23 @@ def heat(axis: Axes, table: pandas.DataFrame, top: float, colors: str, title: st
 
 
 def sensitivity(study: Study) -> Figure:
-    """Accuracy lost by each layer pruned alone and, beside it, what global pruning takes from it, a row per model."""
+    """Accuracy lost when only one layer is pruned and what global pruning takes from it, a row per model."""
     if study.sensitivity.empty:
         raise UserError("sensitivity.images is 0 or no rate is above 0, so there is no sensitivity to draw; change it")
     models = study.sensitivity["model"].unique()
     parts = [tables(study.sensitivity[study.sensitivity["model"] == model]) for model in models]
     top = max(1, *(lost.max(axis=None) for lost, _ in parts))  # one scale, so that models can be compared
     rates = max(lost.shape[1] for lost, _ in parts)
-    width = max(9, 2.5 + 2 * (0.36 * min(rates, WRITTEN) + 0.6))
-    heights = [max(1.2, ROW * len(lost)) + 1.5 for lost, _ in parts]
+    width = max(9, 2.5 + 2 * (0.36 * min(rates, MAX_NUMBERED) + 0.6))
+    heights = [max(1.2, ROW_HEIGHT * len(lost)) + 1.5 for lost, _ in parts]
     figure = Figure(figsize=(width, sum(heights)), layout="constrained")
     rows = figure.subfigures(len(models), 1, height_ratios=heights, squeeze=False)[:, 0]
     for model, (lost, taken), row in zip(models, parts, rows, strict=True):
-        one, other = row.subplots(1, 2, sharey=True)
-        heat(one, lost, top, "magma_r", "accuracy lost when this layer alone is pruned\n(percentage points)")
-        heat(other, taken, 100, "cividis_r", "what global pruning at that rate takes of it\n(% of its weights)")
+        left, right = row.subplots(1, 2, sharey=True)
+        draw_heatmap(left, lost, top, "magma_r", "accuracy lost when only this layer is pruned\n(percentage points)")
+        draw_heatmap(
+            right, taken, 100, "cividis_r", "what global pruning takes at this rate\n(% of the layer's weights)"
+        )
         of_model = study.sensitivity[study.sensitivity["model"] == model]
         seeds = of_model["seed"].nunique()
         title = f"{model}, {of_model['images'].iloc[0]} validation images"

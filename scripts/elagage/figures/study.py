@@ -47,7 +47,7 @@ def metric(name: str, summary: pandas.DataFrame) -> Metric:
 
 
 def seeds(summary: pandas.DataFrame) -> pandas.Series:
-    """Return how many seeds each model has: a model that came with its weights has one beside several of others."""
+    """Return how many seeds each model has: a model that came with its weights has one, others may have several."""
     return summary.groupby("model", sort=False)["seed"].nunique()
 
 

@@ -8,13 +8,13 @@ from elagage.figures.drawing import COLORS, label, legend, panels
 from elagage.figures.study import Study
 
 
-def epochs(rows: pandas.DataFrame, column: str, factor: float, axis: Axes, looks: dict) -> None:
+def draw_epochs(rows: pandas.DataFrame, column: str, factor: float, axis: Axes, properties: dict) -> None:
     """Draw the mean of a column over the seeds against the epoch and, behind it, a band from lowest to highest."""
     seeds = factor * rows.groupby("epoch")[column].agg(["mean", "min", "max"])
-    looks = {"marker": "." if len(seeds) == 1 else None} | looks
-    axis.plot(seeds.index, seeds["mean"], **looks)
+    properties = {"marker": "." if len(seeds) == 1 else None} | properties
+    axis.plot(seeds.index, seeds["mean"], **properties)
     if rows["seed"].nunique() > 1:
-        axis.fill_between(seeds.index, seeds["min"], seeds["max"], color=looks["color"], alpha=0.25, linewidth=0)
+        axis.fill_between(seeds.index, seeds["min"], seeds["max"], color=properties["color"], alpha=0.25, linewidth=0)
 
 
 def training_history(study: Study) -> Figure:
@@ -30,10 +30,10 @@ def training_history(study: Study) -> Figure:
         best = rows[rows["best"]]
         for axis, name, factor in ((loss, "loss", 1), (accuracy, "accuracy", 100)):
             dashed = {"linestyle": "--", "color": COLORS[1], "label": "training"}
-            epochs(rows, f"train_{name}", factor, axis, dashed)
-            epochs(rows, f"validation_{name}", factor, axis, {"color": COLORS[3], "label": "validation"})
+            draw_epochs(rows, f"train_{name}", factor, axis, dashed)
+            draw_epochs(rows, f"validation_{name}", factor, axis, {"color": COLORS[3], "label": "validation"})
             axis.plot(best["epoch"], factor * best[f"validation_{name}"], "*k", markersize=9, label="best epoch, kept")
-        epochs(rows, "learning_rate", 1, rate, {"color": "0.35"})
+        draw_epochs(rows, "learning_rate", 1, rate, {"color": "0.35"})
         texts = (("", "loss (nats)", model), ("", "accuracy (%)"), ("epoch", "learning rate"))
         for axis, text, top in zip((loss, accuracy, rate), texts, (None, 103, None), strict=True):
             label(axis, *text)

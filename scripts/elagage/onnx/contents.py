@@ -8,7 +8,7 @@ import onnx
 
 # Operators that multiply and accumulate in ways that are not counted here.
 UNCOUNTED = {"Einsum", "LSTM", "GRU", "RNN", "DeformConv", "Attention"}
-SHAPE_BYTES = 1024  # of a tensor that may say how to reshape, pad or slice
+SHAPE_BYTES = 1024  # tensors up to this size may say how to reshape, pad or slice
 # Input that holds the weight, of each operator that multiplies and accumulates.
 WEIGHT_INPUT = {
     "Conv": 1,
@@ -81,8 +81,8 @@ def _multiplies_integers(node: onnx.NodeProto, producers: Mapping[str, onnx.Node
 def count_multiply_accumulates(model: onnx.ModelProto) -> int | None:
     """Count the multiply-accumulates of one image: of convolutions, linear layers and matrix products, zeros included.
 
-    An operator behind QDQ counts like the float32 one, a bias not at all. None if the shapes that they depend on
-    cannot be inferred from the graph, or if another operator multiplies too.
+    An operator behind QDQ counts like the float32 one, a bias not at all. None if the shapes cannot be inferred from
+    the graph, or if it has an operator of UNCOUNTED.
     """
     if UNCOUNTED & {node.op_type for node in model.graph.node}:
         return None
@@ -106,30 +106,30 @@ def count_multiply_accumulates(model: onnx.ModelProto) -> int | None:
 
 
 def _without_large_values(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy in which weights have only their shapes: shape inference copies what they hold several times."""
+    """Return a copy in which weights have only their shapes: shape inference copies their values several times."""
     graph = model.graph
-    bare = [
+    initializers = [
         tensor
         if len(tensor.raw_data) <= SHAPE_BYTES
         else onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
         for tensor in graph.initializer
     ]
-    smaller = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions)
-    smaller.graph.CopyFrom(
+    copy = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions)
+    copy.graph.CopyFrom(
         onnx.GraphProto(
             name=graph.name,
             node=graph.node,
             input=graph.input,
             output=graph.output,
             value_info=graph.value_info,
-            initializer=bare,
+            initializer=initializers,
         )
     )
-    return smaller
+    return copy
 
 
 def _multiply_accumulates(node: onnx.NodeProto, shapes: Mapping[str, list[int]]) -> int:
-    """Return those of one operator, 0 if a shape is unknown: an unknown size is 0, an unknown shape empty."""
+    """Return the count of one operator, 0 if a shape is unknown: an unknown size is 0, an unknown shape empty."""
     first, second, output = (shapes.get(name, [0]) or [0] for name in (*node.input[:2], node.output[0]))
     if node.op_type in ("Conv", "ConvInteger"):  # every output sums over the channels and places of a filter
         return math.prod(output) * math.prod(second[1:])

@@ -17,9 +17,8 @@ NOTES = ("doc_string", "metadata_props")
 def write_deployed(path: str | os.PathLike, model: onnx.ModelProto, dataset: Dataset, provenance: Mapping) -> None:
     """Write the model, stripped, with class names, preprocessing and provenance in its metadata, whole or not at all.
 
-    Elagage's version is added to the provenance.
-
-    The model is changed in place. Raises onnx.checker.ValidationError for one that ONNX does not allow.
+    Elagage's version is added to the provenance. The model is changed in place. Raises onnx.checker.ValidationError for
+    a model that ONNX does not allow.
     """
     strip(model)
     describe(
@@ -65,7 +64,7 @@ def strip(model: onnx.ModelProto) -> None:
     for tensor in graph.initializer:
         if not (tensor.raw_data or tensor.string_data or tensor.external_data):
             tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor), tensor.name))
-    _rename(graph, _joined(graph) | _short_names(graph))
+    _rename(graph, _join_equal_vectors(graph) | _short_names(graph))
 
 
 def _messages(graph: onnx.GraphProto) -> Iterator:
@@ -79,7 +78,7 @@ def _subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
         yield from ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs)
 
 
-def _joined(graph: onnx.GraphProto) -> dict[str, str]:
+def _join_equal_vectors(graph: onnx.GraphProto) -> dict[str, str]:
     """Drop each vector or scalar that equals an earlier one, bit for bit; return its name -> that of the earlier one.
 
     Weights stay even if they are equal, as pruned layers may be when nothing is left of them: they are counted.

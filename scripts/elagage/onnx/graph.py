@@ -16,7 +16,7 @@ from onnxscript.rewriter.rules.common import (
 
 from elagage.errors import UserError
 
-WEIGHTS = "elagage_weights"  # metadata of an exported graph: the tensors that a checkpoint has to bring, as JSON
+WEIGHTS = "elagage_weights"  # metadata of an exported graph: the tensors that a checkpoint must have, as JSON
 PREPROCESS = "elagage_preprocess"  # module, and prefix of the nodes, that normalize the image
 FUSE_BATCHNORM = (
     fuse_batchnorm_into_conv_rule,
@@ -46,7 +46,7 @@ def with_weights(graph: onnx_ir.Model, state: Mapping[str, numpy.ndarray]) -> on
     for value in graph.graph.initializers.values():
         array = value.const_value.numpy()
         if array.dtype == numpy.float32:
-            # Folding a negative scale made -0.0 of pruned weights, whose signs would not compress.
+            # Folding a negative scale turned pruned weights into -0.0, whose signs would not compress.
             value.const_value = onnx_ir.tensor(array + numpy.float32(0), name=value.name)
     return onnx_ir.to_proto(graph)
 
@@ -79,6 +79,6 @@ def _untie(graph: onnx_ir.Graph, node: onnx_ir.Node, suffix: str) -> None:
     for index, shared in enumerate(node.inputs[1:], start=1):
         name = shared.name + suffix
         tensor = onnx_ir.tensor(shared.const_value.numpy(), name=name)
-        own = onnx_ir.Value(name=name, shape=shared.shape, type=shared.type, const_value=tensor)
-        graph.register_initializer(own)
-        node.replace_input_with(index, own)
+        untied = onnx_ir.Value(name=name, shape=shared.shape, type=shared.type, const_value=tensor)
+        graph.register_initializer(untied)
+        node.replace_input_with(index, untied)

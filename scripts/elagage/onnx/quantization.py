@@ -20,8 +20,8 @@ CALIBRATION_BATCH = 64  # images; ranges are those of all images whatever the ba
 # 7-bit weights: products of two 8-bit numbers saturate in the 16-bit sums of CPUs without VNNI, so that a file made on
 # one machine would lose accuracy on another.
 REDUCE_RANGE = True
-# Smallest range of a channel's weights and of an activation. A filter that was pruned whole, of range 0, would get the
-# scale 1.0, by which the levels of its bias would be as far apart as those of its input.
+# Smallest range of a channel's weights and of an activation. A filter whose weights are all pruned has the range 0. It
+# would get the scale 1.0, and its bias levels as far apart as those of its input.
 SMALLEST_RANGE = 1e-4
 
 
@@ -80,13 +80,13 @@ MODES: dict[str, Callable] = {
 def quantize(
     model: onnx.ModelProto, mode: str, images: numpy.ndarray | None = None, ranges: Mapping[str, Mapping] | None = None
 ) -> onnx.ModelProto:
-    """Return the float32 model with int8 weights and, by the mode, activations.
+    """Return the float32 model with int8 weights and, as the mode says, 8-bit activations.
 
     `dynamic` quantizes linear layers, `dynamic_conv` convolutions too, both with activation ranges computed for each
     input; `static` all that ONNX Runtime can, per channel, as QDQ, with ranges calibrated on `images`, uint8
     [n, channels, height, width]; `qat` the same, with ranges that were trained (tensor -> scale, float32, and
-    zero_point, uint8) for all tensors that `ranges` names. Raises UserError if nothing became int8; only `dynamic`
-    may do so, because the share of linear weights, which may be none, is its answer.
+    zero_point, uint8) for all tensors that `ranges` names. Raises UserError if nothing became int8, but for `dynamic`,
+    because a network may have no linear layer, and if there is no room for temporary files.
     https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html
     """
     logging.getLogger().setLevel(logging.ERROR)  # ONNX Runtime advises pre-processing, which fusing has done

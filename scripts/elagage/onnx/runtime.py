@@ -12,6 +12,8 @@ from elagage.data import Split
 from elagage.errors import UserError
 from elagage.files import reading
 
+RUNTIME = {"onnxruntime": onnxruntime.__version__}  # what measurements say they were made with
+Model = Callable[[numpy.ndarray], numpy.ndarray]  # uint8 [n, channels, height, width] -> logits, float32 [n, classes]
 EVALUATION_BATCH = 250  # images
 WARM_UP = 50  # images, not counted
 # Images timed with one model before the next takes its turn: long enough that a model finds its weights in the cache
@@ -33,21 +35,25 @@ INSTRUCTION_SETS = (
 )
 
 
-def session(path: str | os.PathLike, threads: int) -> onnxruntime.InferenceSession:
-    """Return an ONNX Runtime session on the CPU with `threads` threads; UserError if there are fewer cores."""
+def load(path: str | os.PathLike, threads: int) -> Model:
+    """Return the model of an ONNX file, to be run on the CPU with `threads` threads.
+
+    Raises UserError if there are fewer cores, or if the file is damaged.
+    """
     if threads > (cores := os.cpu_count() or 1):
         raise UserError(f"evaluation.threads: {threads} asked for, but this machine has {cores} core(s); lower it")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     with reading(path):
-        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return lambda images: session.run(None, {"image": images})[0]
 
 
-def predictions(model: onnxruntime.InferenceSession, split: Split) -> numpy.ndarray:
+def predictions(model: Model, split: Split) -> numpy.ndarray:
     """Return the predicted class, int64 [n], of every image of the split."""
     parts = [
-        model.run(None, {"image": split.images[start : start + EVALUATION_BATCH]})[0].argmax(1)
+        model(split.images[start : start + EVALUATION_BATCH]).argmax(1)
         for start in range(0, len(split), EVALUATION_BATCH)
     ]
     predicted = numpy.concatenate(parts)
@@ -78,7 +84,7 @@ def time_in_turns(
 
 
 def machine(cpuinfo: str | os.PathLike = "/proc/cpuinfo") -> dict[str, str]:
-    """Return the CPU's model and those of its instruction sets that matter to int8.
+    """Return the CPU's model name and those of its instruction sets that matter for int8.
 
     Read from the kernel in a millisecond (py-cpuinfo takes 1.2 s, with nothing else running on the machine); where
     there is no such file, Python's names for processor and architecture stand in.

@@ -1,4 +1,4 @@
-"""The packed form of an ONNX file: pack.py writes it, and unpack.py, one file for itself, gives back the same bytes.
+"""The packed form of an ONNX file: pack.py writes it, and unpack.py, which needs no other file, turns it back.
 
-It imports NumPy and the standard library only. docs/packed_format.md describes the format.
+The room imports only NumPy and the standard library. docs/packed_format.md describes the format.
 """

@@ -39,7 +39,7 @@ FILTER = {
 def pack(model: bytes, tensors: Sequence[Tensor]) -> bytes:
     """Return the packed form of an ONNX file in which these tensors lie, in this order, none inside another.
 
-    Raises PackingError if `unpack` would take it for a forgery: nearly all weights are equal, or tensors are too many.
+    Raises PackingError if `unpack` would refuse it as forged: nearly all weights are equal, or tensors are too many.
     """
     if len(tensors) > MOST_TENSORS:
         raise PackingError(f"{len(tensors)} tensors are more than the {MOST_TENSORS} that are unpacked")

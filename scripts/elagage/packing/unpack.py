@@ -1,6 +1,6 @@
 """Unpack an ONNX file: python unpack.py model.onnx.packed model.onnx
 
-This file is all that it takes, with Python 3.10 or newer and NumPy. docs/packed_format.md describes what it reads.
+This file is enough, with Python 3.10 or newer and NumPy. docs/packed_format.md describes what it reads.
 """
 
 import argparse
@@ -52,6 +52,7 @@ class Tensor:
 
     @property
     def end(self) -> int:
+        """The byte after the tensor's last one."""
         return self.start + self.values * self.width
 
 
@@ -68,9 +69,7 @@ def unpack(packed: bytes) -> bytes:
         if hashlib.sha256(model).digest() != reader.checksum:
             raise ValueError("what comes out has another checksum than what went in")
     except (ValueError, IndexError, lzma.LZMAError) as error:
-        raise PackingError(
-            f"arrived as it was written, but cannot be unpacked ({error}); get it from somebody you trust"
-        ) from error
+        raise PackingError(f"undamaged, but cannot be unpacked ({error}); get it from somebody you trust") from error
     return model
 
 
@@ -84,8 +83,8 @@ def checked(packed: bytes) -> bytes:
     version = int.from_bytes(body[:2], "little")
     if version != VERSION:
         raise PackingError(
-            f"packed in version {version} of the format, of which this Elagage knows {VERSION}; unpack it with the "
-            f"Elagage that packed it"
+            f"packed in version {version} of the format; this Elagage knows only version {VERSION}; unpack it with "
+            f"the Elagage that packed it"
         )
     return body
 

@@ -1,1 +1,1 @@
-"""What trains, prunes and exports: the only room that imports torch."""
+"""Training, pruning and export: the only room that imports torch."""

@@ -20,7 +20,7 @@ from elagage.pytorch.models import checked_logits
 from elagage.pytorch.pruning import WeightCounts, count_weights, prunable
 from elagage.pytorch.shrinking import SHRINKABLE, is_depthwise, shrink
 
-# Channels that a layer loses at a time, so that multiples of them are left; the first that comes CLOSE to the rate.
+# Channels that a layer loses at a time, so that multiples of them are left; the first step that comes CLOSE is taken.
 # ONNX Runtime computes in blocks of 8 (AVX2) or 16 (AVX-512) channels, and odd numbers can be slower than all channels.
 # How many times as fast as dense float32 ResNet-20 is, without 0.3, 0.5 and 0.7 of its weights, on an AMD EPYC with
 # AVX-512 (95 % intervals within 4 %):
@@ -29,23 +29,23 @@ from elagage.pytorch.shrinking import SHRINKABLE, is_depthwise, shrink
 #   multiples of 4:  float32 1.04, 1.18, 1.68; int8 2.07, 2.00, 2.33
 #   any number:      float32 0.89, 1.09, 1.51; int8 1.49, 1.64, 1.89
 STEPS = (16, 8, 4, 2, 1)
-CLOSE = 0.05  # share of the weights: half of the distance between the default's rates
-PROBE_IMAGES = 4  # noise, each with a brightness of its own because noise averages out
+CLOSE = 0.05  # to the rate, as a share of the weights: half of the distance between the default rates
+PROBE_IMAGES = 4  # of noise, each with its own brightness because noise averages out
 # Rounding to float32 makes 1e-7 (ResNet-8) to 5e-7 (ResNet-50); with a single channel in the wrong place it is the
 # whole of what the logits differ between images, which was never below 1e-4.
 TOLERANCE = 1e-5
-INSTEAD = "for this model leave channel out of pruning.scopes"
+REMEDY = "for this model leave channel out of pruning.scopes"
 
 Cut = tuple[nn.Module, str, int]  # layer, name of its tensor, axis
 Cuts = defaultdict[Cut, set[int]]  # -> the entries along the axis that are removed
 
 
 def channel_prune(network: nn.Module, dataset: Dataset, rate: float, dense_weights: int) -> WeightCounts:
-    """Remove the least important channels, in place, until the share `rate` of `dense_weights` is gone.
+    """Remove the least important channels, in place, until the share `rate` of `dense_weights` is removed.
 
-    Returns the weights as counted after. They are those of `prunable`, so that all scopes share one axis;
-    the share comes as near to the rate as STEPS permit. Channels that the network couples, such as those of both sides
-    of an addition, go together (Fang et al. 2023, "DepGraph: Towards Any Structural Pruning", and its library
+    Returns the weights as counted afterwards, those of `prunable`, so that all scopes share one axis. The share comes
+    as near to the rate as STEPS permit. Channels that the network couples, such as those of both sides of an addition,
+    are removed together (Fang et al. 2023, "DepGraph: Towards Any Structural Pruning", and its library
     Torch-Pruning). Their importance is the mean of the squared norms of all weights that go with a channel, relative
     to those coupled alike, and is ranked over all layers. Classes and input channels stay, every layer keeps some
     channels, and layers that share a parameter, or pass through one that cannot lose channels (layer and group norm,
@@ -53,8 +53,8 @@ def channel_prune(network: nn.Module, dataset: Dataset, rate: float, dense_weigh
 
     The smaller network has to agree with the masked one: the dense network in which all that was removed, weights,
     biases and batch norm, is zero. A removed channel is then zero when it leaves its layer, and whatever an activation
-    makes of that (0.5, of a sigmoid) meets weights that are zero, so they agree for any computation that treats
-    channels apart. Raises UserError if they do not (a softmax over channels), if the smaller network does not run
+    makes of that (0.5, of a sigmoid) meets weights that are zero, so they agree for any computation that keeps
+    channels separate. Raises UserError if they do not (a softmax over channels), if the smaller network does not run
     (shortcuts padded with zeros), if the library cannot trace it, or if the rate is beyond what can be removed.
     """
     classes = len(dataset.classes)
@@ -69,7 +69,7 @@ def channel_prune(network: nn.Module, dataset: Dataset, rate: float, dense_weigh
 
 
 def _choose(network: nn.Module, images: torch.Tensor, rate: float, dense_weights: int) -> Cuts:
-    """Return what to remove, with the widest step that comes close to the rate, else with that which comes nearest."""
+    """Return what to remove: by the widest step that comes CLOSE to the rate, else by the one that comes nearest."""
     graph, groups = _coupled(network, images)
     choices = []
     for step in STEPS:
@@ -79,15 +79,15 @@ def _choose(network: nn.Module, images: torch.Tensor, rate: float, dense_weights
         choices.append((abs(share - rate), cuts))
     if most < rate:
         raise UserError(
-            f"without channels at most {most:.4f} of the weights can go, not the rate {rate}: classes, and layers "
-            f"whose channels are normalized or attended to together or that share parameters, stay whole; "
-            f"lower pruning.rates, or {INSTEAD}"
+            f"without channels at most {most:.4f} of the weights can be removed, not the rate {rate}: classes, and "
+            f"layers whose channels are normalized or attended to together or that share parameters, stay whole; "
+            f"lower pruning.rates, or {REMEDY}"
         )
     return min(choices, key=lambda choice: choice[0])[1]
 
 
 def _coupled(network: nn.Module, images: torch.Tensor) -> tuple[DependencyGraph, list[tuple[Group, torch.Tensor]]]:
-    """Return the dependency graph and, for channels that go together, the layers that have them and importances."""
+    """Return the dependency graph and, for channels that are coupled, the layers that have them and importances."""
     owners = Counter(id(tensor) for module in network.modules() for tensor in module.parameters(recurse=False))
     shared = {tensor for tensor, count in owners.items() if count > 1}
     importance = GroupMagnitudeImportance()
@@ -105,7 +105,7 @@ def _coupled(network: nn.Module, images: torch.Tensor) -> tuple[DependencyGraph,
         traceback.print_exc()
         raise UserError(
             f"Torch-Pruning cannot follow channels through the network, as through shortcuts padded with zeros "
-            f"({type(error).__name__}: {error}); {INSTEAD}"
+            f"({type(error).__name__}: {error}); {REMEDY}"
         ) from error
 
 
@@ -166,21 +166,21 @@ def _axes(graph: DependencyGraph, dependency: Dependency) -> Iterator[tuple[str,
 
 
 def _nearest(network: nn.Module, blocks: list[Cuts], rate: float, dense_weights: int) -> tuple[float, Cuts, float]:
-    """Return the share of the dense weights that is gone nearest to the rate, how, and the share without all blocks."""
+    """Return the removed share that is nearest to the rate, its cuts, and the share if all blocks are removed."""
     shapes = [(module, getattr(module, name).shape) for module, name in prunable(network)]
     cuts: Cuts = defaultdict(set)
 
-    def gone() -> float:
-        left = (
+    def removed_share() -> float:
+        kept = (
             math.prod(size - len(cuts[module, "weight", axis]) for axis, size in enumerate(shape))
             for module, shape in shapes
         )
-        return 1 - sum(left) / dense_weights
+        return 1 - sum(kept) / dense_weights
 
-    shares = [gone()]
+    shares = [removed_share()]
     for block in blocks:
         _add(cuts, block)
-        shares.append(gone())
+        shares.append(removed_share())
     number = min(range(len(shares)), key=lambda n: abs(shares[n] - rate))
     chosen: Cuts = defaultdict(set)
     for block in blocks[:number]:
@@ -214,11 +214,11 @@ def _check_agreement(network: nn.Module, masked: nn.Module, images: torch.Tensor
     try:
         logits = checked_logits(network, images, classes)
     except UserError as error:
-        raise UserError(f"with channels removed, {error}; {reason}; {INSTEAD}") from error
+        raise UserError(f"with channels removed, {error}; {reason}; {REMEDY}") from error
     expected = checked_logits(masked, images, classes)
     difference = float((logits - expected).norm() / expected.norm())
     if not (difference <= TOLERANCE or torch.equal(logits, expected)):  # 0 / 0 where all logits are 0
         raise UserError(
             f"with channels removed, the network's logits differ by {difference:.2g} (relative) from those with the "
-            f"same channels set to zero: it computes across channels (softmax, mean, ...), or {reason}; {INSTEAD}"
+            f"same channels set to zero: it computes across channels (softmax, mean, ...), or {reason}; {REMEDY}"
         )

@@ -24,7 +24,7 @@ def save_checkpoint(path: str | os.PathLike, state: Mapping[str, torch.Tensor], 
     """
     tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items()}
     with whole_file(path) as temporary:
-        # save_file would write it too, but its errors are no OSErrors.
+        # Not save_file, whose errors are no OSErrors.
         temporary.write_bytes(
             save(tensors, {"elagage": json.dumps({**provenance, "elagage": VERSION}, sort_keys=True)})
         )

@@ -37,8 +37,8 @@ def export_graph(network: nn.Module, dataset: Dataset) -> onnx_ir.Model:
 def export_program(network: nn.Module, dataset: Dataset) -> tuple[onnx_ir.Model, torch.export.ExportedProgram]:
     """Return the network as export_graph does, and the PyTorch program that the graph was translated from.
 
-    A value of the graph has the name of the program's node that computes it, but for `logits`, the program's output,
-    and tensors of the state dict.
+    A value of the graph has the name of the program's node that computes it, except `logits`, the program's output, and
+    tensors of the state dict.
 
     It is exported without optimization, so that every tensor of the state dict that the forward pass uses is an
     initializer of the same name: variants of one network differ only in these, and exporting takes 3 to 8 s.

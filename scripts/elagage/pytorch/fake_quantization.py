@@ -45,7 +45,7 @@ class QdqPlaces:
 def qdq_places(model: onnx.ModelProto) -> QdqPlaces:
     """Read what a QDQ file of ONNX Runtime's quantizer rounds, by the names of the float32 graph."""
     constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-    found = QdqPlaces({}, {}, {})
+    places = QdqPlaces({}, {}, {})
     for node in model.graph.node:
         if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
             continue
@@ -54,13 +54,13 @@ def qdq_places(model: onnx.ModelProto) -> QdqPlaces:
         if node.op_type == "QuantizeLinear":
             name = source.removesuffix("_QuantizeLinear_Input")
             if name == owner:
-                found.ranges[name] = float(scale), int(zero_point)
+                places.ranges[name] = float(scale), int(zero_point)
             else:
-                found.followers[name] = owner
+                places.followers[name] = owner
         elif source in constants and constants[source].dtype == numpy.int8:
             axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), None)
-            found.weights[owner] = axis if scale.ndim else None
-    return found
+            places.weights[owner] = axis if scale.ndim else None
+    return places
 
 
 class FakeQuantize(nn.Module):
@@ -80,11 +80,11 @@ class FakeQuantize(nn.Module):
         return self.round(values)
 
     def round(self, values: torch.Tensor) -> torch.Tensor:
-        """Return the values rounded, and the range as it is."""
-        return torch.fake_quantize_per_tensor_affine(values, *self.parameters_of_uint8(), 0, ACTIVATION_LEVELS)
+        """Return the values rounded; the range does not change."""
+        return torch.fake_quantize_per_tensor_affine(values, *self.scale_and_zero_point(), 0, ACTIVATION_LEVELS)
 
-    def parameters_of_uint8(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return scale, float32, and zero point, int32."""
+    def scale_and_zero_point(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the scale, float32 [], and the zero point, int32 []."""
         scale = (self.high - self.low) / ACTIVATION_LEVELS
         scale = torch.where(scale < torch.finfo(torch.float32).tiny, 1.0, scale)  # as ONNX Runtime for a constant 0
         return scale, torch.round(-self.low / scale).to(torch.int32)
@@ -105,12 +105,15 @@ def fake_quantize_weight(weight: torch.Tensor, axis: int | None) -> torch.Tensor
 
 
 def fold_batchnorm(weight, bias, scale, shift, mean, variance, epsilon) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return weight and bias of a convolution or linear layer (output channels first) that does its batch norm too."""
+    """Return weight and bias of a convolution or linear layer that computes the batch norm after it, too.
+
+    weight: [channels, ...]; all others: [channels], of which bias, scale and shift may be None.
+    """
     factor = torch.rsqrt(variance + epsilon)
     factor = factor if scale is None else factor * scale
     folded = weight * factor.view(-1, *[1] * (weight.ndim - 1))
-    moved = (-mean if bias is None else bias - mean) * factor
-    return folded, moved if shift is None else moved + shift
+    shifted = (-mean if bias is None else bias - mean) * factor
+    return folded, shifted if shift is None else shifted + shift
 
 
 class FakeQuantizedNetwork(nn.Module):
@@ -191,11 +194,11 @@ class FakeQuantizedNetwork(nn.Module):
 
     def trained_ranges(self) -> dict[str, dict[str, numpy.ndarray]]:
         """Return scale and zero point of each activation as quantization.quantize takes them."""
-        found = {}
+        ranges = {}
         for name, module in self.ranges.items():
-            scale, zero_point = (value.cpu().numpy() for value in module.parameters_of_uint8())
-            found[name.removeprefix(RANGE_OF)] = {"scale": scale, "zero_point": zero_point.astype(numpy.uint8)}
-        return found
+            scale, zero_point = (value.cpu().numpy() for value in module.scale_and_zero_point())
+            ranges[name.removeprefix(RANGE_OF)] = {"scale": scale, "zero_point": zero_point.astype(numpy.uint8)}
+        return ranges
 
 
 class _WithoutFakeQuantization(fx.Interpreter):

@@ -137,11 +137,11 @@ def _described(error: BaseException, architecture: str) -> str:
 def _place(error: BaseException | None, architecture: str) -> str:
     """Return the last place that an error came through in the user's files, or nothing."""
     path = architecture.rpartition(":")[0]
-    own = {file.resolve(): file.name for file in source_files(path, import_roots(path))} if path else {}
+    user_files = {file.resolve(): file.name for file in source_files(path, import_roots(path))} if path else {}
     frames = traceback.extract_tb(error.__traceback__) if error else []
     places = [(pathlib.Path(frame.filename).resolve(), frame.lineno) for frame in frames]
-    found = [f" ({own[file]}, line {line})" for file, line in places if file in own]
-    return found[-1] if found else ""
+    named = [f" ({user_files[file]}, line {line})" for file, line in places if file in user_files]
+    return named[-1] if named else ""
 
 
 def build_network(architecture: str, num_classes: int, in_channels: int, seed: int = 0) -> nn.Module:
@@ -176,7 +176,7 @@ def build_network(architecture: str, num_classes: int, in_channels: int, seed: i
 
 @contextlib.contextmanager
 def naming(architecture: str) -> Iterator[None]:
-    """Let the errors of a network that a user can mend start with its architecture, and end with the line at fault."""
+    """Let the UserErrors of the block start with the network's architecture, and end with the line at fault."""
     try:
         yield
     except UserError as error:
@@ -184,7 +184,7 @@ def naming(architecture: str) -> Iterator[None]:
 
 
 def checked_logits(network: nn.Module, images: torch.Tensor, classes: int) -> torch.Tensor:
-    """Return what the network makes of the images; UserError if that raises or is no logits of the classes."""
+    """Return the network's logits of the images; UserError if it raises or returns other than float32 [n, classes]."""
     try:
         with torch.inference_mode():
             logits = network(images)

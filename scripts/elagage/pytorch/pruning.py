@@ -14,7 +14,10 @@ LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2
 
 
 def prunable(network: nn.Module) -> list[tuple[nn.Module, str]]:
-    """Return each prunable weight once, as (module, parameter name), however many modules or calls share it."""
+    """Return each prunable weight once, as (module, parameter name), however many modules or calls share it.
+
+    Raises UserError if there is none, or if one is computed from other tensors.
+    """
     owners = {}
     for name, module in network.named_modules():
         if isinstance(module, LAYERS):
@@ -57,9 +60,9 @@ SCOPES: dict[str, Callable[[list[tuple[nn.Module, str]], float], None]] = {"loca
 
 
 def magnitude_prune(network: nn.Module, scope: str, rate: float) -> WeightCounts:
-    """Set the share `rate` (0 to below 1) of the smallest weights to zero; return the weights as counted after.
+    """Set the share `rate` (0 to below 1) of the smallest weights to zero; return the weights as counted afterwards.
 
-    `local` zeroes the share in every layer, `global` over all layers together.
+    `local` zeroes the share in every layer, `global` over all layers together. Raises UserError as prunable does.
     """
     weights = prunable(network)
     SCOPES[scope](weights, rate)
@@ -70,7 +73,7 @@ def magnitude_prune(network: nn.Module, scope: str, rate: float) -> WeightCounts
 
 
 def hold_zeros(network: nn.Module, optimizer: torch.optim.Optimizer) -> RemovableHandle:
-    """Set what is zero now in the weights of convolutions and linear layers to zero again after each optimizer step.
+    """After each optimizer step, set to zero again what is zero now in the weights of convolutions and linear layers.
 
     To be called with the pruned weights in place, before a saved state is loaded: weights that reach 0.0 by themselves
     in training should not be held. A weight that several modules or calls share is one tensor, and held once. Returns

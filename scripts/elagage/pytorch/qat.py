@@ -35,9 +35,9 @@ from elagage.statistics import mean_difference_interval, share_became_correct
 # Relative error of logits between PyTorch and ONNX Runtime. Sums in another order round some values to the next level:
 # 0.001 to 0.02 in most networks, 0.08 in an untrained ResNet-18. A block that is called several times and rounded
 # wrongly makes 0.8.
-AGREEMENT = 0.25
-# The same without any rounding, between the prepared network and the float32 one: folding makes 1e-6.
-FLOAT32_AGREEMENT = 1e-3
+MAX_ERROR = 0.25
+# The same between the prepared network without rounding and the float32 one: folding makes 1e-6.
+MAX_FLOAT32_ERROR = 1e-3
 
 
 class Trainable(NamedTuple):
@@ -79,8 +79,8 @@ def prepare(network: nn.Module, dataset: Dataset, calibration: numpy.ndarray, de
 def check_agreement(trainable: Trainable, dataset: Dataset, images: numpy.ndarray) -> onnx.ModelProto:
     """Return the int8 ONNX model if it computes what the network in PyTorch does; else raise UserError.
 
-    images: uint8 [n, channels, height, width]. The network in PyTorch is compared with the float32 one too, with its
-    rounding left out: with it int8 may well differ from float32, which is what training mends.
+    images: uint8 [n, channels, height, width]. The network in PyTorch without its rounding is compared with the
+    float32 one, too; with rounding, int8 may well differ from float32, which is what training corrects.
     """
     _check_folding(trainable, dataset, images)
     model = trainable.deployed()
@@ -94,7 +94,7 @@ def check_agreement(trainable: Trainable, dataset: Dataset, images: numpy.ndarra
     print(
         f"ONNX Runtime and PyTorch differ by {error:.2%} and agree on the class of {same:.2%} of {len(images)} images"
     )
-    if not error <= AGREEMENT:
+    if not error <= MAX_ERROR:
         raise UserError(
             f"the int8 ONNX file differs by {error:.0%} from the network that is trained for it, so training would "
             f"not help; use mode static instead of qat"
@@ -111,13 +111,12 @@ def train_fake_quantized(
     label: str,
     state: TrainingState,
 ) -> Mapping[str, float]:
-    """Train the network, leave it as in its best epoch, and return that one's number, validation loss and accuracy.
+    """Train the network, leave it as in its best epoch; return that epoch's number, validation loss and accuracy.
 
-    The best is that of the lowest validation loss: where int8 costs a few images, accuracy is no sure sign. Epoch 0,
-    the network as calibrated, is kept unless the best one's loss is lower, or its classes are correct for more images,
-    by more than the 95 % interval: what int8 did not harm, training changes at random. (There are two tests, and the
-    epoch is chosen on the same images, so that chance passes for a gain not in 2.5 % of such trainings but in some
-    10 %.)
+    The best epoch has the lowest validation loss: where int8 costs a few images, accuracy is too coarse. Epoch 0, the
+    network as calibrated, is kept unless the best epoch's loss is lower, or its classes are correct for more images, by
+    more than the 95 % interval: what int8 did not harm, training changes at random. (There are two tests, and the epoch
+    is chosen on the same images. Chance therefore passes for a gain in some 10 % of such trainings, not in 2.5 %.)
     """
     network, device = trainable.fake_quantized, trainable.device
     normalize, calibrated = Normalize(data.dataset).to(device), copy.deepcopy(network.state_dict())
@@ -158,7 +157,7 @@ def _check_folding(trainable: Trainable, dataset: Dataset, images: numpy.ndarray
     pixels = Normalize(dataset).to(trainable.device)(torch.from_numpy(images).to(trainable.device))
     expected = prepared.network(pixels).cpu().numpy()
     error = _relative_error(prepared.without_fake_quantization(pixels).cpu().numpy(), expected)
-    if not error <= FLOAT32_AGREEMENT:
+    if not error <= MAX_FLOAT32_ERROR:
         raise UserError(
             f"the network prepared for training differs by {error:.0%} from the float32 one before anything is "
             f"rounded, so its batch norm could not be folded; use mode static instead of qat"
@@ -166,7 +165,7 @@ def _check_folding(trainable: Trainable, dataset: Dataset, images: numpy.ndarray
 
 
 def _relative_error(values: numpy.ndarray, expected: numpy.ndarray) -> float:
-    """Return the norm of the difference by that of what was expected; 0 if both are nothing but zeros."""
+    """Return the norm of the difference divided by that of the expected values; 0 if they are equal."""
     difference, size = numpy.linalg.norm(values - expected), numpy.linalg.norm(expected)
     return float(difference / size) if difference else 0.0
 

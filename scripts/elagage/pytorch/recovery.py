@@ -1,4 +1,4 @@
-"""What follows pruning: batch norm statistics estimated again, or a schedule by which what is left trains on."""
+"""Recovery after pruning: batch norm statistics estimated again, or a schedule of retraining."""
 
 import dataclasses
 from collections.abc import Callable
@@ -36,7 +36,7 @@ def rewind(settings: TrainingSettings, epochs: int) -> Schedule:
     )
 
 
-# Each takes the settings of the training and its own, and returns when to learn how fast. A step of `iterative` is a
+# Each takes the settings of the training and of the recovery, and returns the schedule. A step of `iterative` is a
 # rewinding (algorithm 2 of Renda et al. 2020); what differs is the model that it starts from.
 SCHEDULES: dict[str, Callable[..., Schedule]] = {"finetune": finetune, "rewind": rewind, "iterative": rewind}
 

@@ -12,7 +12,7 @@ from elagage.errors import UserError
 
 
 def is_depthwise(module: nn.Module) -> bool:
-    """Whether each channel has a filter of its own, so that the groups are as many as the channels, always."""
+    """Whether each channel has a filter of its own, so that there are always as many groups as channels."""
     return isinstance(module, _ConvNd) and 1 < module.groups == module.in_channels == module.out_channels
 
 
@@ -23,7 +23,7 @@ def _convolution(module: nn.Module, weight: torch.Size) -> dict[str, int]:
     return {"in_channels": inputs, "out_channels": outputs, "groups": groups}
 
 
-# Layers that are told of their sizes -> the attributes that follow from the shape of their first tensor.
+# Layers that store their sizes -> the attributes that follow from the shape of their first tensor.
 SIZES: dict[type[nn.Module], Callable[[nn.Module, torch.Size], dict[str, int]]] = {
     _ConvNd: _convolution,
     nn.Linear: lambda module, weight: {"in_features": weight[1], "out_features": weight[0]},

@@ -22,7 +22,7 @@ EVALUATION_BATCH = 500  # images; throughput is flat from 250 to 1,000
 
 @dataclasses.dataclass(frozen=True)
 class TrainingSettings:
-    """How to train: epochs, images per step, and the rates of SGD; fields are the keys of `training`."""
+    """How to train with SGD; the fields are the keys of `training`."""
 
     epochs: int
     batch_size: int
@@ -44,7 +44,7 @@ class TrainingImages:
         self.flip = flip
 
     def batches(self, generator: torch.Generator):
-        """Yield one epoch of (uint8 images, int64 labels); every image is drawn once, in `generator`'s order."""
+        """Yield (uint8 images [n, channels, height, width], int64 labels [n]) until each image was drawn once."""
         order = torch.randperm(len(self.labels), generator=generator)
         for chosen in torch.tensor_split(order, self.steps):
             chosen = chosen.to(self.images.device)
@@ -103,7 +103,8 @@ def check_trainable(network: nn.Module) -> None:
 def train_one_epoch(network, normalize, batches, optimizer, scheduler, check, advance) -> tuple[float, float]:
     """Take one step per batch; return the mean loss and the accuracy on the images as they were trained on.
 
-    After each batch `check(loss, learning rate)` and `advance(images)` are called.
+    batches: (uint8 images [n, channels, height, width], int64 labels [n]). `check(loss, learning rate)` is called with
+    each batch's loss before the step, `advance(images)` after it.
     """
     network.train()
     loss_sum = correct = seen = 0
@@ -188,7 +189,7 @@ def warmup_and_cosine(settings: TrainingSettings) -> Schedule:
 
 
 def validation_accuracy(row: Mapping[str, float]) -> float:
-    """Score an epoch by the share of validation images that it gets right."""
+    """Score an epoch by the share of validation images that it classifies correctly."""
     return row["validation_accuracy"]
 
 
@@ -215,9 +216,9 @@ def fit(
     row per epoch: epoch, learning_rate (at its start), train_loss, train_accuracy, validation_loss,
     validation_accuracy, best.
 
-    settings give batches, momentum, weight decay and flips; schedule the epochs and learning rates; seed the order of
-    the images. A progress bar shows the label. `constrain` is called once, before a saved state is loaded, for hooks
-    such as pruning.hold_zeros. Without a device it is the GPU if there is one.
+    settings: batches, momentum, weight decay and flips; schedule: epochs and learning rates; seed: of the order of the
+    images; label: of the progress bar; device: unless stated the GPU, if there is one. `constrain` is called once,
+    before a saved state is loaded, for hooks such as pruning.hold_zeros.
 
     `state` is saved after each epoch. A training that finds it resumes from there and, on the same kind of machine,
     ends with the same bytes as one that was never interrupted, if the network keeps all that it learns in its state
@@ -306,7 +307,7 @@ class _Run:
 
     def states(self) -> dict:
         """Return all that a later process needs to go on as if it were this one."""
-        resumable = {name: part.state_dict() for name, part in self._resumable().items()}
+        resumable = {name: stateful.state_dict() for name, stateful in self._resumable().items()}
         return resumable | {"order": self.order.get_state(), "random": random_state()}
 
     def resume(self, state: TrainingState) -> tuple[list[dict], tuple[int, dict] | None]:
@@ -315,13 +316,13 @@ class _Run:
         if saved is None:
             return [], None
         with reading(state.path):
-            for name, part in self._resumable().items():
-                part.load_state_dict(saved[name])
+            for name, stateful in self._resumable().items():
+                stateful.load_state_dict(saved[name])
             self.order.set_state(saved["order"])
             set_random_state(saved["random"])
             history, best = saved["history"], saved["best"]
-        done = f"resumed after epoch {len(history)} of {self.schedule.epochs}"
-        print(*map(_line, history), done, sep="\n")
+        resumed = f"resumed after epoch {len(history)} of {self.schedule.epochs}"
+        print(*map(_line, history), resumed, sep="\n")
         return history, best
 
     def _resumable(self) -> dict:

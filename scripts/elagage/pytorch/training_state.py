@@ -16,9 +16,9 @@ from elagage.job import terminal
 
 @dataclasses.dataclass(frozen=True)
 class TrainingState:
-    """A file beside the declared outputs, which Snakemake deletes when a job is killed.
+    """A file that is no output of its rule, because Snakemake deletes the outputs of a killed job.
 
-    identity: all that the training depends on, as JSON can hold it. A state of another identity is never resumed.
+    identity: all that the training depends on, as values of JSON. A state of another identity is never resumed.
     """
 
     path: pathlib.Path
@@ -32,7 +32,7 @@ class TrainingState:
             temporary.write_bytes(buffer.getbuffer())
 
     def load(self) -> dict | None:
-        """Return what was saved, on the CPU, or None if there is nothing to go on from. Nothing in it is executed."""
+        """Return what was saved, on the CPU, or None if there is nothing to resume. Nothing in it is executed."""
         try:
             saved = torch.load(self.path, map_location="cpu", weights_only=True)
             if saved["identity"] == self._identity():
@@ -42,7 +42,7 @@ class TrainingState:
             return None
         except (OSError, MemoryError):  # the file may be fine: the next attempt takes it up
             raise
-        except Exception as error:  # torch.load raises of every kind for damaged files
+        except Exception as error:  # torch.load raises errors of every kind for damaged files
             reason = f"cannot be read ({type(error).__name__})"
         for stream in (None, terminal()):
             print(f"{self.path} {reason}; training starts again from the beginning", file=stream)
