@@ -100,7 +100,7 @@ if "snakemake" in globals():
     with job(snakemake.log[0]):
         compute_reproducibly(snakemake.threads)
         sensitivity(
-            Dataset.read(snakemake.input.dataset),
+            Dataset.read(snakemake.input.dataset, snakemake.params.normalization),
             Split.read(snakemake.input.validation_images, snakemake.input.validation_labels),
             snakemake.input.checkpoint,
             snakemake.params.architecture,

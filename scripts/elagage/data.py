@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from collections.abc import Mapping
 
 import numpy
 
@@ -18,6 +19,11 @@ KNOWN_SIZES = {
     "fashion_mnist": (60_000, 10_000),
 }
 
+# Mean and standard deviation per channel, of full scale, that published weights expect.
+NORMALIZATIONS = {
+    "imagenet": {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]},  # torchvision, most of timm
+    "half": {"mean": [0.5], "std": [0.5]},  # Inception, ViT, many of timm
+}
 # Images that are taken where the configuration states no number, or all if there are fewer.
 USUAL_IMAGES = {
     "quantization.calibration_images": 512,
@@ -45,10 +51,28 @@ class Dataset:
     sha256: dict[str, str]  # file name -> checksum
 
     @classmethod
-    def read(cls, path: str | os.PathLike) -> "Dataset":
-        """Return the description that prepare_data wrote."""
+    def read(cls, path: str | os.PathLike, normalization: str | Mapping = "dataset") -> "Dataset":
+        """Return the description that prepare_data wrote, with the mean and deviation that a model expects.
+
+        normalization: "dataset" for those of the training images, a key of NORMALIZATIONS, or {"mean": [...], "std":
+        [...]}, one number per channel. Raises UserError if these are not as many as the images have channels.
+        """
         with reading(path):
-            return cls(**read_json(path))
+            dataset = cls(**read_json(path))
+        return dataset if normalization == "dataset" else dataset.normalized(normalization)
+
+    def normalized(self, normalization: str | Mapping) -> "Dataset":
+        """Return the same data set with the constants of NORMALIZATIONS or stated ones."""
+        constants = NORMALIZATIONS[normalization] if isinstance(normalization, str) else normalization
+        mean, std = list(constants["mean"]), list(constants["std"])
+        if isinstance(normalization, str) and len(mean) == 1:
+            mean, std = mean * self.channels, std * self.channels
+        if not len(mean) == len(std) == self.channels:
+            raise UserError(
+                f"models.<name>.normalization: {normalization} has {len(mean)} mean(s) and {len(std)} deviation(s), "
+                f"the images have {self.channels} channel(s); state as many"
+            )
+        return dataclasses.replace(self, mean=mean, std=std)
 
     def preprocessing(self) -> dict:
         """Return what an ONNX file tells its user of the images that it takes."""
@@ -108,10 +132,10 @@ class PreparedData:
     validation: Split
 
     @classmethod
-    def read(cls, files) -> "PreparedData":
+    def read(cls, files, normalization: str | Mapping = "dataset") -> "PreparedData":
         """Return the data of a rule's named inputs: `dataset`, and `<split>_images` and `<split>_labels`."""
         return cls(
-            Dataset.read(files.dataset),
+            Dataset.read(files.dataset, normalization),
             Split.read(files.train_images, files.train_labels),
             Split.read(files.validation_images, files.validation_labels),
         )

@@ -73,6 +73,11 @@ def architecture(wildcards) -> str:
     return config["models"][wildcards.model]["architecture"]
 
 
+def normalization(wildcards) -> str | dict:
+    """Return the mean and deviation that the model of a job expects."""
+    return config["models"][wildcards.model]["normalization"]
+
+
 def graph_of(wildcards) -> str:
     """Return the graph of the shapes of a job's checkpoint."""
     return graph(wildcards.model, wildcards.seed, wildcards.checkpoint)

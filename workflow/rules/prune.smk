@@ -17,6 +17,7 @@ rule prune:
         runtime=times_attempt(5),
     params:
         architecture=architecture,
+        normalization=normalization,
         user_code=lambda wildcards: user_code(wildcards.model),
         code=code("prune"),
     message:

@@ -24,6 +24,7 @@ rule recover:
         runtime=times_attempt(720),
     params:
         architecture=architecture,
+        normalization=normalization,
         user_code=lambda wildcards: user_code(wildcards.model),
         settings=config["training"],
         retraining=lambda wildcards: PLAN.retraining(wildcards.recovery),
@@ -54,6 +55,7 @@ rule recover_batchnorm:
         runtime=times_attempt(10),
     params:
         architecture=architecture,
+        normalization=normalization,
         user_code=lambda wildcards: user_code(wildcards.model),
         batchnorm_images=config["retraining"]["batchnorm_images"],
         code=code("recover_batchnorm"),

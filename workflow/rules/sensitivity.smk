@@ -18,6 +18,7 @@ rule sensitivity:
         runtime=times_attempt(120),
     params:
         architecture=architecture,
+        normalization=normalization,
         user_code=lambda wildcards: user_code(wildcards.model),
         images=config["sensitivity"]["images"],
         rates=list(filter(None, PLAN.rates)),

@@ -23,6 +23,7 @@ rule train:
         runtime=times_attempt(720),
     params:
         architecture=architecture,
+        normalization=normalization,
         user_code=lambda wildcards: user_code(wildcards.model),
         settings=config["training"],
         # Not an output, because Snakemake deletes those of a killed job.
@@ -36,6 +37,8 @@ rule train:
 
 rule train_import:
     input:
+        **split_arrays("train"),
+        **split_arrays("test"),
         dataset=DATASET,
         weights=lambda wildcards: config["models"][wildcards.model]["weights"],
     output:
@@ -52,7 +55,9 @@ rule train_import:
         runtime=times_attempt(10),
     params:
         architecture=architecture,
+        normalization=normalization,
         user_code=lambda wildcards: user_code(wildcards.model),
+        accuracy=lambda wildcards: config["models"][wildcards.model]["accuracy"],
         weights_key=lambda wildcards: config["models"][wildcards.model]["weights_key"],
         code=code("train_import"),
     message:

@@ -24,7 +24,8 @@ def settings(schema: dict, prefix: str = "") -> Iterator[tuple[str, dict]]:
 
 def values(part: dict) -> list:
     """Return the values among which a key, or each entry of its list, chooses; none for others."""
-    return part.get("enum") or part.get("items", {}).get("enum", [])
+    choices = [part, part.get("items", {}), *part.get("anyOf", [])]
+    return [value for choice in choices for value in choice.get("enum", [])]
 
 
 def marked(description: str, names: set[str]) -> str:
