@@ -162,5 +162,5 @@ def _starred(package: pathlib.Path) -> list[str]:
     uses = [node for node in ast.walk(tree) if "__all__" in (getattr(node, "id", ""), getattr(node, "name", ""))]
     names = [name for value in assigned for name in (value.elts if isinstance(value, ast.List | ast.Tuple) else [None])]
     if len(uses) == len(assigned) and all(isinstance(name, ast.Constant) for name in names):
-        return [str(name.value) for name in names]
+        return [str(name.value) for name in names if isinstance(name, ast.Constant)]
     return [path.stem for path in package.iterdir() if path.suffix in ("", ".py")]
