@@ -1,4 +1,5 @@
-# Everything that a command needs is installed into .venv first. `make PYTHON=...` names the Python of .venv.
+# Everything that a command needs is installed into .venv first. `make PYTHON=...` names the Python of .venv; name it each
+# time, for .venv is made again when the Python changes.
 RUN = .venv/bin
 TESTED = 3.11
 ifndef PYTHON
@@ -47,7 +48,8 @@ format: $(INSTALLED)
 
 # make clean       remove results and caches, not .venv
 clean:
-	rm -rf $(filter-out results/README.md,$(wildcard results/*)) .snakemake .pytest_cache .ruff_cache .mypy_cache .coverage .hypothesis
+	if [ -d results ]; then find results/ -mindepth 1 -maxdepth 1 ! -name README.md -exec rm -rf {} +; fi
+	rm -rf .snakemake .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage*
 
 # make help        print these lines
 help:

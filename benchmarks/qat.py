@@ -1,8 +1,8 @@
 """What quantization-aware training gains over static quantization: accuracy on digits, and time per image.
 
-PYTHONPATH=scripts python benchmarks/qat.py FOLDER; takes about ten minutes on one core. Names of built-in networks
-after the folder choose those that are trained. The table, in Markdown, and the times are printed to standard error, the
-trainings to standard output.
+python benchmarks/qat.py FOLDER takes about ten minutes on one core. Names of built-in networks after the folder choose
+those that are trained. The table, in Markdown, and the times are printed to standard error, the trainings to standard
+output.
 """
 
 import argparse
@@ -15,6 +15,8 @@ import numpy
 import onnx
 import onnx_ir
 import torch
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "scripts"))
 
 from elagage.data import SPLITS, Dataset, PreparedData, Split
 from elagage.onnx.graph import with_weights

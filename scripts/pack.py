@@ -21,7 +21,7 @@ def pack_file(onnx_file: str, packed: str) -> None:
     try:
         content = pack(model, tensors)
     except PackingError as error:
-        raise UserError(f"{onnx_file}: cannot be packed ({error}); leave out the highest of pruning.rates") from error
+        raise UserError(f"{onnx_file}: {error}") from error
     with whole_file(packed) as temporary:
         temporary.write_bytes(content)
         if unpack(temporary.read_bytes()) != model:

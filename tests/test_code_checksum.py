@@ -119,6 +119,29 @@ def test_a_model_in_a_folder_imports_its_neighbours_absolutely_and_relatively(st
     )
 
 
+@pytest.mark.parametrize(
+    "all_names",
+    ["__all__ = []\n__all__.extend(['leaf'])\n", "__all__ = 'leaf'.split()\n", "from .names import __all__\n"],
+)
+def test_a_star_import_takes_all_modules_where_the_names_are_computed(study, all_names):
+    wrote(study, {"my_model.py": "from pack import *\n", "pack/__init__.py": all_names, "pack/leaf.py": ""})
+    wrote(study, {"pack/names.py": "__all__ = ['leaf']\n"})
+    assert set(imported("my_model.py")) <= set(taken("my_model.py"))
+    assert "pack/leaf.py" in imported("my_model.py")
+
+
+def test_a_package_goes_before_a_folder_of_the_same_name_nearer_to_the_model(study):
+    wrote(study, {"net/model.py": "import pack.b\n", "net/pack/b.py": "", "pack/__init__.py": "", "pack/b.py": ""})
+    assert imported("net/model.py") == ["net/model.py", "pack/__init__.py", "pack/b.py"]
+    assert set(imported("net/model.py")) < set(taken("net/model.py"))
+
+
+@pytest.mark.parametrize("folder", ["code/nets", "json", "test/nets", "onnx/nets", "prune/nets"])
+def test_a_model_in_a_folder_named_like_another_module_is_the_users(study, folder):
+    wrote(study, {f"{folder}/decoder.py": "import beside\n", f"{folder}/beside.py": ""})
+    assert imported(f"{folder}/decoder.py") == [f"{folder}/beside.py", f"{folder}/decoder.py"]
+
+
 def test_a_package_that_imports_the_model_itself_is_imported_once(study):
     wrote(study, {"net/__init__.py": "from .model import build\n", "net/model.py": "def build(): pass\n"})
     assert taken("net/model.py") == imported("net/model.py") == ["net/__init__.py", "net/model.py"]
@@ -153,10 +176,10 @@ def test_the_files_of_every_script_are_those_that_python_imports():
         assert [os.path.relpath(path, SCRIPTS) for path in files] == expected[script]
 
 
-def test_a_checksum_names_its_file_from_the_folder_of_the_first(study):
+def test_a_checksum_names_its_file_from_the_root_that_it_lies_in(study):
     wrote(study, {"net/model.py": "from .blocks import x\nimport top\n", "net/blocks.py": "x = 1\n", "top.py": ""})
     before = code_checksums("net/model.py", import_roots("net/model.py"))
-    assert [entry.partition(":")[0] for entry in before.split()] == ["blocks.py", "model.py", "../top.py"]
+    assert [entry.partition(":")[0] for entry in before.split()] == ["blocks.py", "model.py", "top.py"]
     moved = study / "moved"
     wrote(moved, {path: (study / path).read_text() for path in ("net/model.py", "net/blocks.py", "top.py")})
     os.chdir(moved)
@@ -218,5 +241,10 @@ def test_a_text_that_is_no_docstring_counts():
     assert digest(b"def f():\n    x = 1\n    return 'a'\n") != digest(b"def f():\n    x = 1\n    return 'b'\n")
 
 
-def test_code_with_a_syntax_error_has_a_checksum_of_its_bytes():
-    assert digest(b"def (") != digest(b"def (\n")
+@pytest.mark.parametrize(
+    "source", [b"def (", b"\xff", b"x = " + b"1 + " * 9000 + b"1"], ids=["syntax", "bytes", "deep"]
+)
+def test_code_that_cannot_be_parsed_has_a_checksum_of_its_bytes(study, source):
+    (study / "my_model.py").write_bytes(source)
+    assert taken("my_model.py") == ["my_model.py"]
+    assert digest(source) != digest(source + b"\n")

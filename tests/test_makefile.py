@@ -17,7 +17,7 @@ def make(tmp_path):
     """Return a function that runs make, on a machine with these versions of Python only, in an empty folder."""
     programs = tmp_path / "programs"
     programs.mkdir()
-    for name in ("make", "sh", "sed", "rm"):
+    for name in ("make", "sh", "sed", "rm", "find"):
         (programs / name).symlink_to(shutil.which(name))
     for name in ("Makefile", "requirements.txt", "requirements-test.txt", "requirements-lock.txt"):
         shutil.copy(REPOSITORY / name, tmp_path)
@@ -82,8 +82,10 @@ def test_help_tells_of_every_target(make):
 
 
 def test_clean_keeps_the_page_about_results(make, tmp_path):
-    for name in ("README.md", "summary.csv", "plots/pareto.png"):
+    (tmp_path / "config").mkdir()
+    for name in ("README.md", "summary.csv", "plots/pareto.png", "old config/notes", ".hidden"):
         (tmp_path / "results" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "results" / name).touch()
     make("clean")
     assert [path.name for path in (tmp_path / "results").iterdir()] == ["README.md"]
+    assert (tmp_path / "config").is_dir()

@@ -411,7 +411,7 @@ def test_what_would_not_be_unpacked_is_not_packed(tmp_path):
     model, packed = tmp_path / "model.onnx", tmp_path / "model.onnx.packed"
     model.write_bytes(file_of(numpy.zeros((1000, 20_000), numpy.float32)))
     with pytest.raises(
-        UserError, match=r"model\.onnx: cannot be packed .* nearly all weights are equal.* pruning\.rates"
+        UserError, match=r"model\.onnx: cannot be packed: .* nearly all weights are equal.* pruning\.rates"
     ):
         pack_file(model, packed)
     assert not packed.exists()

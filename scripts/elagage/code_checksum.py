@@ -1,13 +1,12 @@
 """Checksums of what Python code does: of a file and of all that it imports below given folders, directly or not.
 
 All forms of the import statement are followed, wherever they stand. What a file loads by other means is not seen:
-importlib, __import__, exec, data files, modules that are not Python source.
+importlib, __import__, exec, data files, modules that are not Python source, folders added to sys.path or __path__.
 """
 
 import ast
 import functools
 import hashlib
-import itertools
 import os
 import pathlib
 from collections.abc import Iterable, Iterator
@@ -30,30 +29,30 @@ def source_files(file: str | os.PathLike, roots: Folders) -> list[pathlib.Path]:
 
 
 def code_checksums(file: str | os.PathLike, roots: Folders) -> str:
-    """Return "path:checksum" of source_files(file, roots), with paths from the folder of the file, in one line.
+    """Return "path:checksum" of source_files(file, roots), with paths from the root that they lie in, in one line.
 
     As a parameter of a rule it makes an edit rerun the rules that use the edited file, and only those. Input files
     would not do: they have times, which a new clone changes, and paths, which change when a study moves.
     """
-    folder = _absolute(file).parent
-    return " ".join(f"{os.path.relpath(path, folder)}:{_checksum(path)}" for path in source_files(file, roots))
+    return " ".join(f"{_from_root(path, roots)}:{_checksum(path)}" for path in source_files(file, roots))
 
 
 def digest(source: bytes) -> str:
     """Return the checksum, 64 hexadecimal digits, of what Python source does: comments, docstrings and layout aside.
 
     It is the same in all versions of Python. They agree on ast.unparse, not on ast.dump; f-strings become tuples,
-    because their quotes differ. Source with a syntax error is hashed as it is.
+    because their quotes differ. Source that ast cannot take is hashed as it is.
     """
     try:
         tree = ast.parse(source)
-    except (SyntaxError, ValueError):  # the job that runs a user's file says what is wrong with it
+        for node in ast.walk(tree):
+            if isinstance(node, Documented) and _has_docstring(node):
+                node.body = node.body[1:] or [ast.Pass()]
+        plain = ast.unparse(ast.fix_missing_locations(_WithoutFStrings().visit(tree)))
+    # The job that runs a user's file says what is wrong with it; very long expressions are too deep for ast.
+    except (SyntaxError, ValueError, RecursionError):
         return hashlib.sha256(source).hexdigest()
-    for node in ast.walk(tree):
-        if isinstance(node, Documented) and _has_docstring(node):
-            node.body = node.body[1:] or [ast.Pass()]
-    plain = ast.fix_missing_locations(_WithoutFStrings().visit(tree))
-    return hashlib.sha256(ast.unparse(plain).encode(errors="surrogatepass")).hexdigest()
+    return hashlib.sha256(plain.encode(errors="surrogatepass")).hexdigest()
 
 
 class _WithoutFStrings(ast.NodeTransformer):
@@ -70,6 +69,10 @@ class _WithoutFStrings(ast.NodeTransformer):
         return ast.Tuple(
             [node.value, ast.Constant(node.conversion), node.format_spec or ast.Constant(None)], ast.Load()
         )
+
+
+def _from_root(file: pathlib.Path, roots: Folders) -> pathlib.Path:
+    return next((file.relative_to(root) for root in roots if file.is_relative_to(root)), file)
 
 
 def _absolute(file: str | os.PathLike) -> pathlib.Path:
@@ -97,7 +100,7 @@ def _imported(file: pathlib.Path, roots: Folders) -> frozenset[pathlib.Path]:
     """Return the files below the roots that the import statements of a file run."""
     try:
         nodes = list(ast.walk(ast.parse(file.read_bytes())))
-    except (OSError, SyntaxError, ValueError):
+    except (OSError, SyntaxError, ValueError, RecursionError):
         return frozenset()
     files: set[pathlib.Path] = set()
     for node in nodes:
@@ -113,18 +116,15 @@ def _imported(file: pathlib.Path, roots: Folders) -> frozenset[pathlib.Path]:
 
 def _files_of_import(name: str, roots: Iterable[pathlib.Path]) -> set[pathlib.Path]:
     """Return the files that `import a.b.c` runs: that of the module, and __init__.py of each package above it."""
-    for root in roots:
-        if files := set(_files_of_name(root, name.split("."))):
-            return files
-    return set()
+    # Of all roots: a package in a later one goes before a folder without __init__.py in an earlier one.
+    return {file for root in roots for file in _files_of_name(root, name.split("."))}
 
 
 def _files_of_from_import(module: str, names: list[str], roots: Iterable[pathlib.Path]) -> set[pathlib.Path]:
     """Return the files that `from module import names` runs; a name may be that of a module in the package."""
     files = _files_of_import(module, roots) if module else set()
     if names == ["*"]:
-        init = next((path for root in roots if (path := _package(root, module) / "__init__.py").is_file()), None)
-        names = _exported(init) if init else []
+        names = [name for root in roots for name in _starred(_package(root, module))]
     for name in names:
         files |= _files_of_import(f"{module}.{name}".lstrip("."), roots)
     return files | ({path for root in roots if (path := root / "__init__.py").is_file()} if not module else set())
@@ -150,17 +150,17 @@ def _files_of_name(folder: pathlib.Path, parts: list[str]) -> Iterator[pathlib.P
             return
 
 
-def _exported(init: pathlib.Path) -> list[str]:
-    """Return the names in a package's __all__ as far as they are literals, which `import *` imports as modules."""
+def _starred(package: pathlib.Path) -> list[str]:
+    """Return what `import *` may import as modules of a package: those in its __all__, all if that is computed."""
     try:
-        nodes = list(ast.walk(ast.parse(init.read_bytes())))
-    except (SyntaxError, ValueError):
+        tree = ast.parse((package / "__init__.py").read_bytes())
+    except (OSError, SyntaxError, ValueError, RecursionError):
         return []
-    targets = [
-        node.value
-        for node in nodes
-        if isinstance(node, ast.Assign | ast.AugAssign | ast.AnnAssign)
-        and any(isinstance(name, ast.Name) and name.id == "__all__" for name in ast.walk(node))
+    assigned = [
+        node.value for node in tree.body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
     ]
-    inner = itertools.chain.from_iterable(ast.walk(target) for target in targets if target)
-    return [node.value for node in inner if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    uses = [node for node in ast.walk(tree) if "__all__" in (getattr(node, "id", ""), getattr(node, "name", ""))]
+    names = [name for value in assigned for name in (value.elts if isinstance(value, ast.List | ast.Tuple) else [None])]
+    if len(uses) == len(assigned) and all(isinstance(name, ast.Constant) for name in names):
+        return [str(name.value) for name in names if isinstance(name, ast.Constant)]
+    return [path.stem for path in package.iterdir() if path.suffix in ("", ".py")]

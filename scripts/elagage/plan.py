@@ -54,7 +54,7 @@ class Plan:
 
         float32 is among them in every study, because each variant is timed against the dense float32 model.
         """
-        return [mode for mode in dict.fromkeys(["float32", *self.modes]) if mode != "qat"]
+        return sorted({"float32", *self.modes} - {"qat"})
 
     @property
     def mode_stems(self) -> list[str]:
@@ -157,7 +157,7 @@ class Plan:
 
 def pruned_for(recovery: str) -> str:
     """Return the name of the pruned checkpoint that a recovery starts from."""
-    return "iterative_pruned" if recovery == "iterative" else "none"
+    return "iterative_pruned" if recovery.startswith("iterative") else "none"
 
 
 def graph(model: str, seed: str, checkpoint: str) -> str:

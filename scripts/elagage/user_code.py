@@ -17,7 +17,7 @@ def import_roots(file: str | os.PathLike) -> tuple[pathlib.Path, ...]:
     """
     folder = pathlib.Path(os.path.abspath(file)).parent
     outside = folder
-    while (outside / "__init__.py").is_file():
+    while (outside / "__init__.py").is_file() and outside != outside.parent:
         outside = outside.parent
     return tuple(dict.fromkeys((folder, outside, pathlib.Path.cwd())))
 
@@ -43,13 +43,23 @@ def import_user_module(path: str) -> types.ModuleType:
     """
     sys.path += [folder for folder in map(str, import_roots(path)) if folder not in sys.path]
     name = module_name(path)
-    if name is not None and (parent := name.rpartition(".")[0]):
-        importlib.import_module(parent)
+    if name is not None and _is_its_package(name, path):
+        importlib.import_module(name.rpartition(".")[0])
         if name in sys.modules:  # which the package itself has imported
             return sys.modules[name]
+    else:
+        name = None
     spec = importlib.util.spec_from_file_location(name or f"user_model_{pathlib.Path(path).stem}", path)
     assert spec and spec.loader, f"{path} does not end in .py"
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # where dataclasses look for the module of a class
     spec.loader.exec_module(module)
     return module
+
+
+def _is_its_package(name: str, file: str | os.PathLike) -> bool:
+    """Return whether the first package of a dotted name is a folder of the file, not an installed one of that name."""
+    package, *inner = name.split(".")
+    spec = importlib.util.find_spec(package)
+    folder = pathlib.Path(os.path.abspath(file)).parents[len(inner) - 1]
+    return spec is not None and str(folder) in (spec.submodule_search_locations or ())

@@ -42,7 +42,10 @@ def pack(model: bytes, tensors: Sequence[Tensor]) -> bytes:
     Raises PackingError if `unpack` would refuse it as forged: nearly all weights are equal, or tensors are too many.
     """
     if len(tensors) > MOST_TENSORS:
-        raise PackingError(f"{len(tensors)} tensors are more than the {MOST_TENSORS} that are unpacked")
+        raise PackingError(
+            f"cannot be packed: its {len(tensors)} tensors are more than the {MOST_TENSORS} that are unpacked; "
+            f"keep the ONNX file"
+        )
     ends = [0, *(tensor.end for tensor in tensors)]
     starts = [*(tensor.start for tensor in tensors), len(model)]
     kept = b"".join(model[end:start] for end, start in zip(ends, starts, strict=True))
@@ -56,7 +59,8 @@ def pack(model: bytes, tensors: Sequence[Tensor]) -> bytes:
     packed = MAGIC + hashlib.sha256(content).digest() + content
     if len(model) > largest(packed):
         raise PackingError(
-            f"{len(model)} bytes shrink to {len(packed)}, more than is unpacked: nearly all weights are equal"
+            f"cannot be packed: {len(model)} bytes shrink to {len(packed)}, more than is unpacked, because nearly all "
+            f"weights are equal; leave out the highest of pruning.rates"
         )
     return packed
 

@@ -212,7 +212,7 @@ def unpack_file(packed: pathlib.Path, model: pathlib.Path, force: bool) -> None:
 
     Raises PackingError, which names the file, also if `model` is there and not to be replaced.
     """
-    if model.exists() and not force:
+    if os.path.lexists(model) and not force:
         raise PackingError(f"{model}: is there already; name another file, or replace it with --force")
     try:
         content = unpack(packed.read_bytes())

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import os
 import pathlib
 import random
 import traceback
@@ -13,7 +14,6 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from elagage.code_checksum import source_files
 from elagage.data import Dataset
 from elagage.errors import UserError
 from elagage.user_code import import_roots, import_user_module
@@ -137,10 +137,14 @@ def _described(error: BaseException, architecture: str) -> str:
 def _place(error: BaseException | None, architecture: str) -> str:
     """Return the last place that an error came through in the user's files, or nothing."""
     path = architecture.rpartition(":")[0]
-    user_files = {file.resolve(): file.name for file in source_files(path, import_roots(path))} if path else {}
+    roots = import_roots(path) if path else ()
     frames = traceback.extract_tb(error.__traceback__) if error else []
-    places = [(pathlib.Path(frame.filename).resolve(), frame.lineno) for frame in frames]
-    named = [f" ({user_files[file]}, line {line})" for file, line in places if file in user_files]
+    places = [(pathlib.Path(os.path.abspath(frame.filename)), frame.lineno) for frame in frames]
+    named = [
+        f" ({file.name}, line {line})"
+        for file, line in places
+        if "site-packages" not in file.parts and any(file.is_relative_to(root) for root in roots)
+    ]
     return named[-1] if named else ""
 
 
