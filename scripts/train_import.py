@@ -1,5 +1,7 @@
 """Take a model's weights from the user's file instead of training it."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import nn
 
@@ -23,11 +25,11 @@ def train_import(
     model: ModelSpec,
     weights: str,
     *,
-    key: str | None,
     train: Split,
     test: Split,
-    normalization: str,
-    accuracy: float | None,
+    key: str | None = None,
+    normalization: str | Mapping = "dataset",
+    accuracy: float | None = None,
     checkpoint: str,
 ) -> None:
     """Write the weights, checked against the network, as a dense checkpoint; key: of the state dict in the file.

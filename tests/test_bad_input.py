@@ -13,10 +13,11 @@ from torch import nn
 from elagage.configuration import check_files, configuration, read_command_line, read_file
 from elagage.errors import UserError
 from elagage.image_folder import image_fingerprint
-from elagage.pytorch.checkpoints import load_into, read_weights
+from elagage.pytorch.checkpoints import save_checkpoint
 from elagage.pytorch.models import ModelSpec, build_network
 from elagage.pytorch.training import TrainingSettings
 from elagage.pytorch.training_state import TrainingState
+from elagage.pytorch.weights import load_weights, read_states
 from prune import prune
 from train import train
 from train_import import train_import
@@ -66,7 +67,7 @@ MISTAKES = {
     "file alone": ("models: {m: {architecture: my.py}}", "models.m.architecture", "'my.py'", "file.py:function"),
     "called": ('models: {m: {architecture: "my.py:build()"}}', "models.m.architecture", "my.py:build()"),
     "no such file": ('models: {m: {architecture: "my.py:build"}}', "models.m.architecture", "'my.py'"),
-    "weights of another kind": ("models: {m: {architecture: resnet8, weights: w.bin}}", "models.m.weights", ".pt"),
+    "weights of another kind": ("models: {m: {architecture: resnet8, weights: w.onnx}}", "models.m.weights", "PyTorch"),
     "no such weights": ("models: {m: {architecture: resnet8, weights: w.pt}}", "models.m.weights", "'w.pt'"),
     "list of weights": ("models: {m: {architecture: resnet8, weights: [w.pt]}}", "models.m.weights", ".pt"),
     "no model": ("models: {}", "models"),
@@ -127,7 +128,7 @@ MISTAKES = {
         "717",
     ),
     "much sensitivity": ("sensitivity: {images: 81}", "sensitivity.images", "81", "80"),
-    "few timings": ("evaluation: {latency_images: 19}", "evaluation.latency_images", "19", "20 or more"),
+    "no timings": ("evaluation: {latency_images: 0}", "evaluation.latency_images", "0", "1 or more"),
     "many timings": ("evaluation: {latency_images: 1001}", "evaluation.latency_images", "1001", "1000"),
     "no thread": ("evaluation: {threads: 0}", "evaluation.threads", "0", "1 or more"),
     "threads in words": ("evaluation: {threads: auto}", "evaluation.threads", "'auto'", "1 or more"),
@@ -392,8 +393,8 @@ evaluation: {latency_images: 20}
 @pytest.mark.parametrize(
     "train, test, words",
     [
-        ({}, {}, ["pictures/train", "<path>/train/<class>"]),
-        ({"cat": 2, "dog": 2}, {}, ["pictures/test", "<path>/test/<class>"]),
+        ({}, {}, ["'pictures'", "<path>/train/<class>"]),
+        ({}, {"cat": 2, "dog": 2}, ["'test'", "<path>/train/<class>"]),
         ({"cat": 2, "dog": 2, "emu": 2}, {"cat": 20, "dog": 20}, ["'emu'", "pictures/train only"]),
         ({"cat": 2, "dog": 2}, {"cat": 20, "dog": 20, "emu": 2}, ["'emu'", "pictures/test only"]),
         ({"cat": 2, "dog": 0}, {"cat": 20, "dog": 20}, ["pictures/train/dog", "no image"]),
@@ -401,20 +402,22 @@ evaluation: {latency_images: 20}
         ({"cat": 2}, {"cat": 20}, ["pictures/train", "1 class", "2 are needed"]),
         ({"cat": 20, "dog": 20}, {"cat": 2, "dog": 2}, ["evaluation.latency_images", "20", "4 test images"]),
     ],
-    ids=["missing", "no test", "train only", "test only", "empty train", "empty test", "one class", "few to time"],
+    ids=["missing", "no train", "train only", "test only", "empty train", "empty test", "one class", "few to time"],
 )
 def test_an_image_folder_with_a_fault_is_refused_before_any_job(study, train, test, words):
     image_folder(study / "pictures", train, test)
     refused(FOLDER, "dataset.path" if "evaluation" not in words[0] else "evaluation", *words)
 
 
-def test_default_counts_above_those_of_a_small_image_folder_say_what_to_do(study):
-    image_folder(study / "pictures", {"cat": 20, "dog": 20}, {"cat": 12, "dog": 12})
-    for modes in ("", "quantization: {modes: [qat]}"):
-        with pytest.raises(
-            UserError, match=r"quantization\.calibration_images: 512 .* 36 .*(lower|at most|set|remove)"
-        ):
-            configured(FOLDER.replace("quantization: {modes: [float32]}", modes))
+def test_of_a_small_image_folder_all_images_are_taken_which_is_said_unless_more_are_stated(study):
+    image_folder(study / "pictures", {"cat": 20, "dog": 20}, {"cat": 6, "dog": 6})
+    text, notes = FOLDER.replace("quantization: {modes: [float32]}", "").replace("{latency_images: 20}", "{}"), []
+    check_files(configuration([yaml.safe_load(text)], SCHEMA), notes.append)
+    assert notes == [
+        "quantization.calibration_images: all 36 train images are taken, fewer than the usual 512",
+        "evaluation.latency_images: all 12 test images are taken, fewer than the usual 1000",
+    ]
+    refused(text + "quantization: {modes: [qat], calibration_images: 37}", "calibration_images: 37", "36 train images")
 
 
 def test_names_that_are_not_utf8_are_refused_or_read(study):
@@ -430,6 +433,11 @@ def test_names_that_are_not_utf8_are_refused_or_read(study):
 
 
 # --- weights
+
+
+def taken(data, model: ModelSpec, checkpoint) -> None:
+    """Take the weights w.pt, checked with the images of the data set."""
+    train_import(data.dataset, model, "w.pt", train=data.train, test=data.validation, checkpoint=checkpoint)
 
 
 def save_weights(change, path: str = "w.pt") -> None:
@@ -451,20 +459,21 @@ def save_weights(change, path: str = "w.pt") -> None:
 def test_weights_that_no_network_could_use_are_refused_by_tensor(data, study, change):
     save_weights(change)
     with pytest.raises(UserError, match=r"w\.pt.*conv1\.weight"):
-        train_import(data.dataset, MODEL, "w.pt", checkpoint=study / "out/dense.safetensors")
+        taken(data, MODEL, study / "out/dense.safetensors")
     assert not list(study.glob("out/**/*"))
 
 
 def test_weights_of_half_precision_are_taken(data, study):
     save_weights(lambda tensor: tensor.half() if tensor.is_floating_point() else tensor)
-    train_import(data.dataset, MODEL, "w.pt", checkpoint=study / "out/dense.safetensors")
+    taken(data, MODEL, study / "out/dense.safetensors")
 
 
 def test_tensors_that_the_network_lacks_are_named_beside_those_that_the_file_lacks():
-    """A prefix, as torch.compile and Lightning leave it, is seen at once."""
-    network = build_network("resnet8", 3, 1)
-    with pytest.raises(UserError, match=r"(?s)lacks conv1\.weight.*has _orig_mod\.conv1\.weight"):
-        load_into(network, {f"_orig_mod.{name}": tensor for name, tensor in network.state_dict().items()}, "w.pt")
+    state = build_network("resnet8", 3, 1).state_dict()
+    state["stem.weight"] = state.pop("conv1.weight")
+    torch.save(state, "w.pt")
+    with pytest.raises(UserError, match=r"(?s)lacks conv1\.weight.*has stem\.weight"):
+        load_weights(build_network("resnet8", 3, 1), "w.pt", None, "w.pt")
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit")
@@ -480,7 +489,7 @@ def test_tensors_that_the_network_lacks_are_named_beside_those_that_the_file_lac
 def test_code_in_weights_is_refused_without_advice_to_run_it(save):
     save()
     with pytest.raises(UserError, match=r"w\.pt.*state_dict\(\)") as error:
-        read_weights("w.pt")
+        read_states("w.pt")
     for advice in ("weights_only", "trust", "\x1b"):
         assert advice not in str(error.value)
 
@@ -533,8 +542,8 @@ def test_a_network_that_cannot_learn_is_refused_before_training(data, study, for
 def test_a_network_without_a_layer_to_prune_is_named(data, study):
     text = OWN.replace("{forward}", "x").replace("{network}", "nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64))")
     (study / "own.py").write_text(text)
-    torch.save({f"1.{name}": tensor for name, tensor in nn.BatchNorm1d(64).state_dict().items()}, "w.pt")
-    train_import(data.dataset, ModelSpec("m", "own.py:build", 0), "w.pt", checkpoint="dense.safetensors")
+    state = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64)).state_dict()
+    save_checkpoint("dense.safetensors", state, {})
     pruned = {"scope": "local", "rate": 0.5, "checkpoint": study / "out/pruned.safetensors"}
     with pytest.raises(UserError, match=r"own\.py:build.*no convolution or linear layer"):
         prune(data.dataset, "dense.safetensors", "own.py:build", **pruned)

@@ -28,10 +28,13 @@ def leaves(schema: dict, prefix: str = ""):
 LEAVES = dict(leaves(yaml.safe_load(SCHEMA.read_text())))
 
 
+MODEL = {"weights": None, "weights_key": None, "normalization": "dataset", "accuracy": None}  # what is left out
+
+
 def test_an_empty_configuration_is_the_default_study():
     config = configuration([{}], SCHEMA)
     assert config["dataset"] == {"name": "digits", "path": "data", "image_size": None, "validation_fraction": 0.1}
-    assert config["models"] == {"resnet8": {"architecture": "resnet8", "weights": None}}
+    assert config["models"] == {"resnet8": MODEL | {"architecture": "resnet8"}}
     assert config["pruning"]["rates"] == [rate / 10 for rate in range(10)]
 
 
@@ -40,7 +43,7 @@ def test_three_lines_are_enough_and_replace_the_tables():
     config = configuration(
         [{"models": {"resnet8": {"architecture": "resnet8"}}, "training": {"epochs": 3}}, stated], SCHEMA
     )
-    assert config["models"] == {"big": {"architecture": "resnet56", "weights": None}}
+    assert config["models"] == {"big": MODEL | {"architecture": "resnet56"}}
     assert config["seeds"] == [1, 2]
     assert config["training"]["epochs"] == 3  # of the first part: the second does not state the table
     assert config["training"]["batch_size"] == 128

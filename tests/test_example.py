@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 
 from elagage.configuration import check_files, configuration, read_file
-from elagage.image_folder import image_files
-from elagage.pytorch.checkpoints import load_into, read_weights
+from elagage.image_folder import scan_image_folder
 from elagage.pytorch.models import build_network
+from elagage.pytorch.weights import load_weights
 
 REPOSITORY = pathlib.Path(__file__).parent.parent
 SCHEMA = REPOSITORY / "workflow/schemas/config.schema.yaml"
@@ -28,7 +28,7 @@ def example(monkeypatch) -> dict:
 
 def pixels(split: str) -> tuple[numpy.ndarray, numpy.ndarray]:
     """Return the images of a split, uint8 [n, height, width, 3], and their labels, by class and name."""
-    files = image_files("images", split)
+    files = scan_image_folder("images").splits[split]
     images = numpy.stack([numpy.asarray(Image.open(file)) for file, _ in files])
     return images, numpy.array([label for _, label in files])
 
@@ -41,7 +41,7 @@ def test_its_configuration_fits_its_files(example):
 def test_its_weights_are_trained(example):
     (model,) = example["models"].values()
     network = build_network(model["architecture"], num_classes=2, in_channels=3).eval()
-    load_into(network, read_weights(model["weights"]), model["weights"])
+    load_weights(network, model["weights"], None, "weights")
     train, (images, labels) = pixels("train")[0], pixels("test")
     normalized = (images - train.mean((0, 1, 2))) / train.std((0, 1, 2))
     with torch.inference_mode():

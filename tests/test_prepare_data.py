@@ -427,11 +427,11 @@ def test_a_class_without_images_is_refused_by_name(tmp_path, split, content):
     refused("image_folder", path, tmp_path / "out", "dataset.path", f"{split}/owl", "no image", image_size=8)
 
 
-@pytest.mark.parametrize("missing", ["train", "test", ""])
-def test_a_folder_without_a_split_is_refused_with_the_layout_it_needs(tmp_path, missing):
+@pytest.mark.parametrize("missing", ["train", ""])
+def test_a_folder_without_images_for_training_is_refused_with_the_layout_it_needs(tmp_path, missing):
     path = two_classes(tmp_path / "images")
     shutil.rmtree(path / missing)
-    words = "dataset.path", f"{path / (missing or 'train')}", "<path>/train/<class>/*"
+    words = "dataset.path", str(path), "<path>/train/<class>/*"
     refused("image_folder", path, tmp_path / "out", *words, image_size=8)
 
 
@@ -441,9 +441,9 @@ def test_a_single_class_is_refused(tmp_path):
     refused("image_folder", path, tmp_path / "out", "dataset.path", "2 are needed", image_size=8)
 
 
-def test_too_few_images_to_validate_every_class_are_refused(tmp_path):
-    path = two_classes(tmp_path / "images", train=2)
-    refused("image_folder", path, tmp_path / "out", "dataset.validation_fraction", image_size=8, fraction=0.25)
+def test_a_class_with_a_single_image_for_training_and_validation_is_refused_by_name(tmp_path):
+    path = two_classes(tmp_path / "images", train=1)
+    refused("image_folder", path, tmp_path / "out", "dataset.path", "class 'cat' has 1 image", image_size=8)
 
 
 def labelled(*counts: int) -> tuple[numpy.ndarray, numpy.ndarray]:
@@ -455,7 +455,7 @@ def labelled(*counts: int) -> tuple[numpy.ndarray, numpy.ndarray]:
 @pytest.mark.parametrize("fraction", [0.1, 0.25, 0.5, 0.9])
 def test_a_split_is_disjoint_complete_and_of_equal_shares(fraction):
     whole = labelled(40, 80, 20)
-    kept, validation = split_validation(whole, fraction)
+    kept, validation = split_validation(whole, fraction, ["a", "b", "c"])
     numbers = [images[:, 0, 0].tolist() for images, _ in (kept, validation)]
     assert sorted(numbers[0] + numbers[1]) == list(range(140))
     for images, labels in (kept, validation):
@@ -467,13 +467,15 @@ def test_a_split_is_disjoint_complete_and_of_equal_shares(fraction):
     "counts, fraction",
     [((90, 10), 0.1), ((3, 3), 0.5), ((99, 1), 0.1), ((98, 2), 0.1), ((98, 2), 0.97), ((90, 5, 5), 0.1)],
 )
-def test_both_parts_of_a_split_have_every_class_or_it_is_refused(counts, fraction):
-    try:
-        parts = split_validation(labelled(*counts), fraction)
-    except UserError as error:
-        assert f"dataset.validation_fraction: {fraction}" in str(error)
-    else:
-        assert [set(labels) for _, labels in parts] == [set(range(len(counts)))] * 2
+def test_both_parts_of_a_split_have_every_class_of_two_images(counts, fraction):
+    names = list("abc")[: len(counts)]
+    if min(counts) < 2:
+        with pytest.raises(UserError, match="class 'b' has 1 image"):
+            split_validation(labelled(*counts), fraction, names)
+        return
+    parts = split_validation(labelled(*counts), fraction, names)
+    assert [set(labels) for _, labels in parts] == [set(range(len(counts)))] * 2
+    assert sorted(numpy.concatenate([images for images, _ in parts]).ravel()) == list(range(sum(counts)))
 
 
 @pytest.mark.parametrize("channels", [1, 3])

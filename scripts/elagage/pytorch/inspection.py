@@ -1,5 +1,7 @@
 """Whether given weights get what they were trained on: the known accuracy, other normalizations, other class orders."""
 
+from collections.abc import Mapping
+
 import numpy
 import scipy.optimize
 import torch
@@ -37,7 +39,7 @@ def check_accuracy(correct: numpy.ndarray, known: float, hints: list[str]) -> No
         )
 
 
-def better_normalization(network: nn.Module, dataset: Dataset, train: Split, used: str) -> str | None:
+def better_normalization(network: nn.Module, dataset: Dataset, train: Split, used: str | Mapping) -> str | None:
     """Return a hint at another of the usual normalizations under which clearly more training images are correct.
 
     dataset: as the model is configured; used: what the configuration says. More by McNemar's test and by CLEARLY.

@@ -87,7 +87,8 @@ def read_states(path: str | os.PathLike) -> list[StateDict]:
     content = _read(path)
     states = list(_states(content, "", DEPTH))
     if not states:
-        raise UserError(f"weights {str(path)!r}: holds a {type(content).__name__} without a state dict; {ADVICE}")
+        kind = "an object of a class" if isinstance(content, Inert) else f"a {type(content).__name__}"
+        raise UserError(f"weights {str(path)!r}: holds {kind}, and no state dict; nothing in it was executed; {ADVICE}")
     return states
 
 
