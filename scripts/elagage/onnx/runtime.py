@@ -16,6 +16,7 @@ RUNTIME = {"onnxruntime": onnxruntime.__version__}  # what measurements say they
 Model = Callable[[numpy.ndarray], numpy.ndarray]  # uint8 [n, channels, height, width] -> logits, float32 [n, classes]
 EVALUATION_BATCH = 250  # images
 WARM_UP = 50  # images, not counted
+LEAST_TIMES = 6  # of fewer images each is timed several times: the median of fewer times has no 95 % interval
 # Images timed with one model before the next takes its turn: long enough that a model finds its weights in the cache
 # again, as it would in use, and short enough that a disturbance of the machine meets all of them.
 TURN = 20
@@ -69,7 +70,8 @@ def time_in_turns(
     images: uint8 [n, channels, height, width]. The models take turns of TURN images in one process, so that their
     times are paired: what slows the machine down slows all of them.
     """
-    singles = [numpy.ascontiguousarray(image[None]) for image in images]
+    repeats = -(-LEAST_TIMES // len(images))
+    singles = [numpy.ascontiguousarray(image[None]) for image in images] * repeats
     times = {name: numpy.empty(len(singles), numpy.int64) for name in models}
     for model in models.values():
         for image in (singles * (1 + WARM_UP // len(singles)))[:WARM_UP]:
