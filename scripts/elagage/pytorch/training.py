@@ -227,7 +227,7 @@ def fit(
     check_trainable(network)
     device = device or default_device()
     print(f"device={torch.cuda.get_device_name(device) if device.type == 'cuda' else device}")
-    run = _Run.start(network, data, settings, schedule, seed, device, constrain)
+    run = _Run.start(network, data, settings, schedule, seed=seed, device=device, constrain=constrain)
     history, best = run.resume(state)
     with progress(schedule.epochs * len(data.train), " images", label) as advance:
         advance(len(history) * len(data.train))
@@ -261,7 +261,18 @@ class _Run:
     order: torch.Generator
 
     @classmethod
-    def start(cls, network, data, settings, schedule, seed, device, constrain) -> "_Run":
+    def start(
+        cls,
+        network: nn.Module,
+        data: PreparedData,
+        settings: TrainingSettings,
+        schedule: Schedule,
+        *,
+        seed: int,
+        device: torch.device,
+        constrain: Callable[[nn.Module, torch.optim.Optimizer], object],
+    ) -> "_Run":
+        """Return a training before its first step, with the network and the images on the device."""
         network.to(device, memory_format=torch.channels_last)
         flip = data.dataset.flip if settings.flip is None else settings.flip
         images = TrainingImages(data.train, settings.batch_size, flip, device)
