@@ -259,7 +259,7 @@ def _check_counts(config: Mapping, note: Callable[[str], object]) -> None:
     mistakes = []
     for key, split in uses.items():
         table, _, name = key.partition(".")
-        asked, there = config[table][name], counts.get(split)
+        asked, there = config[table][name], counts[split] if split else None
         if there is not None and asked is not None and asked > there:
             mistakes.append(
                 f"configuration: {key}: {asked} images asked for, but there are only {there} {split} images; lower it"

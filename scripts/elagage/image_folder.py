@@ -59,7 +59,8 @@ def scan_image_folder(path: str) -> ImageFolder:
             f"an image folder is <path>/train/<class>/* and <path>/test/<class>/*"
         )
     folders, notes = _split_folders(root)
-    classes, left_out = _classes(path, folders), collections.Counter()
+    classes = _classes(path, folders)
+    left_out: collections.Counter[str] = collections.Counter()
     splits = {split: _labelled(folder, classes, left_out) for split, folder in folders.items()}
     images = sum(map(len, splits.values()))
     notes += _left_out(path, left_out, images)
