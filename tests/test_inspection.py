@@ -1,0 +1,72 @@
+"""Whether given weights are fed as they were trained: the known accuracy, other normalizations, other class orders."""
+
+import numpy
+import pytest
+import torch
+from torch import nn
+
+from elagage.data import Dataset, Split
+from elagage.errors import UserError
+from elagage.pytorch.inspection import better_class_order, better_normalization, check_accuracy, predicted_classes
+
+DATASET = Dataset("toy", ["dark", "bright"], 3, 8, [0.2] * 3, [0.1] * 3, True, {}, {})
+
+
+class Brighter(nn.Module):
+    """Calls images bright whose mean, as it was trained on pixels of mean 0.5 and deviation 0.5, is above grey 125."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        above = x.mean((1, 2, 3)) - (125 / 255 - 0.5) / 0.5
+        return torch.stack([-above, above], 1)
+
+
+def images(count: int = 200) -> Split:
+    """Return images of one grey level each, 100 or 150 with noise, labelled 0 or 1."""
+    random, labels = numpy.random.default_rng(0), numpy.arange(count) % 2
+    pixels = (100 + 50 * labels + random.integers(-9, 10, count))[:, None, None, None]
+    return Split(numpy.broadcast_to(pixels, (count, 3, 8, 8)).astype(numpy.uint8), labels)
+
+
+def test_the_normalization_of_the_training_is_named_with_its_share():
+    hint = better_normalization(Brighter(), DATASET, images(), "dataset")
+    assert hint == "with normalization: half 100.0% of 200 training images are correct, with dataset 50.0%"
+
+
+def test_the_right_normalization_gets_no_hint():
+    right = DATASET.normalized("half")
+    assert better_normalization(Brighter(), right, images(), "half") is None
+    assert (predicted_classes(Brighter(), right, images().images) == images().labels).all()
+
+
+def test_grey_images_are_not_tried_with_constants_of_colour():
+    grey = Dataset("toy", ["dark", "bright"], 1, 8, [0.2], [0.1], True, {}, {})
+    split = Split(images().images[:, :1], images().labels)
+    assert "half" in better_normalization(Brighter(), grey, split, "dataset")
+    with pytest.raises(UserError, match="3 mean"):
+        grey.normalized("imagenet")
+
+
+def test_another_order_of_classes_is_named_only_where_it_explains_the_labels():
+    right = DATASET.normalized("half")
+    swapped = Split(images().images, 1 - images().labels)
+    assert better_class_order(Brighter(), right, swapped).startswith("with classes: ['bright', 'dark'] 100.0% of 200")
+    assert better_class_order(Brighter(), right, images()) is None
+    random = Split(images().images, numpy.random.default_rng(1).integers(0, 2, 200))
+    assert better_class_order(Brighter(), right, random) is None
+
+
+@pytest.mark.parametrize(("correct", "known", "stops"), [(60, 0.9, True), (60, 0.65, False), (95, 0.9, False)])
+def test_a_known_accuracy_above_the_interval_stops_the_study_with_what_may_mend_it(correct, known, stops):
+    measured = numpy.arange(100) < correct
+    if not stops:
+        check_accuracy(measured, known, [])
+        return
+    with pytest.raises(UserError, match=r"60\.00% on 100 test images.*not the stated 90\.00%; a hint"):
+        check_accuracy(measured, known, ["a hint"])
+
+
+def test_stated_constants_are_one_number_for_each_channel():
+    stated = {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
+    assert DATASET.normalized(stated).preprocessing()["std"] == [0.4, 0.5, 0.6]
+    with pytest.raises(UserError, match=r"1 mean.*3 channel"):
+        DATASET.normalized({"mean": [0.1], "std": [0.4]})
