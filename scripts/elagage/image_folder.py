@@ -115,7 +115,12 @@ def _classes(path: str, folders: Mapping[str, pathlib.Path]) -> list[str]:
 
 def _class_names(folder: pathlib.Path) -> Iterator[str]:
     with os.scandir(folder) as entries:
-        yield from (entry.name for entry in entries if not entry.name.startswith((".", "__")) and _is_folder(entry))
+        yield from (entry.name for entry in entries if not _is_note(entry.name) and _is_folder(entry))
+
+
+def _is_note(name: str) -> bool:
+    """Return whether other programs left a file or folder of this name, as macOS leaves ._cat.jpg."""
+    return name.startswith(".") or name == "__MACOSX"
 
 
 def _is_folder(entry: os.DirEntry) -> bool:
@@ -147,7 +152,7 @@ def _labelled(folder: pathlib.Path, classes: list[str], left_out: collections.Co
 
 
 def _files(folder: pathlib.Path, above: tuple[pathlib.Path, ...]) -> Iterator[pathlib.Path]:
-    """Yield the files of a folder at any depth, but for other programs' notes, such as macOS's ._cat.jpg."""
+    """Yield the files of a folder at any depth, but for other programs' notes."""
     place = pathlib.Path(folder).resolve()
     if any(outer.is_relative_to(place) for outer in above):
         raise UserError(
@@ -155,7 +160,7 @@ def _files(folder: pathlib.Path, above: tuple[pathlib.Path, ...]) -> Iterator[pa
         )
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.name.startswith((".", "__")):
+            if _is_note(entry.name):
                 continue
             if _is_folder(entry):
                 yield from _files(folder / entry.name, (*above, place))
