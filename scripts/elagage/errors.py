@@ -1,4 +1,4 @@
-"""The error for mistakes that the user can correct."""
+"""The errors that are shown without a traceback: mistakes that the user can correct, and what a network rules out."""
 
 
 class UserError(Exception):
@@ -10,3 +10,10 @@ class UserError(Exception):
     def __str__(self) -> str:
         """Return the message with the bytes of names that are no UTF-8 as \\x.., which every terminal can show."""
         return super().__str__().encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+
+class RefusedError(UserError):
+    """A scope, recovery or mode that is impossible for this network, though all else of the study may be possible.
+
+    Its message says what of the network rules it out. The job writes it in place of what it would have made.
+    """
