@@ -6,6 +6,7 @@ from elagage.data import Split, save_array
 from elagage.files import write_json
 from elagage.job import job
 from elagage.onnx.runtime import load, predictions
+from elagage.refusals import refusing
 
 
 def evaluate_accuracy(test: Split, onnx_file: str, *, threads: int, accuracy: str, predicted: str) -> None:
@@ -23,4 +24,5 @@ if "snakemake" in globals():
         output = snakemake.output
         files = zip(snakemake.input.onnx_files, output.accuracy, output.predictions, strict=True)
         for onnx_file, accuracy, predicted in files:
-            evaluate_accuracy(test, onnx_file, threads=snakemake.threads, accuracy=accuracy, predicted=predicted)
+            with refusing(accuracy, predicted):
+                evaluate_accuracy(test, onnx_file, threads=snakemake.threads, accuracy=accuracy, predicted=predicted)

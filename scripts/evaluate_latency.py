@@ -3,9 +3,10 @@
 import numpy
 
 from elagage.data import Split
-from elagage.files import write_json
+from elagage.files import reading, write_json
 from elagage.job import job
 from elagage.onnx.runtime import RUNTIME, load, machine, time_in_turns
+from elagage.refusals import refusing
 
 
 def evaluate_latency(dense: str, outputs: dict[str, str], images: numpy.ndarray, *, threads: int) -> None:
@@ -25,9 +26,13 @@ def evaluate_latency(dense: str, outputs: dict[str, str], images: numpy.ndarray,
 if "snakemake" in globals():
     with job(snakemake.log[0]):
         test = Split.read(snakemake.input.test_images, snakemake.input.test_labels)
+        outputs = {}
+        for onnx_file, latency in zip(snakemake.input.onnx_files, snakemake.output.latency, strict=True):
+            with refusing(latency), reading(onnx_file):
+                outputs[onnx_file] = latency
         evaluate_latency(
             snakemake.input.dense,
-            dict(zip(snakemake.input.onnx_files, snakemake.output.latency, strict=True)),
+            outputs,
             test.first(snakemake.params.latency_images, "evaluation.latency_images").images,
             threads=snakemake.params.threads,
         )

@@ -7,6 +7,7 @@ from elagage.pytorch.checkpoints import load_network, save_checkpoint
 from elagage.pytorch.models import naming
 from elagage.pytorch.pruning import count_weights, magnitude_prune
 from elagage.pytorch.training import compute_reproducibly
+from elagage.refusals import refusing
 
 # Keys of the source's provenance that no longer hold after pruning.
 STALE_AFTER_PRUNING = ("validation_accuracy", "retraining", "retraining_epoch")
@@ -33,7 +34,7 @@ def prune(dataset: Dataset, source: str, architecture: str, *, scope: str, rate:
 
 
 if "snakemake" in globals():
-    with job(snakemake.log[0]):
+    with job(snakemake.log[0]), refusing(snakemake.output):
         compute_reproducibly(snakemake.threads)
         prune(
             Dataset.read(snakemake.input.dataset, snakemake.params.normalization),

@@ -16,6 +16,7 @@ from elagage.onnx.contents import count_contents
 from elagage.onnx.deployed import write_deployed
 from elagage.onnx.graph import with_weights
 from elagage.onnx.quantization import quantize
+from elagage.refusals import refusing
 
 
 def read_numpy(checkpoint: str) -> tuple[dict[str, numpy.ndarray], dict]:
@@ -28,21 +29,22 @@ def read_numpy(checkpoint: str) -> tuple[dict[str, numpy.ndarray], dict]:
 def quantize_checkpoint(
     dataset: Dataset, graph: str, checkpoint: str, *, calibration: Split | None, outputs: Mapping[str, str]
 ) -> None:
-    """Write an ONNX file for each mode (mode -> path); calibration: images for mode static."""
+    """Write an ONNX file for each mode (mode -> path), or why there is none; calibration: images for mode static."""
     state, provenance = read_numpy(checkpoint)
     with reading(graph):
         float32 = with_weights(onnx_ir.load(graph), state)
     for mode, output in outputs.items():
         images = calibration.images if mode == "static" else None
-        model = copy.deepcopy(float32) if mode == "float32" else quantize(float32, mode, images)
-        print(mode, json.dumps(count_contents(model)))
-        record = {"mode": mode, "onnxruntime": onnxruntime.__version__}
-        record |= {} if images is None else {"calibration_images": len(images)}
-        write_deployed(output, model, dataset, provenance | record)
+        with refusing(output):
+            model = copy.deepcopy(float32) if mode == "float32" else quantize(float32, mode, images)
+            print(mode, json.dumps(count_contents(model)))
+            record = {"mode": mode, "onnxruntime": onnxruntime.__version__}
+            record |= {} if images is None else {"calibration_images": len(images)}
+            write_deployed(output, model, dataset, provenance | record)
 
 
 if "snakemake" in globals():
-    with job(snakemake.log[0]):
+    with job(snakemake.log[0]), refusing(snakemake.output):
         calibration = None
         if "static" in snakemake.params.modes:
             split = Split.read(snakemake.input.train_images, snakemake.input.train_labels)

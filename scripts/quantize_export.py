@@ -9,6 +9,7 @@ from elagage.pytorch.checkpoints import load_network
 from elagage.pytorch.export import export_graph
 from elagage.pytorch.models import build_network, naming
 from elagage.pytorch.training import compute_reproducibly
+from elagage.refusals import refusing
 
 
 def quantize_export(dataset: Dataset, architecture: str, checkpoint: str | None, graph: str) -> None:
@@ -28,7 +29,7 @@ def quantize_export(dataset: Dataset, architecture: str, checkpoint: str | None,
 
 
 if "snakemake" in globals():
-    with job(snakemake.log[0]):
+    with job(snakemake.log[0]), refusing(snakemake.output):
         compute_reproducibly(snakemake.threads)
         quantize_export(
             Dataset.read(snakemake.input.dataset, snakemake.params.normalization),

@@ -13,6 +13,7 @@ from elagage.pytorch.pruning import count_weights, hold_zeros
 from elagage.pytorch.recovery import SCHEDULES
 from elagage.pytorch.training import TrainingSettings, check_trainable, compute_reproducibly, fit
 from elagage.pytorch.training_state import TrainingState, identity
+from elagage.refusals import refusing
 
 
 def recover(
@@ -54,7 +55,7 @@ def recover(
 
 
 if "snakemake" in globals():
-    with job(snakemake.log[0]):
+    with job(snakemake.log[0]), refusing(snakemake.output):
         compute_reproducibly(snakemake.threads)
         params, wildcards = snakemake.params, snakemake.wildcards
         depends = [snakemake.input.dataset, snakemake.input.pruned]

@@ -15,6 +15,7 @@ from elagage.pytorch.checkpoints import load_network
 from elagage.pytorch.models import Normalize, naming
 from elagage.pytorch.pruning import magnitude_prune, prunable
 from elagage.pytorch.training import compute_reproducibly, default_device, evaluate
+from elagage.refusals import refusing
 
 
 def layers(network: nn.Module) -> dict[str, nn.Module]:
@@ -97,7 +98,7 @@ def sensitivity(
 
 
 if "snakemake" in globals():
-    with job(snakemake.log[0]):
+    with job(snakemake.log[0]), refusing(snakemake.output):
         compute_reproducibly(snakemake.threads)
         sensitivity(
             Dataset.read(snakemake.input.dataset, snakemake.params.normalization),

@@ -5,10 +5,12 @@ from collections.abc import Mapping
 import numpy
 import pandas
 
+from elagage.errors import RefusedError, UserError
 from elagage.files import read_json, reading, whole_file
-from elagage.job import job
+from elagage.job import job, say
 from elagage.statistics import median_interval, wilson_interval
 
+MEASUREMENTS = ("accuracy", "size", "latency")
 MARKDOWN_COLUMNS = {  # of summary.md -> how to write each
     "model": "{model}",
     "seed": "{seed}",
@@ -27,6 +29,16 @@ MARKDOWN_COLUMNS = {  # of summary.md -> how to write each
     "dense in turn / ms": "{dense_time_ms:.3f}",
     "speed-up [95 % interval]": "{speedup:.2f} [{speedup_low:.2f}, {speedup_high:.2f}]",
 }
+
+
+def row(variant: Mapping, eager_path: str) -> dict:
+    """Return a row of the summary: what names the variant, its measurements, and why it was refused, or None."""
+    named = {column: value for column, value in variant.items() if column not in MEASUREMENTS}
+    try:
+        measured = measurements(*(variant[kind] for kind in MEASUREMENTS))
+    except RefusedError as error:
+        return named | {"refused": str(error)}
+    return named | measured | eager_measurements(eager_path) | {"refused": None}
 
 
 def measurements(accuracy_path: str, size_path: str, latency_path: str) -> dict:
@@ -78,8 +90,34 @@ def _interval(column: str, values: pandas.Series) -> dict[str, float]:
     return {column.format(""): median, column.format("_low"): low, column.format("_high"): high}
 
 
+def table(rows: list[dict]) -> pandas.DataFrame:
+    """Return the rows as a table; whole numbers stay whole where others of their column are missing."""
+    columns = list(dict.fromkeys(column for row in sorted(rows, key=len, reverse=True) for column in row))
+    whole = [name for name in columns if all(isinstance(row.get(name, 0), int | None) for row in rows)]
+    joined = pandas.DataFrame(rows, columns=columns)
+    return joined.astype({name: "Int64" for name in whole if joined[name].isna().any() and joined[name].notna().any()})
+
+
+def refusals(summary: pandas.DataFrame) -> list[str]:
+    """Return a sentence for each reason why variants have no measurements: which variants, and why."""
+    refused = summary[summary["refused"].notna()]
+    sentences = []
+    for (model, reason), rows in refused.groupby(["model", "refused"], sort=False):
+        parts = [
+            ", ".join(dict.fromkeys(f"{value:g}" if name == "rate" else value for value in rows[name]))
+            for name in ("scope", "rate", "recovery", "mode")
+        ]
+        sentences.append(f"{model}, {' / '.join(parts)} ({len(rows)} of {len(summary)} rows): {reason}")
+    return sentences
+
+
 def markdown(summary: pandas.DataFrame) -> str:
-    """Return the summary as Markdown: what it was measured with, then a table for people."""
+    """Return the summary as Markdown: what it was measured with, then a table for people, then what was refused."""
+    refused = ["", "## Refused", "", *(f"- {sentence}" for sentence in refusals(summary))]
+    refused = refused if len(refused) > 4 else []
+    summary = summary[summary["refused"].isna()]
+    if summary.empty:
+        return "\n".join(["# Summary", "", "Nothing could be measured.", *refused, ""])
     rows = summary.assign(
         kilobytes=summary["model_size_bytes"] / 1000,
         packed_kilobytes=summary["packed_size_bytes"] / 1000,
@@ -87,7 +125,7 @@ def markdown(summary: pandas.DataFrame) -> str:
         mmacs=["unknown" if pandas.isna(macs) else f"{macs / 1e6:.3g}" for macs in summary["macs"]],
         int8_share=summary["int8_weights"] / summary["weights"],
     )
-    table = pandas.DataFrame(
+    written = pandas.DataFrame(
         [{name: text.format(**row) for name, text in MARKDOWN_COLUMNS.items()} for row in rows.to_dict("records")]
     )
     lines = ["# Summary", ""]
@@ -125,21 +163,23 @@ def markdown(summary: pandas.DataFrame) -> str:
         "to int8 adds zeros."
     )
     lines.append(f"- Accuracy: on {summary['test_images'].iloc[0]} test images.")
-    return "\n".join([*lines, "", table.to_markdown(index=False, disable_numparse=True), ""])
+    return "\n".join([*lines, "", written.to_markdown(index=False, disable_numparse=True), *refused, ""])
 
 
-def summarize(variants: list[dict], eager: dict[str, str], csv_path: str, markdown_path: str) -> None:
+def summarize(
+    variants: list[dict], eager: dict[str, str], csv_path: str, markdown_path: str, *, strict: bool = False
+) -> None:
     """Write summary.csv and summary.md.
 
     variants: for each row the columns that name it (model, seed, scope, rate, recovery, mode) and the paths of its
-    `accuracy`, `size` and `latency`; eager: "<model>/seed<seed>" -> path.
+    `accuracy`, `size` and `latency`; eager: "<model>/seed<seed>" -> path. Raises UserError for a refused row if strict.
     """
-    rows = []
-    for variant in variants:
-        paths = [variant.pop(measurement) for measurement in ("accuracy", "size", "latency")]
-        name = f"{variant['model']}/seed{variant['seed']}"
-        rows.append(variant | measurements(*paths) | eager_measurements(eager[name]))
-    summary = pandas.DataFrame(rows)
+    summary = table([row(variant, eager[f"{variant['model']}/seed{variant['seed']}"]) for variant in variants])
+    sentences = refusals(summary)
+    if strict and sentences:
+        raise UserError("strict: true, but there are refused variants:\n" + "\n".join(sentences))
+    for sentence in sentences:
+        say(f"refused: {sentence}")
     with whole_file(csv_path) as temporary:
         summary.to_csv(temporary, index=False)
     with whole_file(markdown_path) as temporary:
@@ -149,8 +189,9 @@ def summarize(variants: list[dict], eager: dict[str, str], csv_path: str, markdo
 if "snakemake" in globals():
     with job(snakemake.log[0]):
         summarize(
-            [dict(variant) for variant in snakemake.params.variants],
+            snakemake.params.variants,
             snakemake.params.eager,
             snakemake.output.csv,
             snakemake.output.markdown,
+            strict=snakemake.params.strict,
         )

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Mapping
 
 from elagage.code_checksum import code_checksums
+from elagage.data import USUAL_IMAGES
 from elagage.user_code import import_roots
 
 DATASET = "results/data/dataset.json"
@@ -86,6 +87,10 @@ class Plan:
         seeds = self.config["seeds"]
         return seeds if model in self.trained else seeds[:1]
 
+    def given_seeds(self, model: str) -> list[str]:
+        """Return <model>/seed<seed> of a model whose weights are given, nothing for one that is trained."""
+        return [f"{model}/seed{self.seeds(model)[0]}"] if model not in self.trained else []
+
     def checkpoint(self, scope: str, rate: float, recovery: str) -> str:
         """Return the path of a checkpoint below its model and seed, without its ending.
 
@@ -126,6 +131,33 @@ class Plan:
     def measurements(self) -> list[str]:
         """The paths of all measurements, each once."""
         return sorted({row[measurement] for row in self.variants for measurement in MEASUREMENTS})
+
+    @property
+    def asked(self) -> dict:
+        """What each model is tried with before anything is trained."""
+        asked = {"scopes": self.scopes, "recoveries": self.recoveries, "modes": self.modes}
+        return asked | {"rate": self.rates[-1]}
+
+    def work(self, model: str) -> dict:
+        """Return how much there is to do for a model: numbers of checkpoints, variants, passes over images, images."""
+        checkpoints = {
+            (seed, self.checkpoint(scope, rate, recovery))
+            for seed, scope, rate, recovery in itertools.product(
+                self.seeds(model), self.scopes, self.rates, self.recoveries
+            )
+        }
+        retrained = [name for _, name in checkpoints if name.rpartition("/")[2] in self.retraining_recoveries]
+        trainings = len(self.seeds(model)) if model in self.trained else 0
+        passes = trainings * self.config["training"]["epochs"] + len(retrained) * self.config["retraining"]["epochs"]
+        if "qat" in self.modes:  # each pass takes about twice as long
+            passes += 2 * len(checkpoints) * self.config["quantization"]["qat_epochs"]
+        return {
+            "checkpoints": len(checkpoints),
+            "variants": len(checkpoints) * len(self.modes),
+            "modes": self.modes,
+            "training_passes": passes,
+            "timed_images": self.config["evaluation"]["latency_images"] or USUAL_IMAGES["evaluation.latency_images"],
+        }
 
     @property
     def figures(self) -> list[str]:

@@ -78,6 +78,11 @@ def normalization(wildcards) -> str | dict:
     return config["models"][wildcards.model]["normalization"]
 
 
+def given_dense(wildcards) -> list[str]:
+    """Return the dense checkpoint of a model whose weights are given, none for one that is trained."""
+    return [f"results/models/{name}/dense.safetensors" for name in PLAN.given_seeds(wildcards.model)]
+
+
 def graph_of(wildcards) -> str:
     """Return the graph of the shapes of a job's checkpoint."""
     return graph(wildcards.model, wildcards.seed, wildcards.checkpoint)
@@ -114,6 +119,9 @@ config = exit_on_user_error(read_configuration)
 if workflow.is_main_process:
     exit_on_user_error(check_files, config, logger.warning)
 PLAN = Plan(config)
+# What trains waits for the check of its model, but does not run again when the check does: a study that asks for one
+# more rate or mode trains nothing again.
+CHECKED = ancient("results/check/{model}.json")
 if workflow.remote_exec:
     record_outputs()
 

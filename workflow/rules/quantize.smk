@@ -71,6 +71,7 @@ rule quantize_qat:
     input:
         **split_arrays("train"),
         **split_arrays("validation"),
+        check=CHECKED,
         dataset=DATASET,
         checkpoint=f"{STEM}.safetensors",
     output:

@@ -8,6 +8,7 @@ rule recover:
     input:
         **split_arrays("train"),
         **split_arrays("validation"),
+        check=CHECKED,
         dataset=DATASET,
         pruned=pruned_checkpoint,
     output:

@@ -5,6 +5,7 @@ rule train:
     input:
         **split_arrays("train"),
         **split_arrays("validation"),
+        check=CHECKED,
         dataset=DATASET,
     output:
         checkpoint="results/models/{model}/seed{seed}/dense.safetensors",

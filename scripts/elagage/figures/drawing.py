@@ -121,3 +121,13 @@ def digits(value: float) -> str:
     """Return a number with three significant digits, and all those before the decimal point: 0.0123, 1.27, 1,156."""
     decimals = 2 - math.floor(math.log10(value)) if value > 0 else 0
     return f"{value:,.{max(0, decimals)}f}"
+
+
+def note_below(figure: Figure, text: str) -> None:
+    """Write a note in small letters below all else, for which the figure grows."""
+    width, height = figure.get_size_inches()
+    lines = textwrap.wrap(text, int(13 * width))  # 13 letters of 7.5 points to an inch
+    strip = 0.14 * len(lines) + 0.08  # inches
+    figure.set_size_inches(width, height + strip)
+    figure.get_layout_engine().set(rect=(0, strip / (height + strip), 1, height / (height + strip)))
+    figure.text(0.01, 0.04 / (height + strip), "\n".join(lines), fontsize=7.5, color="0.3", va="bottom")

@@ -8,11 +8,15 @@ VARIANT_COLUMNS = ["model", "scope", "rate", "recovery", "mode"]
 
 
 class Study(NamedTuple):
-    """What is drawn: summary.csv, and the rows of every history.csv and sensitivity.csv with their model and seed."""
+    """What is drawn: summary.csv, and the rows of every history.csv and sensitivity.csv with their model and seed.
+
+    The rows of summary.csv that have a reason in `refused` instead of measurements are apart.
+    """
 
     summary: pandas.DataFrame
     history: pandas.DataFrame
     sensitivity: pandas.DataFrame
+    refused: pandas.DataFrame = pandas.DataFrame()
 
 
 class Metric(NamedTuple):
@@ -74,3 +78,12 @@ def whiskers(study: Study, measured: Metric) -> str:
     if one and len(measured.columns) == 3:
         parts.append((f"one seed of {', '.join(one)}, " if parts else "") + "whiskers: 95 % interval")
     return "; ".join(parts)
+
+
+def refused_note(refused: pandas.DataFrame) -> str:
+    """Return in words which variants have no measurements, each model's scopes, recoveries and modes."""
+    parts = []
+    for model, rows in refused.groupby("model", sort=False):
+        cells = (f"{row.scope}, {row.recovery}, {row.mode}" for row in rows.itertuples())
+        parts.append(f"{model}: {'; '.join(dict.fromkeys(cells))}")
+    return f"Not shown, because refused (summary.md has the reasons): {'. '.join(parts)}"

@@ -184,7 +184,7 @@ def naming(architecture: str) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        raise UserError(f"architecture {architecture!r}: {error}{_place(error.__cause__, architecture)}") from error
+        raise type(error)(f"architecture {architecture!r}: {error}{_place(error.__cause__, architecture)}") from error
 
 
 def checked_logits(network: nn.Module, images: torch.Tensor, classes: int) -> torch.Tensor:
