@@ -49,7 +49,7 @@ def section(found: Mapping) -> list[str]:
 
 
 def check(reports: list[str], dataset: str, work: Mapping, cores: int, output: str) -> None:
-    """Write the report (Markdown). work: model -> Plan.work of it; dataset: of dataset.json, for the numbers of images."""
+    """Write the report (Markdown). work: model -> Plan.work of it; dataset: dataset.json, for the numbers of images."""
     images = read_json(dataset)["images"]
     models = {found["model"]: found for found in map(read_json, reports)}
     duration = sum(seconds(found, work[name], images, cores) for name, found in models.items())
@@ -58,8 +58,8 @@ def check(reports: list[str], dataset: str, work: Mapping, cores: int, output: s
     lines = [
         "# Check",
         "",
-        f"{variants} variants; about {size / 1e6:,.0f} MB beside the images, and about {spoken(duration)} of computation "
-        f"on {cores} core(s) of this machine, each within a factor of two.",
+        f"{variants} variants; about {size / 1e6:,.0f} MB beside the images, and about {spoken(duration)} on {cores} "
+        f"core(s) of this machine: both are rough.",
         "",
     ]
     for found in models.values():

@@ -18,6 +18,7 @@ from elagage.data import Dataset, PreparedData, Split
 from elagage.errors import RefusedError, UserError
 from elagage.files import refusal, write_json
 from elagage.job import job, say
+from elagage.onnx.graph import PREPROCESS
 from elagage.onnx.runtime import load, predictions, time_in_turns
 from elagage.progress import progress
 from elagage.pytorch.checkpoints import load_network
@@ -227,7 +228,8 @@ def weights_of(onnx_file: str) -> dict[str, numpy.ndarray]:
     if not pathlib.Path(onnx_file).exists() or refusal(onnx_file) is not None:
         return {}
     tensors = onnx.load(onnx_file).graph.initializer
-    return {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in tensors if len(tensor.dims) > 1}
+    weights = (tensor for tensor in tensors if len(tensor.dims) > 1 and not tensor.name.startswith(PREPROCESS))
+    return {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in weights}
 
 
 def inference_seconds(onnx_file: str, images: numpy.ndarray) -> float:
@@ -287,8 +289,8 @@ def check_model(
         say(f"models.{model.name}: {cell(row)} refused: {row['refused']}")
     if strict and verdicts:
         raise UserError(
-            f"models.{model.name}: strict: true, and {len(verdicts)} combination(s) asked for are refused; leave them out, or "
-            f"say strict: false"
+            f"models.{model.name}: strict: true, and {len(verdicts)} combination(s) asked for are refused; leave them "
+            f"out, or say strict: false"
         )
     write_json(output, {"model": model.name, "refused": verdicts, **found})
 

@@ -1,7 +1,7 @@
 """Refused cells: why a network rules something out is written in place of the files that a job would have made.
 
-The plan of a study stays static: each job of an impossible combination runs, finds the reason where an earlier one wrote
-it, and passes it on, down to the summary. All else of the study goes on.
+The plan of a study stays static: each job of an impossible combination runs, finds the reason where an earlier one
+wrote it, and passes it on, down to the summary. All else of the study goes on.
 """
 
 import contextlib

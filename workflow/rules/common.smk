@@ -8,6 +8,7 @@ from snakemake.logging import logger
 REPOSITORY = Path(workflow.basedir).parent
 sys.path.insert(0, str(REPOSITORY / "scripts"))
 
+from elagage.ancient_inputs import respect_ancient
 from elagage.code_checksum import code_checksums
 from elagage.configuration import check_files, configuration, read_command_line, read_file
 from elagage.errors import UserError
@@ -119,6 +120,7 @@ config = exit_on_user_error(read_configuration)
 if workflow.is_main_process:
     exit_on_user_error(check_files, config, logger.warning)
 PLAN = Plan(config)
+respect_ancient()
 # What trains waits for the check of its model, but does not run again when the check does: a study that asks for one
 # more rate or mode trains nothing again.
 CHECKED = ancient("results/check/{model}.json")
