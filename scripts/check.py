@@ -1,8 +1,9 @@
 """Say of each model what the study can do with it and what not, and about how long and how large the study will be."""
 
+import os
 from collections.abc import Mapping
 
-import pandas
+from tabulate import tabulate
 
 from elagage.files import read_json, whole_file
 from elagage.job import job
@@ -45,7 +46,7 @@ def section(found: Mapping) -> list[str]:
         lines.append(f"- **{cell} is refused**: {row['refused']}")
     if not found["refused"]:
         lines.append("All scopes, recoveries and modes that the study asks for are possible.")
-    return [*lines, "", pandas.DataFrame(found["layers"]).to_markdown(index=False), ""]
+    return [*lines, "", tabulate(found["layers"], headers="keys", tablefmt="pipe"), ""]
 
 
 def check(reports: list[str], dataset: str, work: Mapping, cores: int, output: str) -> None:
@@ -81,6 +82,6 @@ if "snakemake" in globals():
             snakemake.input.reports,
             snakemake.input.dataset,
             snakemake.params.work,
-            snakemake.params.cores,
+            os.cpu_count() or 1,
             snakemake.output[0],
         )

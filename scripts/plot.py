@@ -76,7 +76,7 @@ def plot(study: Study, outputs: Iterable[str | os.PathLike]) -> None:
 def draw(name: str, study: Study) -> Figure:
     """Return the figure; of a study with refused variants it says below what is not in it.
 
-    Where they are all that it would show, it has nothing but that.
+    Where these are all that it would show, it has nothing but that.
     """
     if study.refused.empty:
         return FIGURES[name](study)
@@ -85,9 +85,9 @@ def draw(name: str, study: Study) -> Figure:
             raise UserError("nothing could be measured")
         figure = FIGURES[name](study)
     except UserError:
-        figure = Figure(figsize=(7, 1.5), layout="constrained")
-        figure.suptitle("nothing to show", color="0.4")
-    note_below(figure, refused_note(study.refused))
+        figure = Figure(figsize=(7, 1), layout="constrained")
+        figure.text(0.5, 0.5, "nothing to show", color="0.4", ha="center")
+    note_below(figure, refused_note(study))
     return figure
 
 

@@ -103,11 +103,12 @@ def refusals(summary: pandas.DataFrame) -> list[str]:
     refused = summary[summary["refused"].notna()]
     sentences = []
     for (model, reason), rows in refused.groupby(["model", "refused"], sort=False):
-        parts = [
-            ", ".join(dict.fromkeys(f"{value:g}" if name == "rate" else value for value in rows[name]))
-            for name in ("scope", "rate", "recovery", "mode")
-        ]
-        sentences.append(f"{model}, {' / '.join(parts)} ({len(rows)} of {len(summary)} rows): {reason}")
+        scopes, recoveries, modes = ("/".join(rows[name].unique()) for name in ("scope", "recovery", "mode"))
+        rates = ", ".join(f"{rate:g}" for rate in rows["rate"].unique())
+        sentences.append(
+            f"{model}: {scopes} pruning at {rates}, recovery {recoveries}, mode {modes} ({len(rows)} of {len(summary)} "
+            f"variants): {reason}"
+        )
     return sentences
 
 

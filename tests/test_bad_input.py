@@ -436,8 +436,8 @@ def test_names_that_are_not_utf8_are_refused_or_read(study):
 
 
 def taken(data, model: ModelSpec, checkpoint) -> None:
-    """Take the weights w.pt, checked with the images of the data set."""
-    train_import(data.dataset, model, "w.pt", train=data.train, test=data.validation, checkpoint=checkpoint)
+    """Take the weights w.pt."""
+    train_import(data.dataset, model, "w.pt", checkpoint=checkpoint)
 
 
 def save_weights(change, path: str = "w.pt") -> None:

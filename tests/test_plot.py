@@ -18,7 +18,7 @@ from elagage.figures.quantization import lowest_rate
 from elagage.figures.registry import FIGURES
 from elagage.figures.sensitivity import explanation, tables
 from elagage.figures.study import METRICS, Study, estimates, metric, whiskers
-from plot import plot, read_study
+from plot import draw, plot, read_study
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
 SCOPES = ("local", "global")
@@ -136,14 +136,14 @@ def test_axes_start_at_zero_and_accuracies_span_all_that_is_possible(name):
 
 def test_the_summary_and_the_histories_are_read_as_they_were_written(tmp_path):
     table = summary(models=("NA", "007", "1e5"), seeds=(0, 3))
-    table.to_csv(tmp_path / "summary.csv", index=False)
+    table.assign(refused=None).to_csv(tmp_path / "summary.csv", index=False)
     trainings = []
     for model, seed in itertools.product(("NA", "007"), (0, 3)):
         trainings.append(tmp_path / "models" / model / f"seed{seed}" / "history.csv")
         trainings[-1].parent.mkdir(parents=True)
         history().to_csv(trainings[-1], index=False)
     with open(tmp_path / "summary.csv", "a") as file:  # as csv.DictWriter writes what could not be measured
-        file.write(",".join(["NA", "3", "local", "0.99", "none", "static", "0.1", *["nan", ""] * 5, "1"]) + "\n")
+        file.write(",".join(["NA", "3", "local", "0.99", "none", "static", "0.1", *["nan", ""] * 5, "1", ""]) + "\n")
     layered = [path.with_name("sensitivity.csv") for path in trainings[:2]]
     for path in layered:
         sensitivities((0.5,), layers=3).to_csv(path, index=False)
@@ -158,6 +158,32 @@ def test_the_summary_and_the_histories_are_read_as_they_were_written(tmp_path):
     assert list(read.sensitivity["model"]) == ["NA"] * 6 and list(read.sensitivity["seed"]) == [0] * 3 + [3] * 3
     alone = read_study(tmp_path / "summary.csv", [], [])
     assert alone.history.empty and alone.sensitivity.empty
+
+
+def refused_study(scopes) -> Study:
+    """Return a study of two models, of which the second can be pruned in none of these scopes."""
+    whole = study(models=("plain", "odd"), scopes=EVERY_SCOPE, recoveries=("none", "finetune"))
+    refused = (whole.summary["model"] == "odd") & whole.summary["scope"].isin(scopes) & (whole.summary["rate"] > 0)
+    return whole._replace(summary=whole.summary[~refused], refused=whole.summary[refused].assign(refused="a reason"))
+
+
+@pytest.mark.parametrize("scopes", [("channel",), EVERY_SCOPE], ids=["one scope", "all"])
+def test_figures_say_what_was_refused(scopes):
+    refused = refused_study(scopes)
+    for name in FIGURES:
+        figure = draw(name, refused)
+        title = figure.legends[0].get_title().get_text() if figure.legends else figure.texts[-1].get_text()
+        note = title.replace("\n", " ")
+        assert "Refused, so not shown" in note and "plain" not in note
+        assert all(f"odd, {scope}" in note for scope in scopes)
+
+
+def test_a_study_of_which_nothing_is_left_has_figures_that_say_so(tmp_path):
+    whole = study()
+    nothing = whole._replace(summary=whole.summary[:0], refused=whole.summary.assign(refused="a reason"))
+    plot(nothing, [tmp_path / "pareto.png"])
+    assert (tmp_path / "pareto.png").stat().st_size > 1000
+    assert "resnet20, local" in draw("pareto", nothing).texts[-1].get_text()
 
 
 DENSE = ("quantization_comparison", "sensitivity")  # where much is coloured

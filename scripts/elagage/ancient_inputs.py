@@ -12,12 +12,11 @@ import inspect
 import os
 from collections.abc import Iterator, Mapping
 
-from snakemake.dag import DAG
 from snakemake.exceptions import WorkflowError
 
 
-def respect_ancient(dag: type = DAG) -> None:
-    """Let the class's `bfs` stop, on its way downstream, where a job has only ancient inputs that are there."""
+def respect_ancient(dag: type) -> None:
+    """Let `bfs` of the class, snakemake.dag.DAG, go downstream only to jobs with inputs that are new or not ancient."""
     bfs = getattr(dag, "bfs", None)
     if bfs is None or list(inspect.signature(bfs).parameters) != ["self", "direction", "jobs", "stop"]:
         raise WorkflowError(

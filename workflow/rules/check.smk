@@ -50,7 +50,6 @@ rule check:
         runtime=times_attempt(5),
     params:
         work={model: PLAN.work(model) for model in config["models"]},
-        cores=workflow.cores or 1,
         code=code("check"),
     message:
         "Say what the study can do"

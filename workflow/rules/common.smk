@@ -3,6 +3,7 @@
 import functools
 import sys
 
+from snakemake.dag import DAG
 from snakemake.logging import logger
 
 REPOSITORY = Path(workflow.basedir).parent
@@ -120,7 +121,7 @@ config = exit_on_user_error(read_configuration)
 if workflow.is_main_process:
     exit_on_user_error(check_files, config, logger.warning)
 PLAN = Plan(config)
-respect_ancient()
+respect_ancient(DAG)
 # What trains waits for the check of its model, but does not run again when the check does: a study that asks for one
 # more rate or mode trains nothing again.
 CHECKED = ancient("results/check/{model}.json")

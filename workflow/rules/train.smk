@@ -38,8 +38,6 @@ rule train:
 
 rule train_import:
     input:
-        **split_arrays("train"),
-        **split_arrays("test"),
         dataset=DATASET,
         weights=lambda wildcards: config["models"][wildcards.model]["weights"],
     output:
@@ -58,7 +56,6 @@ rule train_import:
         architecture=architecture,
         normalization=normalization,
         user_code=lambda wildcards: user_code(wildcards.model),
-        accuracy=lambda wildcards: config["models"][wildcards.model]["accuracy"],
         weights_key=lambda wildcards: config["models"][wildcards.model]["weights_key"],
         code=code("train_import"),
     message:

@@ -124,10 +124,15 @@ def digits(value: float) -> str:
 
 
 def note_below(figure: Figure, text: str) -> None:
-    """Write a note in small letters below all else, for which the figure grows."""
+    """Write a note below the panels: above the legend or, without one, at the end of the figure, which grows for it."""
     width, height = figure.get_size_inches()
-    lines = textwrap.wrap(text, int(13 * width))  # 13 letters of 7.5 points to an inch
-    strip = 0.14 * len(lines) + 0.08  # inches
+    note = textwrap.fill(text, int(12 * width))
+    strip = 0.2 * (note.count("\n") + 1)  # inches
     figure.set_size_inches(width, height + strip)
-    figure.get_layout_engine().set(rect=(0, strip / (height + strip), 1, height / (height + strip)))
-    figure.text(0.01, 0.04 / (height + strip), "\n".join(lines), fontsize=7.5, color="0.3", va="bottom")
+    if figure.legends:
+        title = figure.legends[0].get_title().get_text()
+        figure.legends[0].set_title("\n".join(filter(None, (note, title))))
+        return
+    share = strip / (height + strip)
+    figure.get_layout_engine().set(rect=(0, share, 1, 1 - share))
+    figure.text(0.5, share, note, ha="center", va="top", in_layout=False)

@@ -80,10 +80,16 @@ def whiskers(study: Study, measured: Metric) -> str:
     return "; ".join(parts)
 
 
-def refused_note(refused: pandas.DataFrame) -> str:
-    """Return in words which variants have no measurements, each model's scopes, recoveries and modes."""
-    parts = []
-    for model, rows in refused.groupby("model", sort=False):
-        cells = (f"{row.scope}, {row.recovery}, {row.mode}" for row in rows.itertuples())
-        parts.append(f"{model}: {'; '.join(dict.fromkeys(cells))}")
-    return f"Not shown, because refused (summary.md has the reasons): {'. '.join(parts)}"
+def refused_note(study: Study) -> str:
+    """Return in words which variants have no measurements: of each model the scopes, recoveries and modes."""
+    rows, parts = pandas.concat([study.summary, study.refused]), []
+    everything = rows["recovery"].nunique() * rows["mode"].nunique()
+    for (model, scope), refused in study.refused.groupby(["model", "scope"], sort=False):
+        cells = refused[["recovery", "mode"]].drop_duplicates()
+        if len(cells) == everything:
+            parts.append(f"{model}, {scope}")
+            continue
+        for recovery, modes in cells.groupby("recovery", sort=False)["mode"]:
+            named = "" if len(modes) == rows["mode"].nunique() else f", {'/'.join(modes)}"
+            parts.append(f"{model}, {scope}, {recovery}{named}")
+    return f"Refused, so not shown (summary.md says why): {'; '.join(parts)}."
