@@ -232,7 +232,8 @@ def test_pruning_of_several_recoveries_draws_a_panel_for_each_with_the_lines_of_
     of = study(("mine", "yours"), recoveries=("finetune", "none"), modes=("float32", "static"))
     figure = FIGURES[f"global_pruning_{name}"](of)
     titles = [axis.get_title() for axis in figure.axes if axis.get_title()]
-    assert titles == ["mine, as pruned", "mine, finetune", "yours, as pruned", "yours, finetune"]
+    expected = ["mine, as pruned", "mine, finetune", "yours, as pruned", "yours, finetune"]
+    assert [title.replace("\n", ", ").removesuffix(", dense fp32: 1.00 ms") for title in titles] == expected
     alone = study(("mine", "yours"), modes=("float32", "static"))
     assert list(lines_of(figure)) == list(lines_of(FIGURES[f"global_pruning_{name}"](alone)))
 
@@ -264,7 +265,7 @@ def test_the_time_that_fewer_multiplications_let_expect_is_drawn_where_channels_
     (line,) = [line for line in figure.axes[0].lines if "MACs" in line.get_label()]
     assert line.get_ydata() == pytest.approx([1.0, 0.5**-1.5, 0.1**-1.5])
     low, high = figure.axes[0].get_ylim()
-    assert low == 0 and high < 5  # what is expected at rate 0.9 does not press the measurements flat
+    assert low == 0 and 1 < high < 5  # what is expected at rate 0.9 does not press the measurements flat
 
 
 def test_the_figure_of_time_shows_the_speedup_and_says_the_milliseconds():
@@ -284,9 +285,9 @@ def test_a_figure_of_times_says_that_the_machine_was_busy(name):
     quiet, unknown = study(), study()
     unknown.summary["machine_busy"] = numpy.nan
     busy = study()
-    busy.summary.loc[3, "machine_busy"] = 0.46
+    busy.summary.loc[busy.summary["rate"] == 0, "machine_busy"] = 0.46
     titles = [FIGURES[name](of).legends[0].get_title().get_text() for of in (quiet, unknown, busy)]
-    assert "46%" in titles[2] and "other programs" in titles[2]
+    assert "46 %" in titles[2] and "other programs" in titles[2]
     assert not any("other programs" in title for title in titles[:2])
 
 

@@ -54,33 +54,38 @@ def against_rate(study: Study, metrics: dict[str, Metric], lines: str, split: st
             if len(tables) > 1:  # only for the legend
                 axis.plot([], [], color="0.4", **({"linewidth": 0.8} if thin else {"marker": "o"}), label=name)
         rows = summary[(summary["model"] == model) & (summary[split] == part)]
+        draw_dense(axis, rows, measured)
         limit(axis, "x", (rates[0] - margin, rates[-1] + margin))
         limit(axis, "y", measured.limits)
-        draw_references(axis, rows, measured)
-        titles = [model, *([value_name(split, part)] if len(parts) > 1 else [])]
-        titles += [f"dense fp32: {digits(rows['dense_time_ms'].median())} ms"] if times else []
+        titles = [model, value_name(split, part)] if len(parts) > 1 else [model]
+        if times:
+            draw_expected(axis, rows)
+            titles.append(f"dense fp32: {digits(rows['dense_time_ms'].median())} ms")
         label(axis, x, measured.label, *titles)
     notes = whiskers(study, next(iter(metrics.values()))), disturbance(study) if times else ""
     legend(figure, "; ".join(filter(None, notes)))
     return figure
 
 
-def draw_references(axis: Axes, rows: pandas.DataFrame, measured: Metric) -> None:
-    """Draw in grey what the metric is compared with.
-
-    It is the dense float32 model: its accuracy, or the speed-up of 1. Where channels are removed, a second line is the
-    speed-up that fp32 would have if nothing but multiply-accumulates took time; it may leave the panel.
-    """
+def draw_dense(axis: Axes, rows: pandas.DataFrame, measured: Metric) -> None:
+    """Draw in grey what the metric is compared with, the dense float32 model: its accuracy, or the speed-up of 1."""
     if measured.columns[0] == "accuracy":
         dense = rows.loc[(rows["rate"] == 0) & (rows["mode"] == "float32"), "accuracy"]
         if len(dense):
             axis.axhline(measured.scale * dense.mean(), label="dense fp32", **REFERENCE)
     elif measured.columns[0] == "speedup":
         axis.axhline(1, label="dense fp32", **REFERENCE)
-        macs = rows.groupby("rate")["macs"].mean()
-        if macs.nunique() > 1 and 0 in macs.index:  # zeroed weights are multiplied as before
-            properties = REFERENCE | {"linestyle": "--", "label": "dense fp32 at the share of MACs left"}
-            axis.plot(100 * macs.index, macs[0] / macs, **properties)
+
+
+def draw_expected(axis: Axes, rows: pandas.DataFrame) -> None:
+    """Draw, where channels are removed, the speed-up of fp32 if nothing but multiply-accumulates (MACs) took time.
+
+    To be called when the axis has its limits: at high rates the line leaves the panel.
+    """
+    macs = rows.groupby("rate")["macs"].mean()
+    if macs.nunique() > 1 and 0 in macs.index:  # zeroed weights are multiplied as before
+        properties = REFERENCE | {"linestyle": "--", "label": "fp32, if only MACs took time"}
+        axis.plot(100 * macs.index, macs[0] / macs, **properties)
 
 
 def pruning(study: Study, scope: str, name: str) -> Figure:

@@ -81,4 +81,4 @@ def whiskers(study: Study, measured: Metric) -> str:
 def disturbance(study: Study) -> str:
     """Return in words by how much other programs disturbed the timings, nothing if they did not or it is unknown."""
     highest = study.summary["machine_busy"].max()
-    return f"timed while other programs took up to {highest:.0%} of the machine's CPU time" if highest > BUSY else ""
+    return f"timed while other programs took up to {100 * highest:.0f} % of the CPU time" if highest > BUSY else ""
