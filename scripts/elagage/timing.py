@@ -23,8 +23,8 @@ LEAST_CALLS = 2  # that are counted of each load
 # Calls of one model before the next takes its turn: long enough that most find the weights in the cache again, as they
 # would in use, and short enough that a disturbance of the machine meets all models.
 TURN = 10
-# Share of the machine's CPU time. Above it a note says that timings were disturbed: an idle machine takes 1 to 3 % for
-# itself.
+# Share of the machine's CPU time that others take, above which the user is told. The interval of a ResNet-8's speed-up
+# reaches 0.4 % to each side on two cores with little else to do, and 1.2 % where others take 70 %.
 BUSY = 0.1
 
 Call = Callable[[numpy.ndarray], object]  # uint8 [n, channels, height, width] -> logits
