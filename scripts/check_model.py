@@ -4,6 +4,7 @@ It is a study in small: the functions of the real jobs, on a few images, in a te
 """
 
 import dataclasses
+import functools
 import pathlib
 import tempfile
 import time
@@ -19,13 +20,14 @@ from elagage.errors import RefusedError, UserError
 from elagage.files import refusal, write_json
 from elagage.job import job, say
 from elagage.onnx.graph import PREPROCESS
-from elagage.onnx.runtime import load, predictions, time_in_turns
+from elagage.onnx.runtime import load, predictions
 from elagage.progress import progress
 from elagage.pytorch.checkpoints import load_network
 from elagage.pytorch.inspection import better_class_order, better_normalization, check_accuracy, predicted_classes
 from elagage.pytorch.models import ModelSpec, Normalize, build_network
 from elagage.pytorch.training import TrainingSettings, compute_reproducibly
 from elagage.pytorch.training_state import TrainingState
+from elagage.timing import time_in_turns
 from prune import prune
 from quantize import quantize_checkpoint
 from quantize_export import quantize_export
@@ -234,7 +236,8 @@ def weights_of(onnx_file: str) -> dict[str, numpy.ndarray]:
 
 def inference_seconds(onnx_file: str, images: numpy.ndarray) -> float:
     """Return the seconds that an ONNX file takes for one image, the median of a few."""
-    return float(numpy.median(time_in_turns({"": load(onnx_file, 1)}, images)[""])) / 1e9
+    times = time_in_turns({"": functools.partial(load, onnx_file, 1)}, images)
+    return float(numpy.median(times[""].wall)) / 1e9
 
 
 def few_of(split: Split) -> Split:

@@ -8,7 +8,8 @@ import pandas
 from elagage.errors import RefusedError, UserError
 from elagage.files import read_json, reading, whole_file
 from elagage.job import job, say
-from elagage.statistics import median_interval, wilson_interval
+from elagage.statistics import loads_interval, wilson_interval
+from elagage.timing import BUSY, LOADS
 
 MEASUREMENTS = ("accuracy", "size", "latency")
 MARKDOWN_COLUMNS = {  # of summary.md -> how to write each
@@ -26,6 +27,7 @@ MARKDOWN_COLUMNS = {  # of summary.md -> how to write each
     "MMACs": "{mmacs}",
     "int8 weights": "{int8_share:.1%}",
     "time / ms [95 % interval]": "{inference_time_ms:.3f} [{inference_time_low_ms:.3f}, {inference_time_high_ms:.3f}]",
+    "CPU / ms": "{cpu_time_ms:.3f}",
     "dense in turn / ms": "{dense_time_ms:.3f}",
     "speed-up [95 % interval]": "{speedup:.2f} [{speedup_low:.2f}, {speedup_high:.2f}]",
 }
@@ -59,10 +61,13 @@ def measurements(accuracy_path: str, size_path: str, latency_path: str) -> dict:
         row |= {key: size[key] for key in ("weights", "zeros", "int8_weights", "operators", "int8_operators")}
     with reading(latency_path):
         latency = read_json(latency_path)
-        time = pandas.Series(latency["ns"]) / 1e6
-        row |= _interval("inference_time{}_ms", time)
-        row |= {"dense_time_ms": float(numpy.median(latency["dense_ns"])) / 1e6, "latency_images": len(time)}
-        row |= _interval("speedup{}", pandas.Series(latency["dense_ns"]) / latency["ns"])
+        row |= _time("inference_time{}_ms", latency["variant"])
+        row |= {"dense_time_ms": _time("{}", latency["dense"])[""], "latency_images": latency["images"]}
+        row |= _ratio("speedup{}", latency["dense"], latency["variant"])
+        cpu, dense_cpu = (float(numpy.median(latency[name]["cpu_ns"])) / 1e6 for name in ("variant", "dense"))
+        row |= {"cpu_time_ms": cpu, "dense_cpu_time_ms": dense_cpu, "machine_busy": latency["machine_busy"]}
+        for size, ns in latency["batch_ns"].items():
+            row |= _of_loads(f"throughput_batch_{size}{{}}", int(size) * 1e9 / numpy.array(ns))
         row |= {key: latency[key] for key in ("threads", "cpu", "instruction_set", "onnxruntime")}
     return row
 
@@ -78,16 +83,34 @@ def eager_measurements(eager_path: str) -> dict:
     """Return the columns of the dense model's time in eager PyTorch, and how much faster ONNX Runtime runs it."""
     with reading(eager_path):
         eager = read_json(eager_path)
-        time = pandas.Series(eager["ns"]) / 1e6
         return {
-            **_interval("eager_time{}_ms", time),
-            **_interval("eager_to_onnxruntime{}", pandas.Series(eager["ns"]) / eager["dense_ns"]),
+            **_time("eager_time{}_ms", eager["eager"]),
+            **_ratio("eager_to_onnxruntime{}", eager["eager"], eager["dense"]),
         }
 
 
-def _interval(column: str, values: pandas.Series) -> dict[str, float]:
-    median, low, high = median_interval(values.to_numpy())
-    return {column.format(""): median, column.format("_low"): low, column.format("_high"): high}
+def _time(column: str, times: Mapping) -> dict[str, float]:
+    return _of_loads(column, numpy.array(times["wall_ns"]) / 1e6)
+
+
+def _ratio(column: str, slow: Mapping, fast: Mapping) -> dict[str, float]:
+    return _of_loads(column, numpy.array(slow["wall_ns"]) / fast["wall_ns"])
+
+
+def _of_loads(column: str, values: numpy.ndarray) -> dict[str, float]:
+    """Return three columns, of the median of each load's values, [loads, calls], and its interval over the loads."""
+    mean, low, high = loads_interval(numpy.median(values, axis=1))
+    return {column.format(""): mean, column.format("_low"): low, column.format("_high"): high}
+
+
+def busy_line(summary: pandas.DataFrame) -> str:
+    """Return in words how much of the machine's CPU time other programs took during the timings."""
+    busy = summary["machine_busy"].dropna()
+    if busy.empty:
+        return "Other programs: what they took of the machine's CPU time is known on Linux only."
+    disturbed = (busy > BUSY).sum()
+    words = f"Other programs took {busy.median():.0%} of the machine's CPU time (median; at most {busy.max():.0%})"
+    return f"{words} while models were timed; in {disturbed} of {len(busy)} rows more than {BUSY:.0%}."
 
 
 def table(rows: list[dict]) -> pandas.DataFrame:
@@ -126,8 +149,14 @@ def markdown(summary: pandas.DataFrame) -> str:
         mmacs=["unknown" if pandas.isna(macs) else f"{macs / 1e6:.3g}" for macs in summary["macs"]],
         int8_share=summary["int8_weights"] / summary["weights"],
     )
+    columns = MARKDOWN_COLUMNS | {
+        f"images/s in batches of {column.rpartition('_')[2]} [95 % interval]": (
+            f"{{{column}:.0f}} [{{{column}_low:.0f}}, {{{column}_high:.0f}}]"
+        )
+        for column in summary.filter(regex=r"^throughput_batch_\d+$")
+    }
     written = pandas.DataFrame(
-        [{name: text.format(**row) for name, text in MARKDOWN_COLUMNS.items()} for row in rows.to_dict("records")]
+        [{name: text.format(**row) for name, text in columns.items()} for row in rows.to_dict("records")]
     )
     lines = ["# Summary", ""]
     for (model, seed), part in summary.groupby(["model", "seed"], sort=False):
@@ -143,10 +172,16 @@ def markdown(summary: pandas.DataFrame) -> str:
             f"- Times: median of {first['latency_images']} test images, one at a time, threads: {first['threads']}, "
             f"on {cpu} ({instructions}), ONNX Runtime {first['onnxruntime']}; {len(part)} of {len(summary)} rows."
         )
+    lines.append(f"- {busy_line(summary)}")
     lines.append(
-        "- Speed-up: against the dense float32 model in ONNX Runtime, timed turn by turn with the variant: the median "
-        "of the ratios per image, which need not be the ratio of the median times. Its interval is that of this run; "
-        "on a machine with other work, another run may differ by more."
+        f"- Speed-up: against the dense float32 model in ONNX Runtime, timed turn by turn with the variant: the median "
+        f"of the ratios per image, which need not be the ratio of the times. Each model was loaded {LOADS} times, as "
+        "loads of the same file differ in speed; all numbers of time are geometric means over the loads, and the "
+        "intervals cover their differences. They are those of this machine."
+    )
+    lines.append(
+        "- CPU: the CPU time of one image, of all threads (median). Where it is far below the time with one thread, "
+        "the model waited for a core."
     )
     lines.append("- Size and time: of ONNX files, in which zeros are stored and multiplied like other weights.")
     saved = 1 - summary["packed_size_bytes"] / summary["xz_size_bytes"]

@@ -1,4 +1,4 @@
-"""Evaluation: every image is predicted, models are timed in turns, intervals are those of textbooks."""
+"""Evaluation: every image is predicted, every model is timed, intervals are those of textbooks."""
 
 import functools
 import itertools
@@ -17,10 +17,11 @@ from runners import SCRIPTS, python
 from elagage.data import Dataset, Split
 from elagage.errors import UserError
 from elagage.files import read_json
-from elagage.onnx.runtime import TURN, WARM_UP, load, machine, time_in_turns
+from elagage.onnx.runtime import load, machine
 from elagage.pytorch.checkpoints import save_checkpoint
 from elagage.pytorch.models import build_network
-from elagage.statistics import mean_difference_interval, median_interval, share_became_correct, wilson_interval
+from elagage.statistics import loads_interval, mean_difference_interval, share_became_correct, wilson_interval
+from elagage.timing import LOADS
 from evaluate_accuracy import evaluate_accuracy
 from evaluate_latency import evaluate_latency
 from evaluate_latency_eager import evaluate_latency_eager
@@ -77,25 +78,23 @@ def test_a_file_is_counted_as_it_is_stored(brightest, tmp_path):
     assert size["provenance"] == {"model": "brightest"}
 
 
-def test_models_take_turns_on_the_same_images():
-    calls = []
-    images = numpy.arange(2 * TURN + 5, dtype=numpy.uint8).reshape(-1, 1, 1, 1)
-    models = {name: lambda image, name=name: calls.append((name, int(image[0, 0, 0, 0]))) for name in "ab"}
-    times = time_in_turns(models, images)
-    assert {name: len(ns) for name, ns in times.items()} == {"a": len(images), "b": len(images)}
-    assert all((ns >= 0).all() for ns in times.values())
-    timed = calls[2 * WARM_UP :]
-    assert timed[: 2 * TURN] == [(name, index) for name in "ab" for index in range(TURN)]
-    assert timed[-10:] == [(name, index) for name in "ab" for index in range(2 * TURN, 2 * TURN + 5)]
-
-
 def test_the_variants_share_one_timing_of_the_dense_model(brightest, tmp_path):
     variants = {brightest: str(tmp_path / "v.json")}
     evaluate_latency(brightest, variants, bright_images(numpy.zeros(30, int)), threads=1)
     latency = read_json(tmp_path / "v.json")
-    assert len(latency["ns"]) == len(latency["dense_ns"]) == 30
-    assert latency["threads"] == 1
+    for model, clock in itertools.product(("variant", "dense"), ("wall_ns", "cpu_ns")):
+        assert numpy.shape(latency[model][clock]) == (LOADS, 30 // LOADS)
+    assert (latency["threads"], latency["images"], latency["batch_ns"]) == (1, 30, {})
+    assert latency["machine_busy"] is None or 0 <= latency["machine_busy"] <= 1
     assert latency["cpu"] and latency["instruction_set"]
+
+
+def test_batches_are_timed_beside_single_images(brightest, tmp_path):
+    variants = {brightest: str(tmp_path / "v.json")}
+    evaluate_latency(brightest, variants, bright_images(numpy.zeros(30, int)), threads=1, batch_sizes=[2, 16])
+    batches = read_json(tmp_path / "v.json")["batch_ns"]
+    assert {size: numpy.shape(ns) for size, ns in batches.items()} == {"2": (LOADS, 2), "16": (LOADS, 2)}
+    assert numpy.min([*batches.values()]) > 0
 
 
 def test_eager_pytorch_is_timed_beside_the_file(brightest, tmp_path):
@@ -104,8 +103,7 @@ def test_eager_pytorch_is_timed_beside_the_file(brightest, tmp_path):
     timed = {"images": bright_images(numpy.zeros(30, int)), "threads": 1, "output": tmp_path / "eager.json"}
     evaluate_latency_eager(dataset, tmp_path / "dense", "resnet8", dense_onnx=brightest, **timed)
     eager = read_json(tmp_path / "eager.json")
-    assert len(eager["ns"]) == len(eager["dense_ns"]) == 30
-    assert numpy.median(eager["ns"]) > numpy.median(eager["dense_ns"])  # ten layers against three means
+    assert numpy.shape(eager["eager"]["wall_ns"]) == numpy.shape(eager["dense"]["wall_ns"]) == (LOADS, 30 // LOADS)
     assert (eager["threads"], eager["torch"]) == (1, torch.__version__)
 
 
@@ -141,14 +139,18 @@ def test_wilson_interval_is_that_of_the_formula():
     assert wilson_interval(20, 20)[1] == 1
 
 
-def test_median_interval_covers_the_median_as_often_as_it_says():
+def test_loads_interval_covers_the_geometric_mean_as_often_as_it_says():
     generator = numpy.random.default_rng(0)
     covered = 0
-    for _ in range(400):
-        median, low, high = median_interval(generator.lognormal(size=51))
-        assert low <= median <= high
-        covered += low <= 1 <= high
-    assert 0.93 <= covered / 400 <= 0.99  # order statistics cover at least 95 %, here 96.5 %
+    for _ in range(2000):
+        mean, low, high = loads_interval(3 * generator.lognormal(sigma=0.1, size=10))
+        assert low < mean < high
+        covered += low <= 3 <= high
+    assert 0.935 <= covered / 2000 <= 0.965
+    assert loads_interval(numpy.full(5, 3.0)) == pytest.approx((3, 3, 3))
+    values = generator.lognormal(size=10)
+    inverse = [1 / end for end in loads_interval(1 / values)]
+    assert loads_interval(values) == pytest.approx((inverse[0], inverse[2], inverse[1]))  # how ever the ratio is taken
 
 
 def test_mean_difference_interval_covers_the_difference_of_pairs_as_often_as_it_says():

@@ -49,7 +49,7 @@ def summary(models=("resnet20",), seeds=(0,), scopes=SCOPES, rates=(0.0, 0.5, 0.
             | {"inference_time_ms": time, "inference_time_low_ms": 0.9 * time, "inference_time_high_ms": 1.1 * time}
             | {"dense_time_ms": 1.0, "speedup": 1 / time, "speedup_low": 0.9 / time, "speedup_high": 1.1 / time}
             | {"eager_time_ms": 4.6, "eager_time_low_ms": 4.5, "eager_time_high_ms": 4.8}
-            | {"macs": 41_000_000 * (1 - removed) ** 1.5}
+            | {"machine_busy": 0.02, "macs": 41_000_000 * (1 - removed) ** 1.5}
         )
     return pandas.DataFrame(rows)
 
@@ -258,7 +258,8 @@ def test_pruning_of_several_recoveries_draws_a_panel_for_each_with_the_lines_of_
     of = study(("mine", "yours"), recoveries=("finetune", "none"), modes=("float32", "static"))
     figure = FIGURES[f"global_pruning_{name}"](of)
     titles = [axis.get_title() for axis in figure.axes if axis.get_title()]
-    assert titles == ["mine, as pruned", "mine, finetune", "yours, as pruned", "yours, finetune"]
+    expected = ["mine, as pruned", "mine, finetune", "yours, as pruned", "yours, finetune"]
+    assert [title.replace("\n", ", ").removesuffix(", dense fp32: 1.00 ms") for title in titles] == expected
     alone = study(("mine", "yours"), modes=("float32", "static"))
     assert list(lines_of(figure)) == list(lines_of(FIGURES[f"global_pruning_{name}"](alone)))
 
@@ -288,7 +289,32 @@ def test_the_time_that_fewer_multiplications_let_expect_is_drawn_where_channels_
     assert not any("MACs" in text for text in lines_of(FIGURES["global_pruning_inference_time"](of)))
     figure = FIGURES["channel_pruning_inference_time"](of)
     (line,) = [line for line in figure.axes[0].lines if "MACs" in line.get_label()]
-    assert line.get_ydata() == pytest.approx([1.0, 0.5**1.5, 0.1**1.5])  # of the dense model's 1 ms
+    assert line.get_ydata() == pytest.approx([1.0, 0.5**-1.5, 0.1**-1.5])
+    low, high = figure.axes[0].get_ylim()
+    assert low == 0 and 1 < high < 5  # what is expected at rate 0.9 does not press the measurements flat
+
+
+def test_the_figure_of_time_shows_the_speedup_and_says_the_milliseconds():
+    figure = FIGURES["global_pruning_inference_time"](study(modes=("float32", "static")))
+    [axis] = figure.axes
+    assert axis.get_ylabel() == "speed-up (dense fp32 = 1)"
+    assert axis.get_title() == "resnet20, dense fp32: 1.00 ms"
+    static = axis.containers[1]
+    assert static.lines[0].get_ydata() == pytest.approx([1 / 1.2] * 3)
+    ends = static.lines[2][0].get_segments()
+    assert [bar[:, 1] for bar in ends] == [pytest.approx([0.9 / 1.2, 1.1 / 1.2])] * 3
+    assert list(lines_of(figure)) == ["dense fp32", "fp32", "static int8"]
+
+
+@pytest.mark.parametrize("name", ["global_pruning_inference_time", "quantization_comparison", "pareto"])
+def test_a_figure_of_times_says_that_the_machine_was_busy(name):
+    quiet, unknown = study(), study()
+    unknown.summary["machine_busy"] = numpy.nan
+    busy = study()
+    busy.summary.loc[busy.summary["rate"] == 0, "machine_busy"] = 0.46
+    titles = [FIGURES[name](of).legends[0].get_title().get_text() for of in (quiet, unknown, busy)]
+    assert "46 %" in titles[2] and "other programs" in titles[2]
+    assert not any("other programs" in title for title in titles[:2])
 
 
 def test_whiskers_are_the_interval_of_one_seed_and_the_range_of_several():

@@ -66,7 +66,7 @@ rule evaluate_latency:
     threads: workflow.cores or 1
     resources:
         mem_mb=times_attempt(2000),
-        runtime=times_attempt(15),
+        runtime=times_attempt(15 * (1 + len(config["evaluation"]["batch_sizes"]))),
     params:
         **config["evaluation"],
         code=code("evaluate_latency"),
@@ -93,7 +93,8 @@ rule evaluate_latency_eager:
         mem_mb=times_attempt(4000),
         runtime=times_attempt(15),
     params:
-        **config["evaluation"],
+        latency_images=config["evaluation"]["latency_images"],
+        threads=config["evaluation"]["threads"],
         architecture=architecture,
         normalization=normalization,
         user_code=lambda wildcards: user_code(wildcards.model),

@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 import pandas
 
+from elagage.timing import BUSY
+
 VARIANT_COLUMNS = ["model", "scope", "rate", "recovery", "mode"]
 
 
@@ -33,7 +35,7 @@ METRICS = {
     "accuracy": Metric("test accuracy (%)", 100, ("accuracy", "accuracy_low", "accuracy_high"), (0, 103)),
     "model_size": Metric("model size (kB)", 1e-3, ("model_size_bytes",)),
     "packed_size": Metric("packed size (kB)", 1e-3, ("packed_size_bytes",)),
-    "speedup": Metric("speed-up\n(dense fp32 = 1)", 1, ("speedup", "speedup_low", "speedup_high")),
+    "speedup": Metric("speed-up (dense fp32 = 1)", 1, ("speedup", "speedup_low", "speedup_high")),
     "relative_time": Metric("time per image (dense fp32 = 1)", 1, ("relative_time",)),
     **{
         name: Metric("inference time per image (ms)", 1, (f"{name}_ms", f"{name}_low_ms", f"{name}_high_ms"))
@@ -78,6 +80,12 @@ def whiskers(study: Study, measured: Metric) -> str:
     if one and len(measured.columns) == 3:
         parts.append((f"one seed of {', '.join(one)}, " if parts else "") + "whiskers: 95 % interval")
     return "; ".join(parts)
+
+
+def disturbance(study: Study) -> str:
+    """Return in words by how much other programs disturbed the timings, nothing if they did not or it is unknown."""
+    highest = study.summary["machine_busy"].max()
+    return f"timed while other programs took up to {100 * highest:.0f} % of the CPU time" if highest > BUSY else ""
 
 
 def refused_note(study: Study) -> str:

@@ -1,9 +1,8 @@
-"""Measurements of ONNX files in ONNX Runtime on the CPU: predictions, and time per image."""
+"""ONNX files in ONNX Runtime on the CPU: loaded, and run on images; and the CPU itself."""
 
 import os
 import platform
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import numpy
 import onnxruntime
@@ -15,11 +14,6 @@ from elagage.files import reading
 RUNTIME = {"onnxruntime": onnxruntime.__version__}  # what measurements say they were made with
 Model = Callable[[numpy.ndarray], numpy.ndarray]  # uint8 [n, channels, height, width] -> logits, float32 [n, classes]
 EVALUATION_BATCH = 250  # images
-WARM_UP = 50  # images, not counted
-LEAST_TIMES = 6  # of fewer images each is timed several times: the median of fewer times has no 95 % interval
-# Images timed with one model before the next takes its turn: long enough that a model finds its weights in the cache
-# again, as it would in use, and short enough that a disturbance of the machine meets all of them.
-TURN = 20
 
 # x86 and Arm extensions that decide how fast, and how exactly, int8 is multiplied, as Linux names them.
 INSTRUCTION_SETS = (
@@ -60,29 +54,6 @@ def predictions(model: Model, split: Split) -> numpy.ndarray:
     predicted = numpy.concatenate(parts)
     assert len(predicted) == len(split), f"predicted {len(predicted)} of {len(split)} images"
     return predicted
-
-
-def time_in_turns(
-    models: Mapping[str, Callable[[numpy.ndarray], object]], images: numpy.ndarray
-) -> dict[str, numpy.ndarray]:
-    """Return, for each model, the nanoseconds, int64 [n], that a call on each single image took.
-
-    images: uint8 [n, channels, height, width]. The models take turns of TURN images in one process, so that their
-    times are paired: what slows the machine down slows all of them.
-    """
-    repeats = -(-LEAST_TIMES // len(images))
-    singles = [numpy.ascontiguousarray(image[None]) for image in images] * repeats
-    times = {name: numpy.empty(len(singles), numpy.int64) for name in models}
-    for model in models.values():
-        for image in (singles * (1 + WARM_UP // len(singles)))[:WARM_UP]:
-            model(image)
-    for start in range(0, len(singles), TURN):
-        for name, model in models.items():
-            for index in range(start, min(start + TURN, len(singles))):
-                before = time.perf_counter_ns()
-                model(singles[index])
-                times[name][index] = time.perf_counter_ns() - before
-    return times
 
 
 def machine(cpuinfo: str | os.PathLike = "/proc/cpuinfo") -> dict[str, str]:
