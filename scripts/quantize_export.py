@@ -18,7 +18,9 @@ def quantize_export(dataset: Dataset, architecture: str, checkpoint: str | None,
     architecture. Raises UserError if the network cannot be exported.
     """
     if checkpoint is None:
-        network = build_network(architecture, len(dataset.classes), dataset.channels)
+        network = build_network(
+            architecture, len(dataset.classes), dataset.channels, image_size=dataset.image_size
+        )
     else:
         network, _ = load_network(checkpoint, architecture, dataset)
     with naming(architecture):

@@ -3,19 +3,19 @@
 from collections.abc import Mapping
 
 import torch
-from torch import nn
 
 from elagage.data import Dataset, Split
 from elagage.files import sha256
 from elagage.job import job, say
 from elagage.pytorch.checkpoints import save_checkpoint
+from elagage.pytorch.independence import check_independence
 from elagage.pytorch.inspection import (
     better_class_order,
     better_normalization,
     check_accuracy,
     predicted_classes,
 )
-from elagage.pytorch.models import ModelSpec, Normalize, build_network, checked_logits, naming
+from elagage.pytorch.models import ModelSpec, build_network, naming
 from elagage.pytorch.training import compute_reproducibly
 from elagage.pytorch.weights import load_weights
 
@@ -37,12 +37,12 @@ def train_import(
     Training images tell whether another of the usual normalizations, or another order of the classes, fits the weights
     better; this is said. accuracy: on test images, if the user knows it. Raises UserError if it is clearly missed.
     """
-    network = build_network(model.architecture, len(dataset.classes), dataset.channels, model.seed)
+    network = build_network(
+        model.architecture, len(dataset.classes), dataset.channels, model.seed, image_size=dataset.image_size
+    )
     taken = load_weights(network, weights, key, f"models.{model.name}.weights: {weights!r}")
     with naming(model.architecture):
-        checked_logits(
-            nn.Sequential(Normalize(dataset), network).eval(), torch.from_numpy(test.images[:2]), len(dataset.classes)
-        )
+        check_independence(network, dataset)
     hints = [better_normalization(network, dataset, train, normalization), better_class_order(network, dataset, train)]
     hints = [f"models.{model.name}: {hint}" for hint in hints if hint]
     for note in [*taken.pop("weights_notes"), *hints]:

@@ -21,14 +21,21 @@ from torch import nn
 from torch.export.passes import move_to_device_pass
 
 from elagage.data import Dataset, PreparedData
-from elagage.errors import UserError
+from elagage.errors import RefusedError, UserError
 from elagage.onnx.graph import with_weights
 from elagage.onnx.quantization import quantize
 from elagage.pytorch.export import export_program
 from elagage.pytorch.fake_quantization import FakeQuantizedNetwork, qdq_places
-from elagage.pytorch.models import Normalize, checked_logits
+from elagage.pytorch.models import Normalize, checked_logits, copied
 from elagage.pytorch.pruning import hold_zeros
-from elagage.pytorch.training import TrainingSettings, check_trainable, evaluate_images, fit, warmup_and_cosine
+from elagage.pytorch.training import (
+    TrainingSettings,
+    check_trainable,
+    check_training,
+    evaluate_images,
+    fit,
+    warmup_and_cosine,
+)
 from elagage.pytorch.training_state import TrainingState
 from elagage.statistics import mean_difference_interval, share_became_correct
 
@@ -62,7 +69,7 @@ def prepare(network: nn.Module, dataset: Dataset, calibration: numpy.ndarray, de
     """Return the network, which is moved to the device, ready to be trained; its ranges calibrated on training images.
 
     calibration: uint8 [n, channels, height, width]. Raises UserError if the network cannot be exported, if nothing of
-    it becomes int8, or if there is nothing to train.
+    it becomes int8, or if there is nothing to train; RefusedError if what is prepared cannot be trained.
     """
     check_trainable(network)
     graph, program = export_program(network, dataset)
@@ -73,6 +80,10 @@ def prepare(network: nn.Module, dataset: Dataset, calibration: numpy.ndarray, de
         program = move_to_device_pass(program, device)
     # Here, not under inference_mode: tensors that are moved there cannot be trained.
     prepared = FakeQuantizedNetwork(network, program, float32, places).to(device)
+    try:
+        check_training(prepared, Normalize(dataset).to(device), calibration)
+    except UserError as error:
+        raise RefusedError(f"prepared for int8, {error}; use mode static instead of qat") from error
     return Trainable(prepared, exported, calibration, device)
 
 
@@ -155,7 +166,8 @@ def _check_folding(trainable: Trainable, dataset: Dataset, images: numpy.ndarray
     """Raise UserError unless the network that is trained computes, with nothing rounded, what the float32 one does."""
     prepared = trainable.fake_quantized.eval()
     pixels = Normalize(dataset).to(trainable.device)(torch.from_numpy(images).to(trainable.device))
-    expected = prepared.network(pixels).cpu().numpy()
+    # A copy, which may keep what it computes from weights that training changes; of pixels too, for in-place operations.
+    expected = copied(prepared.network)(pixels.clone()).cpu().numpy()
     error = _relative_error(prepared.without_fake_quantization(pixels).cpu().numpy(), expected)
     if not error <= MAX_FLOAT32_ERROR:
         raise UserError(
