@@ -42,22 +42,30 @@ def check_independence(network: nn.Module, dataset: Dataset) -> None:
             "the network gives other logits when it is called again with the same images: in evaluation mode it "
             "depends on randomness (dropout that is always on) or on earlier calls"
         )
-    alone = checked_logits(deployed, images[CHOSEN : CHOSEN + 1], classes).numpy()
-    if not same_logits(first[CHOSEN : CHOSEN + 1], alone):
+    try:
+        alone = checked_logits(deployed, images[CHOSEN : CHOSEN + 1], classes).numpy()
+    except UserError:
+        if not _norms_without_statistics(deployed):
+            raise
+        alone = None  # one image has no statistics
+    if alone is None or not same_logits(first[CHOSEN : CHOSEN + 1], alone):
         raise UserError(
             f"an image gets other logits beside seven others than alone: {_culprits(untouched, images)}; deployed, an "
             f"image has no neighbours; use layers that compute with each image by itself"
         )
 
 
-def _culprits(deployed: nn.Module, images: torch.Tensor) -> str:
-    """Say which layers let images of a batch depend on each other."""
-    norms = [
+def _norms_without_statistics(deployed: nn.Module) -> list[str]:
+    return [
         f"{name.removeprefix('1.')!r} ({type(module).__name__})"
         for name, module in deployed.named_modules()
         if isinstance(module, _BatchNorm) and module.running_mean is None
     ]
-    if norms:
+
+
+def _culprits(deployed: nn.Module, images: torch.Tensor) -> str:
+    """Say which layers let images of a batch depend on each other."""
+    if norms := _norms_without_statistics(deployed):
         rest = f" and {len(norms) - SHOWN} more" if len(norms) > SHOWN else ""
         return f"batch normalization without running statistics in {', '.join(norms[:SHOWN])}{rest}"
     together, alone = _steps(deployed, images), _steps(deployed, images[CHOSEN : CHOSEN + 1])
@@ -69,6 +77,26 @@ def _culprits(deployed: nn.Module, images: torch.Tensor) -> str:
         if not same_logits(own.numpy(), expected.values.numpy()):
             return step.place
     return "somewhere in its forward pass"
+
+
+def check_rebuilt(network: nn.Module, rebuilt: nn.Module, dataset: Dataset) -> None:
+    """Raise UserError if the network and one that was built with another seed differ when they have the same weights.
+
+    They do if building draws, or computes from weights, what is not in the state dict: no checkpoint would keep that.
+    """
+    images, classes, other = probe_images(dataset), len(dataset.classes), with_other_weights(network)
+    again = copied(rebuilt)
+    again.load_state_dict(other.state_dict())
+    logits, expected = (
+        checked_logits(nn.Sequential(Normalize(dataset), each).eval(), images, classes).numpy()
+        for each in (again, other)
+    )
+    if not same_logits(logits, expected):
+        raise UserError(
+            "built twice, the network gives other logits with the same weights: it keeps something that is drawn, or "
+            "computed from weights, when it is built, and that is not in its state dict; register it as a buffer, or "
+            "compute it in the forward pass"
+        )
 
 
 class _Step(NamedTuple):
