@@ -7,6 +7,7 @@ from elagage.files import whole_file
 from elagage.job import job
 from elagage.pytorch.checkpoints import load_network
 from elagage.pytorch.export import export_graph
+from elagage.pytorch.independence import check_rebuilt
 from elagage.pytorch.models import build_network, naming
 from elagage.pytorch.training import compute_reproducibly
 from elagage.refusals import refusing
@@ -19,7 +20,14 @@ def quantize_export(dataset: Dataset, architecture: str, checkpoint: str | None,
     architecture. Raises UserError if the network cannot be exported.
     """
     if checkpoint is None:
-        network = build_network(architecture, len(dataset.classes), dataset.channels)
+        rebuilt, network = (
+            build_network(
+                architecture, len(dataset.classes), dataset.channels, seed=seed, image_size=dataset.image_size
+            )
+            for seed in (1, 0)
+        )
+        with naming(architecture):
+            check_rebuilt(network, rebuilt, dataset)
     else:
         network, _ = load_network(checkpoint, architecture, dataset)
     with naming(architecture):

@@ -8,10 +8,10 @@ import torch
 from elagage.data import PreparedData
 from elagage.job import job
 from elagage.pytorch.checkpoints import load_network, save_checkpoint
-from elagage.pytorch.models import ModelSpec, naming
+from elagage.pytorch.models import ModelSpec, Normalize, naming
 from elagage.pytorch.pruning import count_weights, hold_zeros
 from elagage.pytorch.recovery import SCHEDULES
-from elagage.pytorch.training import TrainingSettings, check_trainable, compute_reproducibly, fit
+from elagage.pytorch.training import TrainingSettings, check_training, compute_reproducibly, fit
 from elagage.pytorch.training_state import TrainingState, identity
 from elagage.refusals import refusing
 
@@ -34,7 +34,7 @@ def recover(
     """
     network, provenance = load_network(pruned, model.architecture, data.dataset, model.seed)
     with naming(model.architecture):
-        check_trainable(network)
+        check_training(network, Normalize(data.dataset), data.validation.images)
     before = count_weights(network)
     label = f"{recovery} {model.name} seed {model.seed} {provenance['scope']} {provenance['rate']}"
     schedule = SCHEDULES[recovery](settings, **retraining)

@@ -12,7 +12,7 @@ from elagage.files import write_csv
 from elagage.job import job
 from elagage.progress import progress
 from elagage.pytorch.checkpoints import load_network
-from elagage.pytorch.models import Normalize, naming
+from elagage.pytorch.models import Normalize, copied, naming
 from elagage.pytorch.pruning import magnitude_prune, prunable
 from elagage.pytorch.training import compute_reproducibly, default_device, evaluate
 from elagage.refusals import refusing
@@ -56,13 +56,14 @@ def measure(
     weights that is zero after global pruning at this rate. `advance(1)` is called after each accuracy.
     """
     network.to(device)
+    # Copies are evaluated, which may keep what they compute from weights that pruning changes.
     images, weights = len(split), {name: layer.weight.numel() for name, layer in layers(network).items()}
     shares = {rate: global_shares(network, rate) for rate in rates}
-    dense_correct = round(evaluate(network, normalize, split, device)[1] * images)
+    dense_correct = round(evaluate(copied(network), normalize, split, device)[1] * images)
     advance(1)
     rows = []
     for layer, rate in prune_each_layer(network, rates):
-        correct = round(evaluate(network, normalize, split, device)[1] * images)
+        correct = round(evaluate(copied(network), normalize, split, device)[1] * images)
         row = {"layer": layer, "weights": weights[layer], "rate": rate, "correct": correct}
         row |= {"dense_correct": dense_correct, "images": images, "accuracy": correct / images}
         rows.append(row | {"global_share": shares[rate][layer]})

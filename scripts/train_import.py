@@ -1,13 +1,13 @@
 """Take a model's weights from the user's file instead of training it."""
 
 import torch
-from torch import nn
 
 from elagage.data import Dataset
 from elagage.files import sha256
 from elagage.job import job, say
 from elagage.pytorch.checkpoints import save_checkpoint
-from elagage.pytorch.models import ModelSpec, Normalize, build_network, checked_logits, naming
+from elagage.pytorch.independence import check_independence
+from elagage.pytorch.models import ModelSpec, build_network, naming
 from elagage.pytorch.training import compute_reproducibly
 from elagage.pytorch.weights import load_weights
 
@@ -21,11 +21,12 @@ def train_import(
     checkpoint: str,
 ) -> None:
     """Write the weights, checked against the network, as a dense checkpoint; key: of the state dict in the file."""
-    network = build_network(model.architecture, len(dataset.classes), dataset.channels, model.seed)
+    network = build_network(
+        model.architecture, len(dataset.classes), dataset.channels, model.seed, image_size=dataset.image_size
+    )
     taken = load_weights(network, weights, key, f"models.{model.name}.weights: {weights!r}")
-    images = torch.zeros(2, dataset.channels, dataset.image_size, dataset.image_size, dtype=torch.uint8)
     with naming(model.architecture):
-        checked_logits(nn.Sequential(Normalize(dataset), network).eval(), images, len(dataset.classes))
+        check_independence(network, dataset)
     for note in taken.pop("weights_notes"):
         say(note)
     save_checkpoint(

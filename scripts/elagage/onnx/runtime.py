@@ -14,6 +14,7 @@ from elagage.files import reading
 RUNTIME = {"onnxruntime": onnxruntime.__version__}  # what measurements say they were made with
 Model = Callable[[numpy.ndarray], numpy.ndarray]  # uint8 [n, channels, height, width] -> logits, float32 [n, classes]
 EVALUATION_BATCH = 250  # images
+COMPARED = 16  # images that are predicted both in a batch and alone
 
 # x86 and Arm extensions that decide how fast, and how exactly, int8 is multiplied, as Linux names them.
 INSTRUCTION_SETS = (
@@ -45,12 +46,24 @@ def load(path: str | os.PathLike, threads: int) -> Model:
     return lambda images: session.run(None, {"image": images})[0]
 
 
+def same_logits(logits: numpy.ndarray, expected: numpy.ndarray) -> bool:
+    """Whether logits, float32 [n, classes], differ only by sums in another order: by 1e-6, where wrong ones do by 0.1.
+
+    Numbers that are not finite are the same where both are.
+    """
+    return numpy.allclose(logits, expected, rtol=1e-3, atol=1e-3 * numpy.nan_to_num(expected.std()), equal_nan=True)
+
+
 def predictions(model: Model, split: Split) -> numpy.ndarray:
-    """Return the predicted class, int64 [n], of every image of the split."""
-    parts = [
-        model(split.images[start : start + EVALUATION_BATCH]).argmax(1)
-        for start in range(0, len(split), EVALUATION_BATCH)
-    ]
+    """Return the predicted class, int64 [n], of every image of the split, as it is predicted alone.
+
+    The first images tell whether batches give the same logits. They do not where activations are quantized by ranges
+    of the whole batch (modes `dynamic` and `dynamic_conv`); there, each image is predicted by itself.
+    """
+    together = model(split.images[:EVALUATION_BATCH])[:COMPARED]
+    alone = numpy.concatenate([model(image[None]) for image in split.images[:COMPARED]])
+    batch = EVALUATION_BATCH if same_logits(together, alone) else 1
+    parts = [model(split.images[start : start + batch]).argmax(1) for start in range(0, len(split), batch)]
     predicted = numpy.concatenate(parts)
     assert len(predicted) == len(split), f"predicted {len(predicted)} of {len(split)} images"
     return predicted
