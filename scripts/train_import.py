@@ -70,14 +70,15 @@ if "snakemake" in globals():
     with job(snakemake.log[0]):
         compute_reproducibly(snakemake.threads)
         wildcards = snakemake.wildcards
+        dataset = Dataset.read(snakemake.input.dataset, snakemake.params.trained_with)
         train_import(
-            Dataset.read(snakemake.input.dataset, snakemake.params.normalization),
+            dataset,
             ModelSpec(wildcards.model, snakemake.params.architecture, int(wildcards.seed)),
             snakemake.input.weights,
             key=snakemake.params.weights_key,
-            train=Split.read(snakemake.input.train_images, snakemake.input.train_labels),
-            test=Split.read(snakemake.input.test_images, snakemake.input.test_labels),
-            normalization=snakemake.params.normalization,
+            train=dataset.split(snakemake.input, "train"),
+            test=dataset.split(snakemake.input, "test"),
+            normalization=snakemake.params.trained_with["normalization"],
             accuracy=snakemake.params.accuracy,
             checkpoint=snakemake.output.checkpoint,
         )

@@ -95,7 +95,7 @@ rule evaluate_latency_eager:
     params:
         **config["evaluation"],
         architecture=architecture,
-        normalization=normalization,
+        trained_with=trained_with,
         user_code=lambda wildcards: user_code(wildcards.model),
         code=code("evaluate_latency_eager"),
     message:

@@ -23,7 +23,7 @@ rule train:
         runtime=times_attempt(720),
     params:
         architecture=architecture,
-        normalization=normalization,
+        trained_with=trained_with,
         user_code=lambda wildcards: user_code(wildcards.model),
         settings=config["training"],
         # Not an output, because Snakemake deletes those of a killed job.
@@ -55,7 +55,7 @@ rule train_import:
         runtime=times_attempt(10),
     params:
         architecture=architecture,
-        normalization=normalization,
+        trained_with=trained_with,
         user_code=lambda wildcards: user_code(wildcards.model),
         accuracy=lambda wildcards: config["models"][wildcards.model]["accuracy"],
         weights_key=lambda wildcards: config["models"][wildcards.model]["weights_key"],

@@ -28,15 +28,17 @@ class ModelSpec(NamedTuple):
 
 
 class Normalize(nn.Module):
-    """uint8 images [n, channels, height, width] -> float32 with the data set's mean 0 and deviation 1."""
+    """uint8 images [n, channels, height, width] -> float32 with mean 0, deviation 1 and the channels in their order."""
 
     def __init__(self, dataset: Dataset):
         super().__init__()
+        self.bgr = dataset.bgr
         self.register_buffer("mean", 255 * torch.tensor(dataset.mean).view(1, -1, 1, 1))
         self.register_buffer("std", 255 * torch.tensor(dataset.std).view(1, -1, 1, 1))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return (images.float() - self.mean) / self.std
+        normalized = (images.float() - self.mean) / self.std
+        return normalized.flip(1) if self.bgr else normalized
 
 
 class BasicBlock(nn.Module):
