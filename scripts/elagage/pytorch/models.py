@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from elagage.data import Dataset
 from elagage.errors import UserError
-from elagage.user_code import import_roots, import_user_module
+from elagage.user_code import import_roots, import_user_module, users_first
 
 
 class ModelSpec(NamedTuple):
@@ -162,15 +162,16 @@ def build_network(architecture: str, num_classes: int, in_channels: int, seed: i
     torch.manual_seed(seed)
     if architecture in ARCHITECTURES:
         return ARCHITECTURES[architecture](num_classes=num_classes, in_channels=in_channels)
-    build = _user_build(architecture)
-    try:
-        network = build(num_classes=num_classes, in_channels=in_channels)
-    except (Exception, SystemExit) as error:
-        traceback.print_exc()
-        raise UserError(
-            f"architecture {architecture!r}: the call with num_classes={num_classes}, in_channels={in_channels} "
-            f"raised {_described(error, architecture)}"
-        ) from error
+    with users_first(architecture.rpartition(":")[0]):
+        build = _user_build(architecture)
+        try:
+            network = build(num_classes=num_classes, in_channels=in_channels)
+        except (Exception, SystemExit) as error:
+            traceback.print_exc()
+            raise UserError(
+                f"architecture {architecture!r}: the call with num_classes={num_classes}, in_channels={in_channels} "
+                f"raised {_described(error, architecture)}"
+            ) from error
     if not isinstance(network, nn.Module):
         raise UserError(
             f"architecture {architecture!r}: the call returned a {type(network).__name__}, not a torch.nn.Module"
