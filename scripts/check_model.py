@@ -302,9 +302,10 @@ if "snakemake" in globals():
     with job(snakemake.log[0]):
         compute_reproducibly(snakemake.threads)
         params, inputs = snakemake.params, snakemake.input
+        data = PreparedData.read(inputs, params.trained_with)
         check_model(
-            PreparedData.read(inputs, params.stated["normalization"]),
-            Split.read(inputs.test_images, inputs.test_labels),
+            data,
+            data.dataset.split(inputs, "test"),
             ModelSpec(snakemake.wildcards.model, params.stated["architecture"], params.seed),
             TrainingSettings(**params.settings),
             graph=inputs.graph,

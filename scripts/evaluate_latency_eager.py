@@ -45,7 +45,7 @@ if "snakemake" in globals():
     with job(snakemake.log[0]):
         test = Split.read(snakemake.input.test_images, snakemake.input.test_labels)
         evaluate_latency_eager(
-            Dataset.read(snakemake.input.dataset, snakemake.params.normalization),
+            Dataset.read(snakemake.input.dataset, snakemake.params.trained_with),
             snakemake.input.dense,
             snakemake.params.architecture,
             dense_onnx=snakemake.input.dense_onnx,

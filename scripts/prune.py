@@ -37,7 +37,7 @@ if "snakemake" in globals():
     with job(snakemake.log[0]), refusing(snakemake.output):
         compute_reproducibly(snakemake.threads)
         prune(
-            Dataset.read(snakemake.input.dataset, snakemake.params.normalization),
+            Dataset.read(snakemake.input.dataset, snakemake.params.trained_with),
             snakemake.input.source,
             snakemake.params.architecture,
             scope=snakemake.wildcards.scope,

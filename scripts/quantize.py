@@ -50,7 +50,7 @@ if "snakemake" in globals():
             split = Split.read(snakemake.input.train_images, snakemake.input.train_labels)
             calibration = split.first(snakemake.params.calibration_images, "quantization.calibration_images")
         quantize_checkpoint(
-            Dataset.read(snakemake.input.dataset, snakemake.params.normalization),
+            Dataset.read(snakemake.input.dataset, snakemake.params.trained_with),
             snakemake.input.graph,
             snakemake.input.checkpoint,
             calibration=calibration,

@@ -40,7 +40,7 @@ if "snakemake" in globals():
     with job(snakemake.log[0]), refusing(snakemake.output):
         compute_reproducibly(snakemake.threads)
         quantize_export(
-            Dataset.read(snakemake.input.dataset, snakemake.params.normalization),
+            Dataset.read(snakemake.input.dataset, snakemake.params.trained_with),
             snakemake.params.architecture,
             snakemake.input.get("checkpoint"),
             snakemake.output.graph,

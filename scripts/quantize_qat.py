@@ -67,7 +67,7 @@ if "snakemake" in globals():
         params, seed = snakemake.params, int(snakemake.wildcards.seed)
         depends = [snakemake.input.dataset, snakemake.input.checkpoint]
         quantize_qat(
-            PreparedData.read(snakemake.input, snakemake.params.normalization),
+            PreparedData.read(snakemake.input, snakemake.params.trained_with),
             snakemake.input.checkpoint,
             params.architecture,
             TrainingSettings(**params.settings),

@@ -60,7 +60,7 @@ if "snakemake" in globals():
         params, wildcards = snakemake.params, snakemake.wildcards
         depends = [snakemake.input.dataset, snakemake.input.pruned]
         recover(
-            PreparedData.read(snakemake.input, snakemake.params.normalization),
+            PreparedData.read(snakemake.input, snakemake.params.trained_with),
             ModelSpec(wildcards.model, params.architecture, int(wildcards.seed)),
             TrainingSettings(**params.settings),
             pruned=snakemake.input.pruned,

@@ -32,7 +32,7 @@ if "snakemake" in globals():
     with job(snakemake.log[0]), refusing(snakemake.output):
         compute_reproducibly(snakemake.threads)
         recover_batchnorm(
-            PreparedData.read(snakemake.input, snakemake.params.normalization),
+            PreparedData.read(snakemake.input, snakemake.params.trained_with),
             snakemake.input.pruned,
             snakemake.params.architecture,
             batchnorm_images=snakemake.params.batchnorm_images,

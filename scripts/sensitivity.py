@@ -101,9 +101,10 @@ def sensitivity(
 if "snakemake" in globals():
     with job(snakemake.log[0]), refusing(snakemake.output):
         compute_reproducibly(snakemake.threads)
+        dataset = Dataset.read(snakemake.input.dataset, snakemake.params.trained_with)
         sensitivity(
-            Dataset.read(snakemake.input.dataset, snakemake.params.normalization),
-            Split.read(snakemake.input.validation_images, snakemake.input.validation_labels),
+            dataset,
+            dataset.split(snakemake.input, "validation"),
             snakemake.input.checkpoint,
             snakemake.params.architecture,
             images=snakemake.params.images,

@@ -60,7 +60,7 @@ if "snakemake" in globals():
         compute_reproducibly(snakemake.threads)
         params, wildcards = snakemake.params, snakemake.wildcards
         train(
-            PreparedData.read(snakemake.input, snakemake.params.normalization),
+            PreparedData.read(snakemake.input, snakemake.params.trained_with),
             ModelSpec(wildcards.model, params.architecture, int(wildcards.seed)),
             TrainingSettings(**params.settings),
             state=TrainingState(

@@ -48,8 +48,9 @@ if "snakemake" in globals():
     with job(snakemake.log[0]):
         compute_reproducibly(snakemake.threads)
         wildcards = snakemake.wildcards
+        dataset = Dataset.read(snakemake.input.dataset, snakemake.params.trained_with)
         train_import(
-            Dataset.read(snakemake.input.dataset, snakemake.params.normalization),
+            dataset,
             ModelSpec(wildcards.model, snakemake.params.architecture, int(wildcards.seed)),
             snakemake.input.weights,
             key=snakemake.params.weights_key,

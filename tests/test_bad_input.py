@@ -70,6 +70,8 @@ MISTAKES = {
     "weights of another kind": ("models: {m: {architecture: resnet8, weights: w.onnx}}", "models.m.weights", "PyTorch"),
     "no such weights": ("models: {m: {architecture: resnet8, weights: w.pt}}", "models.m.weights", "'w.pt'"),
     "list of weights": ("models: {m: {architecture: resnet8, weights: [w.pt]}}", "models.m.weights", ".pt"),
+    "number as class": ("models: {m: {architecture: resnet8, classes: [1]}}", "models.m.classes[0]", "quotes"),
+    "other channels": ("models: {m: {architecture: resnet8, preprocessing: {channels: HSV}}}", "channels", "BGR"),
     "no model": ("models: {}", "models"),
     "no such data set": ("dataset: {name: mnist}", "dataset.name", "'mnist'", "fashion_mnist"),
     "no image size": ("dataset: {name: image_folder}", "dataset.image_size"),
@@ -410,6 +412,13 @@ evaluation: {latency_images: 20}
 def test_an_image_folder_with_a_fault_is_refused_before_any_job(study, train, test, words):
     image_folder(study / "pictures", train, test)
     refused(FOLDER, "dataset.path" if "evaluation" not in words[0] else "evaluation", *words)
+
+
+def test_names_of_classes_that_the_folder_lacks_are_refused_before_any_job(study):
+    image_folder(study / "pictures", {"cat": 20, "dog": 20}, {"cat": 20, "dog": 20})
+    model = "models: {m: {architecture: resnet8, classes: [dgo, cat]}}\n"
+    refused(FOLDER + model, "configuration: models.m.classes", "'dgo'", "did you mean 'dog'?")
+    configured(FOLDER + model.replace("dgo", "dog"))
 
 
 def test_of_a_small_image_folder_all_images_are_taken_which_is_said_unless_more_are_stated(study):

@@ -2,10 +2,10 @@
 
 import functools
 import itertools
-import json
 import lzma
 import math
 import pathlib
+from types import SimpleNamespace
 
 import numpy
 import onnx
@@ -13,13 +13,15 @@ import psutil
 import pytest
 import torch
 from runners import SCRIPTS, python
+from torch import nn
 
-from elagage.data import Dataset, Split
+from elagage.data import SPLITS, Dataset, PreparedData, Split
 from elagage.errors import UserError
 from elagage.files import read_json
+from elagage.onnx.deployed import describe
 from elagage.onnx.runtime import load, machine
-from elagage.pytorch.checkpoints import save_checkpoint
-from elagage.pytorch.models import build_network
+from elagage.pytorch.checkpoints import load_network, save_checkpoint
+from elagage.pytorch.models import Normalize, build_network
 from elagage.statistics import loads_interval, mean_difference_interval, share_became_correct, wilson_interval
 from elagage.timing import LOADS
 from evaluate_accuracy import evaluate_accuracy
@@ -27,6 +29,10 @@ from evaluate_latency import evaluate_latency
 from evaluate_latency_eager import evaluate_latency_eager
 from evaluate_size import evaluate_size
 from pack import pack_file
+from quantize import quantize_checkpoint
+from quantize_export import quantize_export
+
+CHANNELS = Dataset("toy", ["red", "green", "blue"], 3, 8, [0.5] * 3, [0.25] * 3, False, {}, {})
 
 
 @pytest.fixture
@@ -41,7 +47,7 @@ def brightest(tmp_path) -> str:
     axes = onnx.numpy_helper.from_array(numpy.array([2, 3]), "axes")
     graph = onnx.helper.make_graph(nodes, "brightest", [image], [logits], [axes])
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
-    onnx.helper.set_model_props(model, {"provenance": json.dumps({"model": "brightest"})})
+    describe(model, {"classes": CHANNELS.classes, "provenance": {"model": "brightest"}})
     onnx.save(model, tmp_path / "brightest.onnx")
     return str(tmp_path / "brightest.onnx")
 
@@ -57,11 +63,54 @@ def test_every_image_is_predicted_in_order(brightest, tmp_path, count):
     labels = numpy.random.default_rng(1).integers(0, 3, count)
     wrong = numpy.where(numpy.arange(count) < 100, (labels + 1) % 3, labels)  # the first 100 labels are wrong
     split = Split(bright_images(labels), wrong)
-    evaluate_accuracy(split, brightest, threads=1, accuracy=tmp_path / "a.json", predicted=tmp_path / "p.npy")
+    outputs = {"accuracy": tmp_path / "a.json", "predicted": tmp_path / "p.npy"}
+    evaluate_accuracy(CHANNELS, split, brightest, threads=1, **outputs)
     predicted = numpy.load(tmp_path / "p.npy")
     assert predicted.dtype == numpy.int32
     assert predicted.tolist() == labels.tolist()
     assert read_json(tmp_path / "a.json") == {"images": count, "correct": max(0, count - 100)}
+
+
+def test_predictions_number_the_classes_as_the_data_set_does_whatever_the_order_of_the_outputs(
+    dataset, data, held_out, dense, tmp_path
+):
+    order = [2, 0, 1]
+    other = data.dataset.as_trained(classes=[data.dataset.classes[label] for label in order])
+    network, provenance = load_network(dense, "resnet8", data.dataset)
+    with torch.no_grad():  # so that every class is predicted
+        logits = nn.Sequential(Normalize(data.dataset), network).eval()(torch.from_numpy(held_out.images))
+        network.linear.bias -= logits.mean(0)
+    state = network.state_dict()
+    save_checkpoint(dense, state, provenance)
+    last = {f"linear.{name}": state[f"linear.{name}"][order] for name in ("weight", "bias")}
+    save_checkpoint(tmp_path / "other.safetensors", state | last, provenance)
+    quantize_export(data.dataset, "resnet8", None, tmp_path / "graph.onnx")
+    predicted = {}
+    for name, described in (("dense", data.dataset), ("other", other)):
+        outputs = {mode: tmp_path / f"{name}-{mode}.onnx" for mode in ("float32", "static")}
+        checkpoint = tmp_path / f"{name}.safetensors"
+        quantize_checkpoint(described, tmp_path / "graph.onnx", checkpoint, calibration=data.train, outputs=outputs)
+        for mode, file in outputs.items():
+            results = {"accuracy": tmp_path / f"{name}-{mode}.json", "predicted": tmp_path / f"{name}-{mode}.npy"}
+            evaluate_accuracy(data.dataset, held_out, str(file), threads=1, **results)
+            predicted[name, mode] = numpy.load(results["predicted"])
+    for mode in ("float32", "static"):
+        assert (predicted["dense", mode] == predicted["other", mode]).all()
+        assert len(set(predicted["dense", mode])) > 1
+        assert (tmp_path / f"dense-{mode}.json").read_text() == (tmp_path / f"other-{mode}.json").read_text()
+    # What trains and what measures in PyTorch gets labels in the order of the model's outputs.
+    files = SimpleNamespace(
+        dataset=dataset / "dataset.json",
+        **{f"{split}_{kind}": dataset / f"{split}_{kind}.npy" for split in SPLITS for kind in ("images", "labels")},
+    )
+    read = PreparedData.read(files, {"classes": other.classes})
+    for split, same in ((read.train, data.train), (read.validation, data.validation)):
+        names = [
+            [of.classes[label] for label in labels]
+            for of, labels in ((other, split.labels), (data.dataset, same.labels))
+        ]
+        assert names[0] == names[1]
+        assert split.labels.dtype == numpy.int64
 
 
 def test_a_file_is_counted_as_it_is_stored(brightest, tmp_path):

@@ -181,6 +181,17 @@ class Plan:
         qat = {key: self.config["quantization"][f"qat_{key}"] for key in ("epochs", "learning_rate")}
         return self.config["training"] | qat | {"warmup_epochs": 0}
 
+    def trained_with(self, model: str) -> dict:
+        """Return what the weights of a model expect of images, and the order of its classes, for Dataset.as_trained."""
+        stated = self.config["models"][model]
+        preprocessing = stated["preprocessing"]
+        return {
+            "normalization": stated["normalization"],
+            "channels": preprocessing["channels"],
+            "full_scale": preprocessing["range"],
+            "classes": stated["classes"],
+        }
+
     def user_code(self, model: str) -> str | None:
         """Return the checksums of the user's file that defines a model and of what it imports, None if built in."""
         file = self.config["models"][model]["architecture"].rpartition(":")[0]

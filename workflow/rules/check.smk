@@ -22,6 +22,7 @@ rule check_model:
         runtime=times_attempt(60),
     params:
         stated=lambda wildcards: config["models"][wildcards.model],
+        trained_with=trained_with,
         user_code=lambda wildcards: user_code(wildcards.model),
         seed=config["seeds"][0],
         settings=config["training"],

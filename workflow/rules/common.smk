@@ -75,9 +75,9 @@ def architecture(wildcards) -> str:
     return config["models"][wildcards.model]["architecture"]
 
 
-def normalization(wildcards) -> str | dict:
-    """Return the mean and deviation that the model of a job expects."""
-    return config["models"][wildcards.model]["normalization"]
+def trained_with(wildcards) -> dict:
+    """Return what the weights of a job's model expect of images, and the order of its classes."""
+    return PLAN.trained_with(wildcards.model)
 
 
 def given_dense(wildcards) -> list[str]:

@@ -96,7 +96,7 @@ rule evaluate_latency_eager:
         latency_images=config["evaluation"]["latency_images"],
         threads=config["evaluation"]["threads"],
         architecture=architecture,
-        normalization=normalization,
+        trained_with=trained_with,
         user_code=lambda wildcards: user_code(wildcards.model),
         code=code("evaluate_latency_eager"),
     message:

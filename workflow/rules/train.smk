@@ -24,7 +24,7 @@ rule train:
         runtime=times_attempt(720),
     params:
         architecture=architecture,
-        normalization=normalization,
+        trained_with=trained_with,
         user_code=lambda wildcards: user_code(wildcards.model),
         settings=config["training"],
         # Not an output, because Snakemake deletes those of a killed job.
@@ -54,7 +54,7 @@ rule train_import:
         runtime=times_attempt(10),
     params:
         architecture=architecture,
-        normalization=normalization,
+        trained_with=trained_with,
         user_code=lambda wildcards: user_code(wildcards.model),
         weights_key=lambda wildcards: config["models"][wildcards.model]["weights_key"],
         code=code("train_import"),

@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 
 from elagage.data import Dataset
 from elagage.errors import UserError
-from elagage.user_code import import_roots, import_user_module
+from elagage.user_code import import_roots, import_user_module, users_first
 
 
 class ModelSpec(NamedTuple):
@@ -31,15 +31,17 @@ class ModelSpec(NamedTuple):
 
 
 class Normalize(nn.Module):
-    """uint8 images [n, channels, height, width] -> float32 with the data set's mean 0 and deviation 1."""
+    """uint8 images [n, channels, height, width] -> float32 with mean 0, deviation 1 and the channels in their order."""
 
     def __init__(self, dataset: Dataset):
         super().__init__()
+        self.bgr = dataset.bgr
         self.register_buffer("mean", 255 * torch.tensor(dataset.mean).view(1, -1, 1, 1))
         self.register_buffer("std", 255 * torch.tensor(dataset.std).view(1, -1, 1, 1))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return (images.float() - self.mean) / self.std
+        normalized = (images.float() - self.mean) / self.std
+        return normalized.flip(1) if self.bgr else normalized
 
 
 class BasicBlock(nn.Module):
@@ -169,15 +171,16 @@ def build_network(
     torch.manual_seed(seed)
     if architecture in ARCHITECTURES:
         return ARCHITECTURES[architecture](num_classes=num_classes, in_channels=in_channels)
-    build = _user_build(architecture)
-    try:
-        network = build(num_classes=num_classes, in_channels=in_channels)
-    except (Exception, SystemExit) as error:
-        traceback.print_exc()
-        raise UserError(
-            f"architecture {architecture!r}: the call with num_classes={num_classes}, in_channels={in_channels} "
-            f"raised {_described(error, architecture)}"
-        ) from error
+    with users_first(architecture.rpartition(":")[0]):
+        build = _user_build(architecture)
+        try:
+            network = build(num_classes=num_classes, in_channels=in_channels)
+        except (Exception, SystemExit) as error:
+            traceback.print_exc()
+            raise UserError(
+                f"architecture {architecture!r}: the call with num_classes={num_classes}, in_channels={in_channels} "
+                f"raised {_described(error, architecture)}"
+            ) from error
     if not isinstance(network, nn.Module):
         raise UserError(
             f"architecture {architecture!r}: the call returned a {type(network).__name__}, not a torch.nn.Module"
