@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping
 import numpy
 import onnx
 import torch
-from torch.nn import functional
 
 from elagage.data import Dataset, PreparedData, Split
 from elagage.errors import RefusedError, UserError
@@ -25,7 +24,7 @@ from elagage.progress import progress
 from elagage.pytorch.checkpoints import load_network
 from elagage.pytorch.inspection import better_class_order, better_normalization, check_accuracy, predicted_classes
 from elagage.pytorch.models import ModelSpec, Normalize, build_network
-from elagage.pytorch.training import TrainingSettings, compute_reproducibly
+from elagage.pytorch.training import TrainingSettings, check_training, compute_reproducibly, mean_loss
 from elagage.pytorch.training_state import TrainingState
 from elagage.timing import time_in_turns
 from prune import prune
@@ -192,13 +191,17 @@ def given_weights(
 
 def training_seconds(dataset: Dataset, model: ModelSpec, train: Split, batch_size: int) -> float:
     """Return the seconds that forward and backward pass take for an image, of the faster of two batches."""
-    network = build_network(model.architecture, len(dataset.classes), dataset.channels).train()
-    batch = train.first(min(batch_size, len(train)), "training.batch_size")
-    images, labels = Normalize(dataset)(torch.from_numpy(batch.images)), torch.from_numpy(batch.labels)
+    network = build_network(
+        model.architecture, len(dataset.classes), dataset.channels, model.seed, image_size=dataset.image_size
+    ).train()
+    batch, normalize = train.first(min(batch_size, len(train)), "training.batch_size"), Normalize(dataset)
+    context = check_training(network, normalize, batch.images)
     seconds = []
     for _ in range(2):
         start = time.perf_counter()
-        functional.cross_entropy(network(images), labels).backward()
+        with context():
+            loss, _ = mean_loss(network(normalize(torch.from_numpy(batch.images))), torch.from_numpy(batch.labels))
+            loss.backward()
         seconds.append(time.perf_counter() - start)
     return min(seconds) / len(batch)
 
