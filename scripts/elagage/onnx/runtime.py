@@ -1,8 +1,8 @@
 """ONNX files in ONNX Runtime on the CPU: loaded, and run on images; and the CPU itself."""
 
+import json
 import os
 import platform
-from collections.abc import Callable
 
 import numpy
 import onnxruntime
@@ -12,7 +12,6 @@ from elagage.errors import UserError
 from elagage.files import reading
 
 RUNTIME = {"onnxruntime": onnxruntime.__version__}  # what measurements say they were made with
-Model = Callable[[numpy.ndarray], numpy.ndarray]  # uint8 [n, channels, height, width] -> logits, float32 [n, classes]
 EVALUATION_BATCH = 250  # images
 COMPARED = 16  # images that are predicted both in a batch and alone
 
@@ -31,6 +30,22 @@ INSTRUCTION_SETS = (
 )
 
 
+class Model:
+    """A network in ONNX Runtime: called with uint8 images [n, channels, height, width], it returns float32 logits."""
+
+    def __init__(self, session: onnxruntime.InferenceSession):
+        self._session = session
+
+    def __call__(self, images: numpy.ndarray) -> numpy.ndarray:
+        """Return the logits, float32 [n, classes]."""
+        return self._session.run(None, {"image": images})[0]
+
+    @property
+    def classes(self) -> list[str]:
+        """The names of the classes, in the order of the logits, as the file's metadata has them."""
+        return json.loads(self._session.get_modelmeta().custom_metadata_map["classes"])
+
+
 def load(path: str | os.PathLike, threads: int) -> Model:
     """Return the model of an ONNX file, to be run on the CPU with `threads` threads.
 
@@ -43,7 +58,7 @@ def load(path: str | os.PathLike, threads: int) -> Model:
     options.inter_op_num_threads = 1
     with reading(path):
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    return lambda images: session.run(None, {"image": images})[0]
+    return Model(session)
 
 
 def same_logits(logits: numpy.ndarray, expected: numpy.ndarray) -> bool:
