@@ -7,6 +7,7 @@ from elagage.files import whole_file
 from elagage.job import job
 from elagage.pytorch.checkpoints import load_network
 from elagage.pytorch.export import export_graph
+from elagage.pytorch.folding import fold
 from elagage.pytorch.models import build_network, naming
 from elagage.pytorch.training import compute_reproducibly
 
@@ -19,6 +20,8 @@ def quantize_export(dataset: Dataset, architecture: str, checkpoint: str | None,
     """
     if checkpoint is None:
         network = build_network(architecture, len(dataset.classes), dataset.channels)
+        with naming(architecture):
+            fold(network, dataset)
     else:
         network, _ = load_network(checkpoint, architecture, dataset)
     with naming(architecture):

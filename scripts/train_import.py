@@ -9,6 +9,7 @@ from elagage.data import Dataset, Split
 from elagage.files import sha256
 from elagage.job import job, say
 from elagage.pytorch.checkpoints import save_checkpoint
+from elagage.pytorch.folding import fold_checked
 from elagage.pytorch.inspection import (
     better_class_order,
     better_normalization,
@@ -51,6 +52,8 @@ def train_import(
     print(f"accuracy={correct.mean():.6g} on {len(test)} test images")
     if accuracy is not None:
         check_accuracy(correct, accuracy, hints)
+    with naming(model.architecture):
+        fold_checked(network, dataset, torch.from_numpy(test.images[:2]))
     save_checkpoint(
         checkpoint,
         network.state_dict(),

@@ -63,17 +63,17 @@ def channel_prune(network: nn.Module, dataset: Dataset, rate: float, dense_weigh
     images = noise + torch.randn(PROBE_IMAGES, dataset.channels, 1, 1, generator=generator)
     checked_logits(network.eval(), images, classes)
     masked = copy.deepcopy(network).requires_grad_()  # tracing follows gradients
-    _remove(network, masked, _choose(masked, images, rate, dense_weights))
+    _remove(network, masked, _choose(masked, dataset, images, rate, dense_weights))
     _check_agreement(network, masked, images, classes)
-    return count_weights(network)
+    return count_weights(network, dataset)
 
 
-def _choose(network: nn.Module, images: torch.Tensor, rate: float, dense_weights: int) -> Cuts:
+def _choose(network: nn.Module, dataset: Dataset, images: torch.Tensor, rate: float, dense_weights: int) -> Cuts:
     """Return what to remove: by the widest step that comes CLOSE to the rate, else by the one that comes nearest."""
     graph, groups = _coupled(network, images)
     choices = []
     for step in STEPS:
-        share, cuts, most = _nearest(network, _blocks(graph, groups, step), rate, dense_weights)
+        share, cuts, most = _nearest(network, dataset, _blocks(graph, groups, step), rate, dense_weights)
         if abs(share - rate) <= min(CLOSE, rate / 2) and most >= rate:
             return cuts
         choices.append((abs(share - rate), cuts))
@@ -165,15 +165,17 @@ def _axes(graph: DependencyGraph, dependency: Dependency) -> Iterator[tuple[str,
             yield name, 0
 
 
-def _nearest(network: nn.Module, blocks: list[Cuts], rate: float, dense_weights: int) -> tuple[float, Cuts, float]:
+def _nearest(
+    network: nn.Module, dataset: Dataset, blocks: list[Cuts], rate: float, dense_weights: int
+) -> tuple[float, Cuts, float]:
     """Return the removed share that is nearest to the rate, its cuts, and the share if all blocks are removed."""
-    shapes = [(module, getattr(module, name).shape) for module, name in prunable(network)]
+    shapes = [(module, name, getattr(module, name).shape) for module, name in prunable(network, dataset)]
     cuts: Cuts = defaultdict(set)
 
     def removed_share() -> float:
         kept = (
-            math.prod(size - len(cuts[module, "weight", axis]) for axis, size in enumerate(shape))
-            for module, shape in shapes
+            math.prod(size - len(cuts[module, name, axis]) for axis, size in enumerate(shape))
+            for module, name, shape in shapes
         )
         return 1 - sum(kept) / dense_weights
 

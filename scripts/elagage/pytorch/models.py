@@ -187,17 +187,26 @@ def naming(architecture: str) -> Iterator[None]:
         raise UserError(f"architecture {architecture!r}: {error}{_place(error.__cause__, architecture)}") from error
 
 
-def checked_logits(network: nn.Module, images: torch.Tensor, classes: int) -> torch.Tensor:
-    """Return the network's logits of the images; UserError if it raises or returns other than float32 [n, classes]."""
+@contextlib.contextmanager
+def forward_pass(images: torch.Tensor) -> Iterator[None]:
+    """Let what the network raises in the block, for the images, become a UserError."""
     try:
-        with torch.inference_mode():
-            logits = network(images)
+        yield
     except Exception as error:
         traceback.print_exc()
         raise UserError(
             f"the network's forward pass raised {type(error).__name__} for {len(images)} image(s) of shape "
             f"{tuple(images.shape[1:])}: {error}"
         ) from error
+
+
+def checked_logits(network: nn.Module, images: torch.Tensor, classes: int) -> torch.Tensor:
+    """Return the network's logits of the images, which it may not change.
+
+    Raises UserError if it raises or returns other than float32 [n, classes].
+    """
+    with forward_pass(images), torch.inference_mode():
+        logits = network(images.clone())
     expected = (len(images), classes)
     if not isinstance(logits, torch.Tensor) or tuple(logits.shape) != expected or logits.dtype != torch.float32:
         what = f"{logits.dtype} {tuple(logits.shape)}" if isinstance(logits, torch.Tensor) else type(logits).__name__

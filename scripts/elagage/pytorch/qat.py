@@ -27,7 +27,7 @@ from elagage.onnx.quantization import quantize
 from elagage.pytorch.export import export_program
 from elagage.pytorch.fake_quantization import FakeQuantizedNetwork, qdq_places
 from elagage.pytorch.models import Normalize, checked_logits
-from elagage.pytorch.pruning import hold_zeros
+from elagage.pytorch.pruning import hold_zeros, prunable
 from elagage.pytorch.training import TrainingSettings, check_trainable, evaluate_images, fit, warmup_and_cosine
 from elagage.pytorch.training_state import TrainingState
 from elagage.statistics import mean_difference_interval, share_became_correct
@@ -120,6 +120,7 @@ def train_fake_quantized(
     """
     network, device = trainable.fake_quantized, trainable.device
     normalize, calibrated = Normalize(data.dataset).to(device), copy.deepcopy(network.state_dict())
+    weights = prunable(network.network, data.dataset)
     losses, correct = evaluate_images(network, normalize, data.validation, device)
     start = {"epoch": 0, "validation_loss": losses.mean().item(), "validation_accuracy": correct.double().mean().item()}
     print(" ".join(f"{key}={value:.6g}" for key, value in start.items()))
@@ -132,7 +133,7 @@ def train_fake_quantized(
         label=label,
         state=state,
         device=device,
-        constrain=hold_zeros,
+        constrain=lambda _, optimizer: hold_zeros(weights, optimizer),
         score=lambda row: -row["validation_loss"],
     )
     best_losses, best_correct = evaluate_images(network, normalize, data.validation, device)
