@@ -63,7 +63,7 @@ def main(architecture: str, checkpoint: str | None, images: int, threads: int) -
     networks = {0.0: dense}
     for rate in RATES:
         networks[rate] = copy.deepcopy(dense)
-        channel_prune(networks[rate], DATASET, rate, count_weights(dense).weights)
+        channel_prune(networks[rate], DATASET, rate, count_weights(dense, DATASET).weights)
     with tempfile.TemporaryDirectory() as folder:
         models = {
             (rate, mode): load_model
@@ -76,9 +76,9 @@ def main(architecture: str, checkpoint: str | None, images: int, threads: int) -
     print(f"{setting['cpu']} ({setting['instruction_set']})\n")
     print("| rate | weights | share removed | multiply-accumulates | mode | ms per image | times as fast [95 %] |")
     print("|---|---|---|---|---|---|---|")
-    dense_counts = count_weights(dense).weights, multiplications(dense)
+    dense_counts = count_weights(dense, DATASET).weights, multiplications(dense)
     for (rate, mode), (ns, _) in times.items():
-        weights, products = count_weights(networks[rate]).weights, multiplications(networks[rate])
+        weights, products = count_weights(networks[rate], DATASET).weights, multiplications(networks[rate])
         ratio = "{:.2f} [{:.2f}, {:.2f}]".format(*loads_interval(numpy.median(times[0.0, "float32"].wall / ns, axis=1)))
         left = f"{weights} | {1 - weights / dense_counts[0]:.1%} | {products} ({products / dense_counts[1]:.0%})"
         print(f"| {rate} | {left} | {mode} | {numpy.median(ns) / 1e6:.3f} | {ratio} |")

@@ -65,7 +65,7 @@ def variants(build: Callable[[], nn.Module]) -> Iterator[tuple[float, str, bytes
     graph = onnx_ir.to_proto(export_graph(build(), CIFAR10))
     for rate in RATES:
         network = build()
-        magnitude_prune(network, "global", rate)
+        magnitude_prune(network, CIFAR10, "global", rate)
         state = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
         float32 = with_weights(onnx_ir.from_proto(graph), state)
         for kind, model in (("static int8", quantize(float32, "static", images)), ("float32", float32)):

@@ -90,7 +90,7 @@ def variants(
         state.remove()
     network, _ = load_network(dense, architecture, dataset)
     if NETWORKS.get(name):
-        magnitude_prune(network, "global", NETWORKS[name])
+        magnitude_prune(network, dataset, "global", NETWORKS[name])
     source = folder / "source.safetensors"
     save_checkpoint(source, network.state_dict(), {})
     float32 = float32_of(network, dataset)

@@ -7,8 +7,9 @@ import onnx
 
 from elagage.files import reading, write_json
 from elagage.job import job
-from elagage.onnx.contents import count_contents, count_multiply_accumulates
+from elagage.onnx.contents import count_contents
 from elagage.onnx.deployed import description
+from elagage.onnx.macs import count_multiply_accumulates
 from elagage.onnx.tensors import initializers
 from elagage.packing.pack import entropy_bytes, packed_weight_bytes
 from elagage.refusals import refusing

@@ -1,11 +1,11 @@
 """Prune a checkpoint by magnitude, without any training after it."""
 
 from elagage.data import Dataset
-from elagage.job import job
+from elagage.job import job, say
 from elagage.pytorch.channels import channel_prune
 from elagage.pytorch.checkpoints import load_network, save_checkpoint
 from elagage.pytorch.models import naming
-from elagage.pytorch.pruning import count_weights, magnitude_prune
+from elagage.pytorch.pruning import count_weights, magnitude_prune, unpruned
 from elagage.pytorch.training import compute_reproducibly
 from elagage.refusals import refusing
 
@@ -20,16 +20,23 @@ def prune(dataset: Dataset, source: str, architecture: str, *, scope: str, rate:
     """
     network, provenance = load_network(source, architecture, dataset)
     with naming(architecture):
-        dense_weights = provenance.get("dense_weights", count_weights(network).weights)
+        dense_weights = provenance.get("dense_weights", count_weights(network, dataset).weights)
         if scope == "channel":
             counts = channel_prune(network, dataset, rate, dense_weights)
         else:
-            counts = magnitude_prune(network, scope, rate)
+            counts = magnitude_prune(network, dataset, scope, rate)
+        left = unpruned(network, dataset)
+    if left:
+        say(
+            f"{architecture}: not pruned, as no parameters but computed in the forward pass: {sum(left.values())} weights "
+            f"of {', '.join(f'{layer or type(network).__name__} ({size})' for layer, size in left.items())}"
+        )
     remaining = counts.weights - counts.zeros
     print(f"{counts.zeros} of {counts.weights} weights are zero, and {dense_weights - counts.weights} are removed")
     print(f"together {1 - remaining / dense_weights:.4%} of the dense network's {dense_weights} weights")
     kept = {key: value for key, value in provenance.items() if key not in STALE_AFTER_PRUNING}
     pruning = {"scope": scope, "rate": rate, "recovery": "none", **counts._asdict()}
+    pruning |= {"unpruned": left} if left else {}
     save_checkpoint(checkpoint, network.state_dict(), kept | pruning | {"dense_weights": dense_weights})
 
 

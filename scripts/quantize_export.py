@@ -7,6 +7,7 @@ from elagage.files import whole_file
 from elagage.job import job
 from elagage.pytorch.checkpoints import load_network
 from elagage.pytorch.export import export_graph
+from elagage.pytorch.folding import fold
 from elagage.pytorch.independence import check_rebuilt
 from elagage.pytorch.models import build_network, naming
 from elagage.pytorch.training import compute_reproducibly
@@ -28,6 +29,7 @@ def quantize_export(dataset: Dataset, architecture: str, checkpoint: str | None,
         )
         with naming(architecture):
             check_rebuilt(network, rebuilt, dataset)
+            fold(network, dataset)
     else:
         network, _ = load_network(checkpoint, architecture, dataset)
     with naming(architecture):

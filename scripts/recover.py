@@ -9,7 +9,7 @@ from elagage.data import PreparedData
 from elagage.job import job
 from elagage.pytorch.checkpoints import load_network, save_checkpoint
 from elagage.pytorch.models import ModelSpec, Normalize, naming
-from elagage.pytorch.pruning import count_weights, hold_zeros
+from elagage.pytorch.pruning import count, hold_zeros, prunable
 from elagage.pytorch.recovery import SCHEDULES
 from elagage.pytorch.training import TrainingSettings, check_training, compute_reproducibly, fit
 from elagage.pytorch.training_state import TrainingState, identity
@@ -35,11 +35,13 @@ def recover(
     network, provenance = load_network(pruned, model.architecture, data.dataset, model.seed)
     with naming(model.architecture):
         check_training(network, Normalize(data.dataset), data.validation.images)
-    before = count_weights(network)
+    weights = prunable(network, data.dataset)
+    before = count(weights)
     label = f"{recovery} {model.name} seed {model.seed} {provenance['scope']} {provenance['rate']}"
     schedule = SCHEDULES[recovery](settings, **retraining)
-    best, _ = fit(network, data, settings, schedule, seed=model.seed, label=label, state=state, constrain=hold_zeros)
-    after = count_weights(network)
+    constrain = lambda _, optimizer: hold_zeros(weights, optimizer)  # noqa: E731
+    best, _ = fit(network, data, settings, schedule, seed=model.seed, label=label, state=state, constrain=constrain)
+    after = count(weights)
     assert after.zeros >= before.zeros, f"{before.zeros} of {before.weights} weights were zero, {after.zeros} are"
     print(f"validation_accuracy={best['validation_accuracy']:.6g}; {after.zeros} of {after.weights} weights are zero")
     record = {

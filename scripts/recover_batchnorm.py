@@ -22,7 +22,7 @@ def recover_batchnorm(
     with naming(architecture):
         estimate_batchnorm(network, data.dataset, images.images, cpu)
         _, accuracy = evaluate(network, Normalize(data.dataset), data.validation, cpu)
-    counts = count_weights(network)
+    counts = count_weights(network, data.dataset)
     print(f"validation_accuracy={accuracy:.6g}; {counts.zeros} of {counts.weights} weights are zero")
     record = {"recovery": "batchnorm", "batchnorm_images": len(images), "validation_accuracy": accuracy}
     save_checkpoint(checkpoint, network.state_dict(), provenance | record | {"torch": torch.__version__})

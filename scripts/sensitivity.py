@@ -1,7 +1,6 @@
 """Measure what pruning one layer at a time costs in accuracy (Li et al. 2017, section 3.2; Han et al. 2015, fig. 6)."""
 
-import copy
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
 from torch import nn
@@ -13,36 +12,38 @@ from elagage.job import job
 from elagage.progress import progress
 from elagage.pytorch.checkpoints import load_network
 from elagage.pytorch.models import Normalize, copied, naming
-from elagage.pytorch.pruning import magnitude_prune, prunable
+from elagage.pytorch.pruning import prunable, zero_smallest
 from elagage.pytorch.training import compute_reproducibly, default_device, evaluate
 from elagage.refusals import refusing
 
 
-def layers(network: nn.Module) -> dict[str, nn.Module]:
-    """Return each layer with a prunable weight under the weight's name in the state dict, a shared weight once."""
+def layers(network: nn.Module, dataset: Dataset) -> dict[str, nn.Parameter]:
+    """Return each prunable weight under its name in the state dict, a shared one once."""
     names = {id(parameter): name for name, parameter in network.named_parameters()}
-    return {names[id(getattr(module, parameter))]: module for module, parameter in prunable(network)}
+    weights = [getattr(module, name) for module, name in prunable(network, dataset)]
+    return {names[id(weight)]: weight for weight in weights}
 
 
-def global_shares(network: nn.Module, rate: float) -> dict[str, float]:
-    """Return the share of each layer's weights that global pruning at this rate zeroes; the network is unchanged."""
-    pruned = copy.deepcopy(network)
-    magnitude_prune(pruned, "global", rate)
-    return {name: float((layer.weight == 0).double().mean()) for name, layer in layers(pruned).items()}
+def global_shares(weights: Mapping[str, nn.Parameter], rate: float) -> dict[str, float]:
+    """Return the share of each layer's weights that global pruning at this rate zeroes; the weights are unchanged."""
+    pruned = {name: weight.detach().clone() for name, weight in weights.items()}
+    zero_smallest(list(pruned.values()), rate)
+    return {name: float((weight == 0).double().mean()) for name, weight in pruned.items()}
 
 
-def prune_each_layer(network: nn.Module, rates: Iterable[float]) -> Iterator[tuple[str, float]]:
-    """Yield (layer, rate) while only that layer is pruned by magnitude; the network ends as it was."""
-    for name, layer in layers(network).items():
-        dense = layer.weight.detach().clone()
+def prune_each_layer(weights: Mapping[str, nn.Parameter], rates: Iterable[float]) -> Iterator[tuple[str, float]]:
+    """Yield (layer, rate) while only that layer is pruned by magnitude; the weights end as they were."""
+    for name, weight in weights.items():
+        dense = weight.detach().clone()
         for rate in rates:
-            magnitude_prune(layer, "local", rate)
+            zero_smallest([weight], rate)
             yield name, rate
-            layer.weight.data.copy_(dense)
+            weight.data.copy_(dense)
 
 
 def measure(
     network: nn.Module,
+    weights: Mapping[str, nn.Parameter],
     normalize: Normalize,
     split: Split,
     rates: list[float],
@@ -51,20 +52,21 @@ def measure(
 ) -> list[dict]:
     """Return a row for each layer and rate, accuracies in float32 on all images of the split.
 
+    weights: of the network, as `layers` returns them. Of each row,
     layer: name in the state dict; weights: of the layer; rate; correct: images, with only this layer pruned;
     dense_correct: images, with none pruned; images; accuracy: correct / images; global_share: share of the layer's
     weights that is zero after global pruning at this rate. `advance(1)` is called after each accuracy.
     """
     network.to(device)
     # Copies are evaluated, which may keep what they compute from weights that pruning changes.
-    images, weights = len(split), {name: layer.weight.numel() for name, layer in layers(network).items()}
-    shares = {rate: global_shares(network, rate) for rate in rates}
+    images = len(split)
+    shares = {rate: global_shares(weights, rate) for rate in rates}
     dense_correct = round(evaluate(copied(network), normalize, split, device)[1] * images)
     advance(1)
     rows = []
-    for layer, rate in prune_each_layer(network, rates):
+    for layer, rate in prune_each_layer(weights, rates):
         correct = round(evaluate(copied(network), normalize, split, device)[1] * images)
-        row = {"layer": layer, "weights": weights[layer], "rate": rate, "correct": correct}
+        row = {"layer": layer, "weights": weights[layer].numel(), "rate": rate, "correct": correct}
         row |= {"dense_correct": dense_correct, "images": images, "accuracy": correct / images}
         rows.append(row | {"global_share": shares[rate][layer]})
         advance(1)
@@ -92,9 +94,10 @@ def sensitivity(
     network, _ = load_network(checkpoint, architecture, dataset)
     split = validation.first(images, "sensitivity.images")
     with naming(architecture):
-        accuracies = 1 + len(rates) * len(layers(network))
+        weights = layers(network, dataset)
+        accuracies = 1 + len(rates) * len(weights)
         with progress(accuracies, " accuracies", label) as advance:
-            rows = measure(network, Normalize(dataset).to(device), split, rates, device, advance)
+            rows = measure(network, weights, Normalize(dataset).to(device), split, rates, device, advance)
     write_csv(output, rows)
 
 

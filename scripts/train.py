@@ -8,6 +8,7 @@ from elagage.data import PreparedData
 from elagage.files import write_csv
 from elagage.job import job
 from elagage.pytorch.checkpoints import save_checkpoint
+from elagage.pytorch.folding import fold_checked
 from elagage.pytorch.independence import check_independence
 from elagage.pytorch.models import ModelSpec, Normalize, build_network, naming
 from elagage.pytorch.training import TrainingSettings, check_training, compute_reproducibly, fit, warmup_and_cosine
@@ -39,6 +40,8 @@ def train(
     schedule = warmup_and_cosine(settings)
     best, epochs = fit(network, data, settings, schedule, seed=model.seed, label=label, state=state)
     write_csv(history, epochs)
+    with naming(model.architecture):
+        fold_checked(network, dataset, torch.from_numpy(data.validation.images[:2]))
     save_checkpoint(
         checkpoint,
         network.state_dict(),

@@ -6,6 +6,7 @@ from elagage.data import Dataset
 from elagage.files import sha256
 from elagage.job import job, say
 from elagage.pytorch.checkpoints import save_checkpoint
+from elagage.pytorch.folding import fold_checked
 from elagage.pytorch.independence import check_independence
 from elagage.pytorch.models import ModelSpec, build_network, naming
 from elagage.pytorch.training import compute_reproducibly
@@ -29,6 +30,9 @@ def train_import(
         check_independence(network, dataset)
     for note in taken.pop("weights_notes"):
         say(note)
+    images = torch.zeros(2, dataset.channels, dataset.image_size, dataset.image_size, dtype=torch.uint8)
+    with naming(model.architecture):
+        fold_checked(network, dataset, images)
     save_checkpoint(
         checkpoint,
         network.state_dict(),

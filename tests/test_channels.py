@@ -216,7 +216,7 @@ def pruned(name: str, rate: float) -> tuple[nn.Module, nn.Module, WeightCounts]:
     """Return the dense network, the pruned one and what was counted."""
     dense = trained(NETWORKS[name]())
     network = copy.deepcopy(dense)
-    return dense, network, channel_prune(network, DATASET, rate, count_weights(dense).weights)
+    return dense, network, channel_prune(network, DATASET, rate, count_weights(dense, DATASET).weights)
 
 
 def logits(network: nn.Module, pixels: numpy.ndarray) -> numpy.ndarray:
@@ -229,13 +229,13 @@ def test_the_share_of_weights_removed_is_close_to_the_rate_and_as_counted(name, 
     dense, network, counts = pruned(name, rate)
     layers = [module for module in network.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
     assert counts == WeightCounts(0, sum(layer.weight.numel() for layer in layers))
-    assert 1 - counts.weights / count_weights(dense).weights == pytest.approx(rate, abs=0.05)
+    assert 1 - counts.weights / count_weights(dense, DATASET).weights == pytest.approx(rate, abs=0.05)
 
 
 @pytest.mark.parametrize("rate", [0.02, 0.05])
 def test_a_low_rate_removes_something(rate):
     dense, _, counts = pruned("resnet20", rate)
-    assert 1 - counts.weights / count_weights(dense).weights == pytest.approx(rate, abs=rate / 2)
+    assert 1 - counts.weights / count_weights(dense, DATASET).weights == pytest.approx(rate, abs=rate / 2)
 
 
 @pytest.mark.parametrize("rate, multiple", [(0.5, 16), (0.9, 8)])
@@ -248,7 +248,7 @@ def test_a_narrow_network_comes_as_near_to_the_rate_as_whole_channels_permit():
     # All of its 8 channels are coupled; by hand: n channels have 27 n + 9 n² + 3 n weights.
     dense, _, counts = pruned("Narrow", 0.5)
     left = {n: 27 * n + 9 * n * n + 3 * n for n in range(1, 9)}
-    assert count_weights(dense).weights == left[8]
+    assert count_weights(dense, DATASET).weights == left[8]
     assert counts.weights == min(left.values(), key=lambda count: abs(count - left[8] / 2))
 
 
@@ -270,7 +270,7 @@ def test_by_hand_the_channels_with_the_smallest_weights_go():
 @pytest.mark.parametrize("name", EACH)
 def test_some_channels_go_and_classes_and_input_channels_stay(name):
     dense, network, counts = pruned(name, 0.3)
-    assert counts.weights < count_weights(dense).weights
+    assert counts.weights < count_weights(dense, DATASET).weights
     assert logits(network, images(2)).shape == (2, 3)
     shapes = {key: tensor.shape for key, tensor in network.state_dict().items()}
     assert all(0 not in shape for shape in shapes.values())
@@ -333,7 +333,7 @@ def test_channels_that_are_normalized_together_stay():
 def test_a_network_whose_channels_cannot_be_followed_is_refused(kind, words):
     network = trained(kind())
     with pytest.raises(UserError, match=words) as error:
-        channel_prune(network, DATASET, 0.3, count_weights(network).weights)
+        channel_prune(network, DATASET, 0.3, count_weights(network, DATASET).weights)
     assert "leave channel out of pruning.scopes" in str(error.value)
 
 
@@ -347,7 +347,7 @@ def test_a_network_whose_channels_cannot_be_followed_is_refused(kind, words):
 )
 def test_a_network_without_a_channel_to_remove_is_refused(network):
     with pytest.raises(UserError, match=r"at most 0\.0000 of the weights.*leave channel out"):
-        channel_prune(network, DATASET, 0.1, count_weights(network).weights)
+        channel_prune(network, DATASET, 0.1, count_weights(network, DATASET).weights)
 
 
 def test_a_rate_beyond_the_last_channel_of_every_layer_is_refused_with_the_share_that_can_go():
@@ -360,7 +360,7 @@ def test_a_network_that_gradients_cannot_follow_is_refused():
     network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))
     network.forward = lambda x: nn.Sequential.forward(network, x).detach()
     with pytest.raises(UserError, match="Torch-Pruning cannot follow channels"):
-        channel_prune(network, DATASET, 0.3, count_weights(network).weights)
+        channel_prune(network, DATASET, 0.3, count_weights(network, DATASET).weights)
 
 
 def test_a_layer_that_cannot_be_shrunk_is_named():
@@ -406,8 +406,8 @@ def test_the_checkpoint_says_what_is_gone_and_loads_as_any_other(place):
     assert provenance == {
         "elagage": VERSION,
         **{"model": "m", "seed": 0, "scope": "channel", "rate": 0.5, "recovery": "none", "zeros": 0},
-        "weights": count_weights(network).weights,
-        "dense_weights": count_weights(build_network("resnet8", 3, 3)).weights,
+        "weights": count_weights(network, DATASET).weights,
+        "dense_weights": count_weights(build_network("resnet8", 3, 3), DATASET).weights,
     }
     assert logits(network, images(2)).shape == (2, 3)
 

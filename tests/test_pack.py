@@ -253,7 +253,7 @@ def test_networks_come_back_and_are_smaller_than_xz_makes_them(tmp_path):
     graph = onnx_ir.to_proto(export_graph(build_network("resnet8", 3, 3, seed=0), toy))
     for rate in (0, 0.9):
         network = build_network("resnet8", 3, 3, seed=0)
-        magnitude_prune(network, "global", rate)
+        magnitude_prune(network, toy, "global", rate)
         weights = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
         float32 = with_weights(onnx_ir.from_proto(graph), weights)
         for model in (float32, quantize(float32, "static", images)):

@@ -45,7 +45,7 @@ from elagage.pytorch.channels import channel_prune
 from elagage.pytorch.checkpoints import save_checkpoint
 from elagage.pytorch.fake_quantization import fake_quantize_weight
 from elagage.pytorch.models import Normalize, build_network
-from elagage.pytorch.pruning import LAYERS, count_weights, magnitude_prune
+from elagage.pytorch.pruning import count_weights, magnitude_prune
 from elagage.pytorch.qat import Trainable, check_agreement, prepare, train_fake_quantized
 from elagage.pytorch.training import TrainingSettings
 from elagage.pytorch.training_state import TrainingState
@@ -240,9 +240,9 @@ def trained(
     architecture = name if name.startswith("resnet") else f"my_model.py:{name}"
     network = lively(build_network(architecture, 3, 1))
     if scope == "channel":
-        channel_prune(network, data.dataset, rate, count_weights(network).weights)
+        channel_prune(network, data.dataset, rate, count_weights(network, data.dataset).weights)
     elif rate:
-        magnitude_prune(network, scope, rate)
+        magnitude_prune(network, data.dataset, scope, rate)
     save_checkpoint("checkpoint.safetensors", network.state_dict(), {"model": "mine", "scope": scope, "rate": rate})
     quantize_qat(
         data,
@@ -287,7 +287,11 @@ def takes_what_was_trained(monkeypatch):
 def test_pruned_zeros_are_zeros_in_the_file_position_by_position(study, name):
     model, pruned = trained(study, name, rate=0.7, learning_rate=0.05, weight_decay=0.1)
     stored = int8_weights(model)
-    layers = {f"{key}.weight": module.weight for key, module in pruned.named_modules() if isinstance(module, LAYERS)}
+    layers = {
+        f"{key}.weight": module.weight
+        for key, module in pruned.named_modules()
+        if isinstance(module, nn.Conv2d | nn.Linear)
+    }
     assert stored.keys() <= layers.keys()
     assert count_contents(model)["int8_weights"] == sum(weight.numel() for weight in set(layers.values()))
     for key, array in stored.items():
@@ -304,14 +308,14 @@ def levels(weight: torch.Tensor) -> numpy.ndarray:
 
 @pytest.mark.parametrize("name", ["resnet8", pytest.param("ReusedBlock", marks=pytest.mark.slow)])
 @pytest.mark.usefixtures("takes_what_was_trained")
-def test_a_network_without_channels_is_trained_and_stays_small(study, name):
+def test_a_network_without_channels_is_trained_and_stays_small(study, data, name):
     model, network = trained(study, name, rate=0.5, scope="channel")
     weights = int8_weights(model)
     assert all(array.shape == network.get_parameter(key).shape for key, array in weights.items())
     counts = count_contents(model)
-    assert counts["int8_weights"] == counts["weights"] == count_weights(network).weights
+    assert counts["int8_weights"] == counts["weights"] == count_weights(network, data.dataset).weights
     dense = build_network(name if name == "resnet8" else f"my_model.py:{name}", 3, 1)
-    assert counts["weights"] < 0.7 * count_weights(dense).weights
+    assert counts["weights"] < 0.7 * count_weights(dense, data.dataset).weights
 
 
 @pytest.fixture(scope="module")

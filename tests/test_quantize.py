@@ -30,13 +30,14 @@ from torch import nn
 
 from elagage.data import Split
 from elagage.errors import UserError
-from elagage.onnx.contents import count_contents, count_multiply_accumulates
+from elagage.onnx.contents import count_contents
 from elagage.onnx.deployed import describe, description, strip
 from elagage.onnx.graph import with_weights
+from elagage.onnx.macs import count_multiply_accumulates
 from elagage.onnx.quantization import quantize
 from elagage.pytorch.checkpoints import save_checkpoint
 from elagage.pytorch.export import export_graph
-from elagage.pytorch.pruning import magnitude_prune, prunable
+from elagage.pytorch.pruning import count_weights, magnitude_prune
 from quantize import quantize_checkpoint
 
 SLOW = ("resnet20", "torchvision_resnet18")
@@ -56,7 +57,7 @@ def float_model(network: nn.Module, kind: Callable[[], nn.Module]) -> onnx.Model
 @pytest.mark.parametrize("name", EACH)
 def test_the_graph_takes_the_weights_of_another_checkpoint(name):
     network = lively(NETWORKS[name]())
-    magnitude_prune(network, "global", 0.5)
+    magnitude_prune(network, DATASET, "global", 0.5)
     model = float_model(network, NETWORKS[name])
     assert relative_error(onnx_logits(model, images(5)), torch_logits(network, images(5))) < 1e-5
     assert "BatchNormalization" not in {node.op_type for node in model.graph.node}
@@ -81,12 +82,12 @@ def test_all_weights_and_operators_become_int8(name, mode):
 @pytest.mark.parametrize("mode", ["float32", "dynamic", "dynamic_conv", "static"])
 def test_pruned_zeros_are_counted_in_the_file(scope, mode):
     network = lively(ReusedBlock())
-    counts = magnitude_prune(network, scope, 0.7)
+    counts = magnitude_prune(network, DATASET, scope, 0.7)
     model = float_model(network, ReusedBlock)
     if mode != "float32":
         model = quantize(model, mode, images(64) if mode == "static" else None)
     contents = count_contents(model)
-    assert contents["weights"] == counts.weights == sum(getattr(m, name).numel() for m, name in prunable(network))
+    assert contents["weights"] == counts.weights == count_weights(network, DATASET).weights
     if mode == "float32":
         assert contents["zeros"] == counts.zeros
     else:  # rounding to 8 bits adds zeros, and takes none away
@@ -116,7 +117,7 @@ def test_a_mode_that_changes_nothing_fails(mode):
 def test_a_convolution_with_two_batch_norms_is_stored_once_and_right():
     network = lively(SharedConvolution())
     model = float_model(network, SharedConvolution)
-    assert count_contents(model)["weights"] == sum(getattr(m, name).numel() for m, name in prunable(network))
+    assert count_contents(model)["weights"] == count_weights(network, DATASET).weights
     assert relative_error(onnx_logits(model, images(5)), torch_logits(network, images(5))) < 1e-5
 
 
@@ -186,7 +187,7 @@ def test_nothing_of_this_machine_is_left_in_a_file():
 @pytest.mark.parametrize("mode", ["float32", "dynamic", "dynamic_conv", "static"])
 def test_a_stripped_file_is_smaller_and_gives_the_same_logits(name, mode):
     network = lively(NETWORKS[name]())
-    magnitude_prune(network, "global", 0.5)
+    magnitude_prune(network, DATASET, "global", 0.5)
     model = float_model(network, NETWORKS[name])
     if mode != "float32":
         model = quantize(model, mode, images(64) if mode == "static" else None)

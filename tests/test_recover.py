@@ -8,11 +8,11 @@ import yaml
 from interruption import DiesAfter, Killed
 from torch import nn
 
-from elagage.data import PreparedData
+from elagage.data import Dataset, PreparedData
 from elagage.errors import UserError
 from elagage.pytorch.checkpoints import load_checkpoint, save_checkpoint
 from elagage.pytorch.models import ModelSpec, Normalize, build_network
-from elagage.pytorch.pruning import count_weights, hold_zeros, magnitude_prune
+from elagage.pytorch.pruning import count_weights, hold_zeros, magnitude_prune, prunable, zero_smallest
 from elagage.pytorch.recovery import SCHEDULES, finetune, rewind
 from elagage.pytorch.training import TrainingSettings, evaluate, warmup_and_cosine
 from elagage.pytorch.training_state import TrainingState
@@ -165,32 +165,35 @@ def test_every_recovery_of_the_schema_is_known():
     assert set(allowed) == {"none", "batchnorm", *SCHEDULES}
 
 
+FOUR = Dataset("four pixels", ["a", "b"], 1, 2, [0.5], [0.2], True, {}, {})
+
+
 def test_held_zeros_of_a_shared_weight_stay_zero():
-    network = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2))
-    network[1].weight = network[0].weight
-    magnitude_prune(network, "local", 0.5)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2))
+    network[2].weight = network[1].weight
+    magnitude_prune(network, FOUR, "local", 0.5)
     zeros = [parameter == 0 for parameter in network.parameters()]
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1, nesterov=True)
-    hold_zeros(network, optimizer)
-    before = count_weights(network)
+    hold_zeros(prunable(network, FOUR), optimizer)
+    before = count_weights(network, FOUR)
     for step in range(5):
         network(torch.full((3, 4), step + 1.0)).square().sum().backward()
         optimizer.step()
-    assert count_weights(network) == before
-    assert not network[0].weight[zeros[0]].any()
-    assert network[0].weight is network[1].weight
+    assert count_weights(network, FOUR) == before
+    assert not network[1].weight[zeros[0]].any()
+    assert network[1].weight is network[2].weight
 
 
 def test_weights_between_held_zeros_learn_as_if_masked_in_the_forward_pass():
     torch.manual_seed(0)
     images, targets = torch.randn(16, 6), torch.randn(16, 3)
     held, masked = nn.Linear(6, 3, bias=False), nn.Linear(6, 3, bias=False)
-    magnitude_prune(nn.Sequential(held), "local", 0.5)
+    zero_smallest([held.weight], 0.5)
     masked.load_state_dict(held.state_dict())
     nn.utils.prune.custom_from_mask(masked, "weight", held.weight != 0)
-    for network, constrain in ((held, hold_zeros), (masked, lambda *_: None)):
+    for network, weights in ((held, [(held, "weight")]), (masked, [])):
         optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01, nesterov=True)
-        constrain(network, optimizer)
+        hold_zeros(weights, optimizer)
         for _ in range(10):
             optimizer.zero_grad()
             (network(images) - targets).square().mean().backward()

@@ -13,6 +13,7 @@ from elagage.pytorch.checkpoints import save_checkpoint
 from elagage.pytorch.models import Normalize, build_network
 from sensitivity import global_shares, layers, measure, prune_each_layer, sensitivity
 
+PIXELS = Dataset("toy", ["a", "b"], 2, 1, [0.0] * 2, [1 / 255] * 2, False, {}, {})
 CPU = torch.device("cpu")
 
 
@@ -53,6 +54,10 @@ class Shared(nn.Module):
         return self.blocks(self.two(self.one(images.flatten(1))))
 
 
+def weights_of(network: nn.Module) -> dict[str, nn.Parameter]:
+    return layers(network, PIXELS)
+
+
 def weights(network: nn.Module) -> dict[str, list[float]]:
     return {name: tensor.flatten().tolist() for name, tensor in network.state_dict().items()}
 
@@ -61,7 +66,7 @@ def test_each_layer_is_pruned_alone_and_then_as_it_was():
     network = Toy()
     before = weights(network)
     seen = []
-    for name, rate in prune_each_layer(network, [0.25, 0.5, 0.75]):
+    for name, rate in prune_each_layer(weights_of(network), [0.25, 0.5, 0.75]):
         seen.append((name, rate))
         now = weights(network)
         (other,) = before.keys() - {name}
@@ -75,12 +80,12 @@ def test_each_layer_is_pruned_alone_and_then_as_it_was():
 
 def test_a_shared_weight_is_one_layer_and_pruned_for_all_that_share_it():
     network = Shared()
-    assert list(layers(network)) == ["one.weight", "blocks.0.weight"]
+    assert list(weights_of(network)) == ["one.weight", "blocks.0.weight"]
     pruned = {
         "one.weight": ([0, 0, 3, 4], [5, 6, 7, 8]),
         "blocks.0.weight": ([1, 2, 3, 4], [0, 0, 7, 8]),
     }
-    for name, _ in prune_each_layer(network, [0.5]):
+    for name, _ in prune_each_layer(weights_of(network), [0.5]):
         now = weights(network)
         assert (now["one.weight"], now["blocks.0.weight"]) == pruned[name]
         assert (now["two.weight"], now["blocks.2.weight"]) == pruned[name]
@@ -91,10 +96,10 @@ def test_a_shared_weight_is_one_layer_and_pruned_for_all_that_share_it():
 def test_global_shares_by_hand_and_the_network_stays():
     network = Toy()
     # Sizes in order: 0.01, 0.02 (last), 0.1, 0.1, 0.2 (first), 1 (first), 5, 10 (last).
-    assert global_shares(network, 0.25) == {"first.weight": 0, "last.weight": 0.5}
-    assert global_shares(network, 0.625) == {"first.weight": 0.75, "last.weight": 0.5}
+    assert global_shares(weights_of(network), 0.25) == {"first.weight": 0, "last.weight": 0.5}
+    assert global_shares(weights_of(network), 0.625) == {"first.weight": 0.75, "last.weight": 0.5}
     assert weights(network) == weights(Toy())
-    assert global_shares(Shared(), 0.5) == {"one.weight": 1, "blocks.0.weight": 0}
+    assert global_shares(weights_of(Shared()), 0.5) == {"one.weight": 1, "blocks.0.weight": 0}
 
 
 def test_the_rows_are_exact_for_a_network_by_hand():
@@ -104,7 +109,8 @@ def test_the_rows_are_exact_for_a_network_by_hand():
     images = numpy.array(pixels, numpy.uint8).reshape(4, 1, 1, 2)
     split = Split(images, numpy.array([0, 0, 1, 1]))
     advanced = []
-    rows = measure(Toy(), Normalize(dataset), split, [0.5, 0.75], CPU, advanced.append)
+    network = Toy()
+    rows = measure(network, weights_of(network), Normalize(dataset), split, [0.5, 0.75], CPU, advanced.append)
 
     def correct(first, last):
         logits = numpy.array(pixels) @ numpy.array(first).T @ numpy.array(last).T

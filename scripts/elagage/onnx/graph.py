@@ -2,12 +2,15 @@
 
 import collections
 import json
+import math
+import sys
 from collections.abc import Mapping
 
 import numpy
 import onnx
 import onnx_ir
 from onnxscript import optimizer, rewriter
+from onnxscript.optimizer import _constant_folding as constant_folding
 from onnxscript.rewriter.rules.common import (
     fuse_batchnorm_into_conv_rule,
     fuse_batchnorm_into_conv_transpose_rule,
@@ -47,9 +50,10 @@ def with_weights(graph: onnx_ir.Model, state: Mapping[str, numpy.ndarray]) -> on
                 raise UserError(f"{name} has shape {tensors[name].shape}, the exported graph {tuple(value.shape)}")
             value.const_value = onnx_ir.tensor(tensors[name], name=name)
     optimizer.optimize(graph)
+    _fold_weights(graph)
     _untie_batchnorm(graph.graph)
     rewriter.rewrite(graph, pattern_rewrite_rules=FUSE_BATCHNORM)
-    onnx_ir.passes.common.DeduplicateInitializersPass(size_limit=2**31)(graph)
+    _join_equal(graph.graph)
     onnx_ir.passes.common.RemoveUnusedNodesPass()(graph)
     for value in graph.graph.initializers.values():
         array = value.const_value.numpy()
@@ -57,6 +61,44 @@ def with_weights(graph: onnx_ir.Model, state: Mapping[str, numpy.ndarray]) -> on
             # Folding a negative scale turned pruned weights into -0.0, whose signs would not compress.
             value.const_value = onnx_ir.tensor(array + numpy.float32(0), name=value.name)
     return onnx_ir.to_proto(graph)
+
+
+def _fold_weights(graph: onnx_ir.Model) -> None:
+    """Compute what depends on weights alone, however large they are, if the result is no larger.
+
+    onnxscript leaves large tensors alone, so that a weight that is standardized or transposed would be computed anew
+    for each image, in float32.
+    """
+    fold = constant_folding.FoldConstantsPass(
+        shape_inference=True, input_size_limit=sys.maxsize, output_size_limit=sys.maxsize, should_fold=_shrinks
+    )
+    fold(graph)
+    onnx_ir.passes.common.RemoveUnusedNodesPass()(graph)
+
+
+def _shrinks(node: onnx_ir.Node) -> bool:
+    """Whether the result of a node is no larger than its largest input, so that the file does not grow."""
+    shapes = [output.shape for output in node.outputs]
+    if any(shape is None or not shape.is_static() for shape in shapes):
+        return False
+    inputs = [value.const_value.size for value in node.inputs if value is not None]
+    return sum(math.prod(shape.numpy()) for shape in shapes) <= max(inputs, default=0)
+
+
+def _join_equal(graph: onnx_ir.Graph) -> None:
+    """Let equal initializers be stored once.
+
+    But not weights of zeros, as pruned layers are when nothing is left of them: they are counted one by one.
+    """
+    first: dict[tuple, onnx_ir.Value] = {}
+    for name, value in list(graph.initializers.items()):
+        array = value.const_value.numpy()
+        if array.ndim > 1 and not array.any():
+            continue
+        kept = first.setdefault((array.dtype.str, array.shape, array.tobytes()), value)
+        if kept is not value:
+            value.replace_all_uses_with(kept)
+            del graph.initializers[name]
 
 
 def _untie_batchnorm(graph: onnx_ir.Graph) -> None:

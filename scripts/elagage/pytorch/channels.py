@@ -69,23 +69,28 @@ def channel_prune(network: nn.Module, dataset: Dataset, rate: float, dense_weigh
     # Only copies run: what a network keeps, computed from its weights, would not fit the smaller one.
     checked_logits(copy.deepcopy(network.eval()), images.clone(), classes)
     coupled, whole = find_coupled(copy.deepcopy(network).requires_grad_(), images)
+    shapes = _shapes(network, dataset)
     while True:
-        blocks = _choose(network, coupled, whole, rate, dense_weights)
+        blocks = _choose(network, shapes, coupled, whole, rate, dense_weights)
         refused = _refused(network, blocks, images, classes)
         if not refused:
             break
         whole |= refused
         coupled = [each for each in coupled if each.root not in refused]
-    _tell_whole(network, coupled, whole, dense_weights)
+    _tell_whole(shapes, coupled, whole, dense_weights)
     _remove(network, _joined(blocks))
-    return count_weights(network)
+    return count_weights(network, dataset)
 
 
 def _choose(
-    network: nn.Module, coupled: list[Coupled], whole: dict[str, str], rate: float, dense_weights: int
+    network: nn.Module,
+    shapes: dict[str, torch.Size],
+    coupled: list[Coupled],
+    whole: dict[str, str],
+    rate: float,
+    dense_weights: int,
 ) -> list[Block]:
     """Return what to remove: by the widest step that comes CLOSE to the rate, else by the one that comes nearest."""
-    shapes = _shapes(network)
     choices = []
     for step in STEPS:
         share, blocks, most = _nearest(shapes, _blocks(network, coupled, step), rate, dense_weights)
@@ -93,7 +98,7 @@ def _choose(
             return blocks
         choices.append((abs(share - rate), blocks))
     if most < rate:
-        largest = _named(_whole_layers(network, coupled), whole)
+        largest = _named(_whole_layers(shapes, coupled), whole)
         raise RefusedError(
             f"without channels at most {most:.4f} of the weights can be removed, not the rate {rate}"
             + (f"; the largest layers that keep all channels: {largest}" if largest else "; every layer keeps some")
@@ -101,10 +106,11 @@ def _choose(
     return min(choices, key=lambda choice: choice[0])[1]
 
 
-def _shapes(network: nn.Module) -> dict[str, torch.Size]:
+def _shapes(network: nn.Module, dataset: Dataset) -> dict[str, torch.Size]:
     """Return the shape of each prunable weight, by its key in the state dict."""
     names = {module: name for name, module in network.named_modules()}
-    return {f"{names[module]}.{name}".lstrip("."): getattr(module, name).shape for module, name in prunable(network)}
+    weights = prunable(network, dataset)
+    return {f"{names[module]}.{name}".lstrip("."): getattr(module, name).shape for module, name in weights}
 
 
 def _blocks(network: nn.Module, coupled: list[Coupled], step: int) -> list[Block]:
@@ -214,10 +220,10 @@ def _masked(network: nn.Module, cuts: Cuts) -> nn.Module:
     return masked
 
 
-def _whole_layers(network: nn.Module, coupled: list[Coupled]) -> dict[str, int]:
+def _whole_layers(shapes: dict[str, torch.Size], coupled: list[Coupled]) -> dict[str, int]:
     """Return how many weights those prunable tensors have that lose nothing with any channel."""
     touched = {key for each in coupled for key, _ in each.entries}
-    return {key: shape.numel() for key, shape in _shapes(network).items() if key not in touched}
+    return {key: shape.numel() for key, shape in shapes.items() if key not in touched}
 
 
 def _named(layers: dict[str, int], whole: dict[str, str]) -> str:
@@ -227,10 +233,12 @@ def _named(layers: dict[str, int], whole: dict[str, str]) -> str:
     return ", ".join(f"{key!r} ({reason})" for key, reason in reasons.items())
 
 
-def _tell_whole(network: nn.Module, coupled: list[Coupled], whole: dict[str, str], dense_weights: int) -> None:
+def _tell_whole(
+    shapes: dict[str, torch.Size], coupled: list[Coupled], whole: dict[str, str], dense_weights: int
+) -> None:
     for name, reason in whole.items():
         print(f"all channels of {name!r} stay: {reason}")
-    layers = _whole_layers(network, coupled)
+    layers = _whole_layers(shapes, coupled)
     share = sum(layers.values()) / dense_weights
     if share >= MUCH:
         say(f"layers with {share:.0%} of the weights keep all channels, such as {_named(layers, whole)}")

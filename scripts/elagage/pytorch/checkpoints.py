@@ -11,6 +11,7 @@ from torch import nn
 
 from elagage.data import Dataset
 from elagage.files import reading, whole_file
+from elagage.pytorch.folding import fold
 from elagage.pytorch.models import build_network
 from elagage.pytorch.shrinking import shrink
 from elagage.pytorch.weights import StateDict, load_into
@@ -43,6 +44,7 @@ def load_network(path: str | os.PathLike, architecture: str, dataset: Dataset, s
     `seed` decides what the network draws later, for dropout and the like.
     """
     network = build_network(architecture, len(dataset.classes), dataset.channels, seed, image_size=dataset.image_size)
+    fold(network, dataset)
     state, provenance = load_checkpoint(path)
     if provenance.get("scope") == "channel":
         shrink(network, state)

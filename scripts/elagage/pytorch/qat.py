@@ -27,7 +27,7 @@ from elagage.onnx.quantization import quantize
 from elagage.pytorch.export import export_program
 from elagage.pytorch.fake_quantization import FakeQuantizedNetwork, qdq_places
 from elagage.pytorch.models import Normalize, checked_logits, copied
-from elagage.pytorch.pruning import hold_zeros
+from elagage.pytorch.pruning import hold_zeros, prunable
 from elagage.pytorch.training import (
     TrainingSettings,
     check_trainable,
@@ -134,6 +134,7 @@ def train_fake_quantized(
     """
     network, device = trainable.fake_quantized, trainable.device
     normalize, calibrated = Normalize(data.dataset).to(device), copy.deepcopy(network.state_dict())
+    weights = prunable(network.network, data.dataset)
     losses, correct = evaluate_images(network, normalize, data.validation, device)
     start = {"epoch": 0, "validation_loss": losses.mean().item(), "validation_accuracy": correct.double().mean().item()}
     print(" ".join(f"{key}={value:.6g}" for key, value in start.items()))
@@ -146,7 +147,7 @@ def train_fake_quantized(
         label=label,
         state=state,
         device=device,
-        constrain=hold_zeros,
+        constrain=lambda _, optimizer: hold_zeros(weights, optimizer),
         score=lambda row: -row["validation_loss"],
     )
     best_losses, best_correct = evaluate_images(network, normalize, data.validation, device)
@@ -174,10 +175,10 @@ def _check_backward_pass(trainable: Trainable, dataset: Dataset, images: numpy.n
 
 @torch.inference_mode()
 def _check_folding(trainable: Trainable, dataset: Dataset, images: numpy.ndarray) -> None:
-    """Raise RefusedError unless the network that is trained computes, with nothing rounded, what the float32 one does."""
+    """Raise RefusedError unless the network that is trained computes, unrounded, what the float32 one does."""
     prepared = trainable.fake_quantized.eval()
     pixels = Normalize(dataset).to(trainable.device)(torch.from_numpy(images).to(trainable.device))
-    # A copy, which may keep what it computes from weights that training changes; of pixels too, for in-place operations.
+    # A copy, which may keep what it computes from weights that training changes; of pixels too, which it may change.
     expected = copied(prepared.network)(pixels.clone()).cpu().numpy()
     error = _relative_error(prepared.without_fake_quantization(pixels).cpu().numpy(), expected)
     if not error <= MAX_FLOAT32_ERROR:
