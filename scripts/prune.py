@@ -28,8 +28,8 @@ def prune(dataset: Dataset, source: str, architecture: str, *, scope: str, rate:
         left = unpruned(network, dataset)
     if left:
         say(
-            f"{architecture}: not pruned, as no parameters but computed in the forward pass: {sum(left.values())} weights "
-            f"of {', '.join(f'{layer or type(network).__name__} ({size})' for layer, size in left.items())}"
+            f"{architecture}: not pruned, as no parameters but computed in the forward pass: {sum(left.values())} "
+            f"weights of {', '.join(f'{layer or type(network).__name__} ({size})' for layer, size in left.items())}"
         )
     remaining = counts.weights - counts.zeros
     print(f"{counts.zeros} of {counts.weights} weights are zero, and {dense_weights - counts.weights} are removed")

@@ -244,9 +244,8 @@ def _is_computed(value: object) -> bool:
 def with_other_weights(network: nn.Module, names: Collection[str] | None = None) -> nn.Module:
     """Return a copy in which floating-point tensors of the state dict differ, for checks of how it computes.
 
-    names: of these tensors, None for all. Each number changes by up to 10 %, so that variances stay positive. Tensors of
-    zeros, as layers start with that
-    are to change nothing at first, get numbers up to 0.1.
+    names: of these tensors, None for all. Each number changes by up to 10 %, so that variances stay positive. Tensors
+    of zeros, as layers start with that are to change nothing at first, get numbers up to 0.1.
     """
     other, generator = copied(network), torch.Generator().manual_seed(0)
     with torch.no_grad():

@@ -138,9 +138,9 @@ def check_training(network: nn.Module, normalize: Normalize, images: numpy.ndarr
     """Return the context in which the network can be trained, after a trial step of a copy.
 
     images: uint8 [n, channels, height, width], of which the first are used. That is contextlib.nullcontext, unless the
-    network changes in place what
-    its backward pass needs: then, a context in which tensors are copied before they change. Raises UserError if all
-    parameters are frozen, or if the forward or backward pass fails. Random states stay as they were.
+    network changes in place what its backward pass needs: then, a context in which tensors are copied before they
+    change. Raises UserError if all parameters are frozen, or if the forward or backward pass fails. Random states stay
+    as they were.
     """
     check_trainable(network)
     pixels = torch.from_numpy(images[:TRIAL_IMAGES]).to(normalize.mean.device)
