@@ -1,6 +1,7 @@
 """Structured pruning: whole channels are removed, so that every runtime has less to multiply."""
 
 import copy
+import gc
 import math
 from collections import defaultdict
 from typing import NamedTuple
@@ -9,7 +10,7 @@ import torch
 from torch import nn
 
 from elagage.data import Dataset
-from elagage.errors import RefusedError, UserError
+from elagage.errors import RefusedError
 from elagage.job import say
 from elagage.pytorch.coupling import Coupled, Cuts, find_coupled
 from elagage.pytorch.models import checked_logits
@@ -69,13 +70,14 @@ def channel_prune(network: nn.Module, dataset: Dataset, rate: float, dense_weigh
     # Only copies run: what a network keeps, computed from its weights, would not fit the smaller one.
     checked_logits(copy.deepcopy(network.eval()), images.clone(), classes)
     coupled, whole = find_coupled(copy.deepcopy(network).requires_grad_(), images)
+    gc.collect()  # the traced copy of the network, which the graph holds in cycles
     shapes = _shapes(network, dataset)
     while True:
         blocks = _choose(network, shapes, coupled, whole, rate, dense_weights)
         refused = _refused(network, blocks, images, classes)
         if not refused:
             break
-        whole |= refused
+        whole |= {name: refused[each.root] for each in coupled if each.root in refused for name in each.layers}
         coupled = [each for each in coupled if each.root not in refused]
     _tell_whole(shapes, coupled, whole, dense_weights)
     _remove(network, _joined(blocks))
@@ -190,17 +192,18 @@ def _refused(network: nn.Module, blocks: list[Block], images: torch.Tensor, clas
 
 def _disagreement(network: nn.Module, cuts: Cuts, images: torch.Tensor, classes: int) -> str:
     """Return how the network without the cuts differs from the one where they are zero, or nothing."""
+    expected = checked_logits(_masked(network, cuts), images.clone(), classes)
     smaller = copy.deepcopy(network)
     _remove(smaller, cuts)
     try:
-        logits = checked_logits(smaller, images.clone(), classes)
-    except UserError as error:
-        return f"without some of its channels, {error}"
-    expected = checked_logits(_masked(network, cuts), images.clone(), classes)
-    difference = float((logits - expected).norm() / expected.norm())
+        with torch.inference_mode():
+            logits = smaller(images.clone())
+        difference = float((logits - expected).norm() / expected.norm())
+    except Exception as error:
+        return f"without some of them the network raises {type(error).__name__}: {error}"
     if difference <= TOLERANCE or torch.equal(logits, expected):  # 0 / 0 where all logits are 0
         return ""
-    return f"without some of its channels, the logits differ by {difference:.1g} from those with the same ones zero"
+    return f"without some of them the logits differ by {difference:.1g} from those with the same ones zero"
 
 
 def _remove(network: nn.Module, cuts: Cuts) -> None:
@@ -229,15 +232,16 @@ def _whole_layers(shapes: dict[str, torch.Size], coupled: list[Coupled]) -> dict
 def _named(layers: dict[str, int], whole: dict[str, str]) -> str:
     """Return the three largest layers, with the reasons."""
     largest = sorted(layers, key=lambda key: -layers[key])[:3]
-    reasons = {key: whole.get(key.rpartition(".")[0], "it is no convolution or linear layer") for key in largest}
+    reasons = {key: whole.get(key.rpartition(".")[0], "they cannot be followed") for key in largest}
     return ", ".join(f"{key!r} ({reason})" for key, reason in reasons.items())
 
 
 def _tell_whole(
     shapes: dict[str, torch.Size], coupled: list[Coupled], whole: dict[str, str], dense_weights: int
 ) -> None:
-    for name, reason in whole.items():
-        print(f"all channels of {name!r} stay: {reason}")
+    for reason in dict.fromkeys(whole.values()):
+        names = [name for name in whole if whole[name] == reason]
+        print(f"all channels of {', '.join(map(repr, names))} stay: {reason}")
     layers = _whole_layers(shapes, coupled)
     share = sum(layers.values()) / dense_weights
     if share >= MUCH:

@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.utils import _pytree as pytree
 from torch_pruning import DependencyGraph
-from torch_pruning._helpers import GroupItem, _HybridIndex
-from torch_pruning.dependency import Dependency, Group, Node, index_mapping
+from torch_pruning._helpers import _HybridIndex
+from torch_pruning.dependency import Dependency, Node, index_mapping
 from torch_pruning.ops import OPTYPE
-from torch_pruning.pruner.importance import GroupMagnitudeImportance
 
 from elagage.errors import RefusedError
 from elagage.pytorch.shrinking import SHRINKABLE, is_depthwise
@@ -37,6 +37,7 @@ MAPPINGS = {
     OPTYPE.EXPAND: index_mapping.update_expand_index_mapping,
     OPTYPE.SLICE: index_mapping.update_slice_index_mapping,
 }
+RANKED = (nn.Linear, _ConvNd, _BatchNorm)  # layers whose weights say how important a channel is
 NOT_INFERRED = (ArithmeticError, LookupError, TypeError)
 
 
@@ -44,6 +45,7 @@ class Coupled(NamedTuple):
     """The output channels of a layer, the root, and all that the network couples with them."""
 
     root: str  # name of the layer
+    layers: list[str]  # whose output channels they are, the root's and others'
     places: list[list[int]]  # channels of the root; those of one place can only be removed together
     importance: torch.Tensor  # float32 [places]
     entries: dict[Cut, dict[int, list[int]]]  # of each channel of the root, along the axis of a tensor
@@ -94,15 +96,17 @@ def find_coupled(network: nn.Module, images: torch.Tensor) -> tuple[list[Coupled
             items: Items = {}
             try:
                 coupled.append(_coupled(traced, layer, items))
-                reason = ""
             except _StaysError as error:
-                reason = str(error)
-            reached = dict.fromkeys(node.module for node, side in items if traced.graph.is_out_channel_pruning_fn(side))
-            visited |= reached.keys()
-            if reason:
-                layers = [module for module in reached if isinstance(module, nn.Linear | _ConvNd)]
-                whole |= {traced.names[module][0]: reason for module in layers}
-    return coupled, whole
+                whole |= dict.fromkeys(_layers(traced, items), str(error))
+            visited |= {node.module for node, side in items if traced.graph.is_out_channel_pruning_fn(side)}
+    losing = {name for each in coupled for name in each.layers}  # of some layers, only a part of the channels stays
+    return coupled, {name: reason for name, reason in whole.items() if name not in losing}
+
+
+def _layers(traced: _Traced, items: Items) -> list[str]:
+    """Return the convolutions and linear layers whose output channels are among the items."""
+    outputs = [node.module for node, side in items if traced.graph.is_out_channel_pruning_fn(side)]
+    return [traced.names[module][0] for module in outputs if isinstance(module, nn.Linear | _ConvNd)]
 
 
 def _traced(network: nn.Module, images: torch.Tensor) -> _Traced:
@@ -188,8 +192,14 @@ def _coupled(traced: _Traced, root: nn.Module, items: Items) -> Coupled:
             joined.join(firsts.setdefault(_removed_with(graph, dependency, index), first), first)
     places = joined.lists()
     if len(places) == 1:
-        raise _StaysError("its channels can only be removed together")
-    return Coupled(traced.names[root][0], places, _importance(graph, items, places), _entries(traced, items))
+        raise _StaysError("they can only be removed together")
+    return Coupled(
+        traced.names[root][0],
+        _layers(traced, items),
+        places,
+        _importance(graph, items, places),
+        _entries(traced, items),
+    )
 
 
 def _follow(traced: _Traced, items: Items, joined: "_Joined") -> None:
@@ -248,9 +258,9 @@ def _mapped(dependency: Dependency, roots: Roots) -> list[tuple[int, int]]:
         for mapping in filter(None, dependency.index_mapping):
             indices = mapping(indices)
     except NOT_INFERRED:
-        raise _StaysError("Torch-Pruning cannot follow its channels") from None
+        raise _StaysError("Torch-Pruning cannot follow them") from None
     if any(index.root_idx is None for index in indices):
-        raise _StaysError("Torch-Pruning cannot follow its channels")
+        raise _StaysError("Torch-Pruning cannot follow them")
     return [(index.idx, index.root_idx) for index in indices]
 
 
@@ -258,15 +268,15 @@ def _check(traced: _Traced, dependency: Dependency, roots: Roots) -> None:
     """Raise _StaysError unless the side of a layer or operation can lose these channels."""
     layer, graph = dependency.layer, traced.graph
     if isinstance(layer, nn.Parameter):
-        raise _StaysError(f"its channels meet the parameter {graph._param_to_name[layer]!r}")
+        raise _StaysError(f"they meet the parameter {graph._param_to_name[layer]!r}")
     if dependency.target.type == OPTYPE.OUTPUT:
-        raise _StaysError("its channels are the network's output")
+        raise _StaysError("they are the classes")
     if layer in traced.names and not isinstance(layer, SHRINKABLE):
-        raise _StaysError(f"its channels meet {traced.names[layer][0]!r}, a {type(layer).__name__}")
+        raise _StaysError(f"they meet {traced.names[layer][0]!r}, a {type(layer).__name__}")
     is_output = graph.is_out_channel_pruning_fn(dependency.handler)
     size = (graph.get_out_channels if is_output else graph.get_in_channels)(dependency.target) or traced.widest
     if not 0 <= min(roots) <= max(roots) < size:
-        raise _StaysError("Torch-Pruning cannot follow its channels")
+        raise _StaysError("Torch-Pruning cannot follow them")
     if any(id(parameter) in traced.shared for parameter in layer.parameters()):
         raise _StaysError(f"{traced.names[layer][0]!r} shares a parameter with another layer")
 
@@ -286,18 +296,26 @@ def _removed_with(graph: DependencyGraph, dependency: Dependency, index: int) ->
 
 
 def _importance(graph: DependencyGraph, items: Items, places: list[list[int]]) -> torch.Tensor:
-    """Return the importance of each place, float32 [places]: the mean over its channels."""
-    group = Group()
-    group._DG = graph
+    """Return the importance of each place, float32 [places], as Torch-Pruning's GroupMagnitudeImportance has it.
+
+    That one fails where the channels of a layer are fewer than those that it is coupled with.
+    """
+    sums, count = torch.zeros(sum(map(len, places))), 0
     for dependency, roots in items.values():
-        item = GroupItem(dependency, list(roots))
-        item.root_idxs = list(roots.values())
-        group._group.append(item)
-    importance = GroupMagnitudeImportance()(group).nan_to_num()  # 0 / 0 where all weights are zero
+        for name, axis in _axes(graph, dependency):
+            if name == "weight" and isinstance(dependency.layer, RANKED) and not is_depthwise(dependency.layer):
+                # Some at a time, because a linear layer can have 400 MB of weights.
+                parts = dependency.layer.weight.detach().movedim(axis, 0).split(256)
+                norms = torch.cat([part.reshape(len(part), -1).pow(2).sum(1) for part in parts])
+                indices = torch.tensor([index % len(norms) for index in roots])
+                sums.scatter_add_(0, torch.tensor(list(roots.values())), norms[indices])
+                count += 1
+    importance = sums / count
+    importance = (importance / importance.mean()).nan_to_num()  # 0 / 0 where all weights are zero
     place_of = {channel: number for number, place in enumerate(places) for channel in place}
     numbers = torch.tensor([place_of[channel] for channel in range(len(importance))])
-    sums = torch.zeros(len(places)).index_add_(0, numbers, importance)
-    return sums / torch.tensor([len(place) for place in places])
+    means = torch.zeros(len(places)).index_add_(0, numbers, importance)
+    return means / torch.tensor([len(place) for place in places])
 
 
 def _entries(traced: _Traced, items: Items) -> dict[Cut, dict[int, list[int]]]:
