@@ -227,14 +227,15 @@ def _lazy_layers(network: nn.Module) -> list[str]:
     ]
 
 
-def copied(network: nn.Module) -> nn.Module:
-    """Return a deep copy of a network.
+def copied(network: nn.Module, share_parameters: bool = False) -> nn.Module:
+    """Return a deep copy of a network, whose parameters are the same ones if they are to be shared.
 
     Unlike copy.deepcopy, of one too that keeps what it computed with gradients, as nn.utils.weight_norm does.
     """
     kept = pytree.tree_leaves([vars(module) for module in network.modules()])
     computed = {id(value): value.detach().clone() for value in kept if _is_computed(value)}
-    return copy.deepcopy(network, computed)
+    shared = {id(parameter): parameter for parameter in network.parameters()} if share_parameters else {}
+    return copy.deepcopy(network, computed | shared)
 
 
 def _is_computed(value: object) -> bool:
