@@ -204,7 +204,7 @@ class KeepsFromBuilding(Cached):
 @pytest.mark.parametrize("kind", [DrawsWhenBuilt, KeepsFromBuilding])
 def test_what_building_leaves_outside_the_state_dict_is_refused(kind):
     check_rebuilt(Small(), Small(), DATASET)
-    with pytest.raises(UserError, match="built twice, .*register it as a buffer"):
+    with pytest.raises(UserError, match=r"built twice, .*register it as a buffer"):
         check_rebuilt(kind(), kind(), DATASET)
 
 
