@@ -10,12 +10,19 @@ VERSION := $(if $(PYTHON),$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.
 # Of a .venv of that version: one of another version lacks the file, and is made again.
 INSTALLED = .venv/installed-for-$(VERSION)
 
-.PHONY: study install test test-all test-slurm format clean help
+.PHONY: study check install test test-all test-slurm format clean help
 
 # make             run the default study
 study: $(INSTALLED)
 	$(RUN)/snakemake all --quiet reason
 	@echo "Look at results/plots/ and results/summary.md; '$(RUN)/snakemake --report report.html' joins them, with captions."
+
+# make check       say in a minute whether a study can do what it asks for; CONFIG=study.yaml names another than the default
+CONFIG = config/config.yaml
+check: $(INSTALLED)
+	$(RUN)/snakemake check --quiet reason --configfile $(CONFIG)
+	@cat results/check.md
+	$(RUN)/snakemake all --dry-run --quiet rules --configfile $(CONFIG)
 
 # make install     install what is needed, no more
 install: $(INSTALLED)

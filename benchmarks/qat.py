@@ -7,6 +7,7 @@ output.
 
 import argparse
 import dataclasses
+import functools
 import os
 import pathlib
 import sys
@@ -21,7 +22,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "scripts
 from elagage.data import SPLITS, Dataset, PreparedData, Split
 from elagage.onnx.graph import with_weights
 from elagage.onnx.quantization import quantize
-from elagage.onnx.runtime import load, predictions, time_in_turns
+from elagage.onnx.runtime import load, predictions
 from elagage.pytorch.checkpoints import load_network, save_checkpoint
 from elagage.pytorch.export import export_graph
 from elagage.pytorch.models import build_network
@@ -29,6 +30,7 @@ from elagage.pytorch.pruning import magnitude_prune
 from elagage.pytorch.qat import prepare
 from elagage.pytorch.training import TrainingSettings, fit, warmup_and_cosine
 from elagage.pytorch.training_state import TrainingState
+from elagage.timing import time_in_turns
 from prepare_data import prepare_data
 from quantize_qat import quantize_qat
 
@@ -137,10 +139,10 @@ def times(folder: pathlib.Path) -> None:
     models["qat"] = trainable.deployed()
     calls = {}
     for name, model in models.items():
-        onnx.save(model, folder / "timed.onnx")
-        calls[name] = load(folder / "timed.onnx", 1)
+        onnx.save(model, folder / f"timed-{name}.onnx")
+        calls[name] = functools.partial(load, folder / f"timed-{name}.onnx", 1)
     for _ in range(3):
-        medians = {name: numpy.median(part) / 1e6 for name, part in time_in_turns(calls, images).items()}
+        medians = {name: numpy.median(part.wall) / 1e6 for name, part in time_in_turns(calls, images).items()}
         print(" ".join(f"{name}={value:.3f} ms" for name, value in medians.items()), file=sys.stderr)
 
 

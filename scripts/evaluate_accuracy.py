@@ -2,15 +2,22 @@
 
 import numpy
 
-from elagage.data import Split, save_array
+from elagage.data import Dataset, Split, numbers_in, save_array
 from elagage.files import write_json
 from elagage.job import job
 from elagage.onnx.runtime import load, predictions
+from elagage.refusals import refusing
 
 
-def evaluate_accuracy(test: Split, onnx_file: str, *, threads: int, accuracy: str, predicted: str) -> None:
-    """Write the number of images and of correct predictions (JSON), and each image's prediction, int32 [n] (.npy)."""
-    classes = predictions(load(onnx_file, threads), test)
+def evaluate_accuracy(
+    dataset: Dataset, test: Split, onnx_file: str, *, threads: int, accuracy: str, predicted: str
+) -> None:
+    """Write the number of images and of correct predictions (JSON), and each image's prediction, int32 [n] (.npy).
+
+    Predictions number the classes as the data set does, whatever the order of the file's own class names.
+    """
+    model = load(onnx_file, threads)
+    classes = numbers_in(model.classes, dataset.classes)[predictions(model, test)]
     save_array(predicted, classes.astype(numpy.int32))
     correct = int((classes == test.labels).sum())
     write_json(accuracy, {"images": len(test), "correct": correct})
@@ -19,8 +26,12 @@ def evaluate_accuracy(test: Split, onnx_file: str, *, threads: int, accuracy: st
 
 if "snakemake" in globals():
     with job(snakemake.log[0]):
-        test = Split.read(snakemake.input.test_images, snakemake.input.test_labels)
+        dataset = Dataset.read(snakemake.input.dataset)
+        test = dataset.split(snakemake.input, "test")
         output = snakemake.output
         files = zip(snakemake.input.onnx_files, output.accuracy, output.predictions, strict=True)
         for onnx_file, accuracy, predicted in files:
-            evaluate_accuracy(test, onnx_file, threads=snakemake.threads, accuracy=accuracy, predicted=predicted)
+            with refusing(accuracy, predicted):
+                evaluate_accuracy(
+                    dataset, test, onnx_file, threads=snakemake.threads, accuracy=accuracy, predicted=predicted
+                )

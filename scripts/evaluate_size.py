@@ -12,6 +12,7 @@ from elagage.onnx.deployed import description
 from elagage.onnx.macs import count_multiply_accumulates
 from elagage.onnx.tensors import initializers
 from elagage.packing.pack import entropy_bytes, packed_weight_bytes
+from elagage.refusals import refusing
 
 
 def evaluate_size(onnx_file: str, packed: str, size: str) -> None:
@@ -47,4 +48,5 @@ def evaluate_size(onnx_file: str, packed: str, size: str) -> None:
 if "snakemake" in globals():
     with job(snakemake.log[0]):
         for paths in zip(snakemake.input.onnx_files, snakemake.input.packed, snakemake.output.size, strict=True):
-            evaluate_size(*paths)
+            with refusing(paths[-1]):
+                evaluate_size(*paths)

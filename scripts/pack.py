@@ -8,6 +8,7 @@ from elagage.job import job
 from elagage.onnx.tensors import initializers
 from elagage.packing.pack import pack
 from elagage.packing.unpack import PackingError, unpack
+from elagage.refusals import refusing
 
 
 def pack_file(onnx_file: str, packed: str) -> None:
@@ -32,4 +33,5 @@ def pack_file(onnx_file: str, packed: str) -> None:
 if "snakemake" in globals():
     with job(snakemake.log[0]):
         for onnx_file, packed in zip(snakemake.input.onnx_files, snakemake.output.packed, strict=True):
-            pack_file(onnx_file, packed)
+            with refusing(packed):
+                pack_file(onnx_file, packed)

@@ -7,6 +7,7 @@ from elagage.pytorch.checkpoints import load_network, save_checkpoint
 from elagage.pytorch.models import naming
 from elagage.pytorch.pruning import count_weights, magnitude_prune, unpruned
 from elagage.pytorch.training import compute_reproducibly
+from elagage.refusals import refusing
 
 # Keys of the source's provenance that no longer hold after pruning.
 STALE_AFTER_PRUNING = ("validation_accuracy", "retraining", "retraining_epoch")
@@ -27,8 +28,8 @@ def prune(dataset: Dataset, source: str, architecture: str, *, scope: str, rate:
         left = unpruned(network, dataset)
     if left:
         say(
-            f"{architecture}: not pruned, as no parameters but computed in the forward pass: {sum(left.values())} weights "
-            f"of {', '.join(f'{layer or type(network).__name__} ({size})' for layer, size in left.items())}"
+            f"{architecture}: not pruned, as no parameters but computed in the forward pass: {sum(left.values())} "
+            f"weights of {', '.join(f'{layer or type(network).__name__} ({size})' for layer, size in left.items())}"
         )
     remaining = counts.weights - counts.zeros
     print(f"{counts.zeros} of {counts.weights} weights are zero, and {dense_weights - counts.weights} are removed")
@@ -40,10 +41,10 @@ def prune(dataset: Dataset, source: str, architecture: str, *, scope: str, rate:
 
 
 if "snakemake" in globals():
-    with job(snakemake.log[0]):
+    with job(snakemake.log[0]), refusing(snakemake.output):
         compute_reproducibly(snakemake.threads)
         prune(
-            Dataset.read(snakemake.input.dataset, snakemake.params.normalization),
+            Dataset.read(snakemake.input.dataset, snakemake.params.trained_with),
             snakemake.input.source,
             snakemake.params.architecture,
             scope=snakemake.wildcards.scope,

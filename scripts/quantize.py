@@ -18,7 +18,7 @@ from elagage.onnx.contents import Weight, count_contents, stored_weights
 from elagage.onnx.deployed import write_deployed
 from elagage.onnx.graph import with_weights
 from elagage.onnx.quantization import quantize
-
+from elagage.refusals import refusing
 
 TOLERANCE = 0.002  # between the shares of zeros in checkpoint and file: folding lets a few tiny weights become 0
 MENTIONED = 0.1  # share of the weights that stay float32, above which the user is told
@@ -35,20 +35,21 @@ def read_numpy(checkpoint: str) -> tuple[dict[str, numpy.ndarray], dict]:
 def quantize_checkpoint(
     dataset: Dataset, graph: str, checkpoint: str, *, calibration: Split | None, outputs: Mapping[str, str]
 ) -> None:
-    """Write an ONNX file for each mode (mode -> path); calibration: images for mode static."""
+    """Write an ONNX file for each mode (mode -> path), or why there is none; calibration: images for mode static."""
     state, provenance = read_numpy(checkpoint)
     with reading(graph):
         float32 = with_weights(onnx_ir.load(graph), state)
     check_zeros(float32, provenance)
     for mode, output in outputs.items():
         images = calibration.images if mode == "static" else None
-        model = copy.deepcopy(float32) if mode == "float32" else quantize(float32, mode, images)
-        print(mode, json.dumps(count_contents(model)))
-        if mode != "float32":
-            _say_what_stays_float32(model, mode)
-        record = {"mode": mode, "onnxruntime": onnxruntime.__version__}
-        record |= {} if images is None else {"calibration_images": len(images)}
-        write_deployed(output, model, dataset, provenance | record)
+        with refusing(output):
+            model = copy.deepcopy(float32) if mode == "float32" else quantize(float32, mode, images)
+            print(mode, json.dumps(count_contents(model)))
+            if mode != "float32":
+                _say_what_stays_float32(model, mode)
+            record = {"mode": mode, "onnxruntime": onnxruntime.__version__}
+            record |= {} if images is None else {"calibration_images": len(images)}
+            write_deployed(output, model, dataset, provenance | record)
 
 
 def check_zeros(model: onnx.ModelProto, provenance: Mapping) -> None:
@@ -82,13 +83,13 @@ def _listed(weights: list[Weight]) -> str:
 
 
 if "snakemake" in globals():
-    with job(snakemake.log[0]):
+    with job(snakemake.log[0]), refusing(snakemake.output):
         calibration = None
         if "static" in snakemake.params.modes:
             split = Split.read(snakemake.input.train_images, snakemake.input.train_labels)
             calibration = split.first(snakemake.params.calibration_images, "quantization.calibration_images")
         quantize_checkpoint(
-            Dataset.read(snakemake.input.dataset, snakemake.params.normalization),
+            Dataset.read(snakemake.input.dataset, snakemake.params.trained_with),
             snakemake.input.graph,
             snakemake.input.checkpoint,
             calibration=calibration,

@@ -8,8 +8,10 @@ from elagage.job import job
 from elagage.pytorch.checkpoints import load_network
 from elagage.pytorch.export import export_graph
 from elagage.pytorch.folding import fold
+from elagage.pytorch.independence import check_rebuilt
 from elagage.pytorch.models import build_network, naming
 from elagage.pytorch.training import compute_reproducibly
+from elagage.refusals import refusing
 
 
 def quantize_export(dataset: Dataset, architecture: str, checkpoint: str | None, graph: str) -> None:
@@ -19,8 +21,14 @@ def quantize_export(dataset: Dataset, architecture: str, checkpoint: str | None,
     architecture. Raises UserError if the network cannot be exported.
     """
     if checkpoint is None:
-        network = build_network(architecture, len(dataset.classes), dataset.channels)
+        rebuilt, network = (
+            build_network(
+                architecture, len(dataset.classes), dataset.channels, seed=seed, image_size=dataset.image_size
+            )
+            for seed in (1, 0)
+        )
         with naming(architecture):
+            check_rebuilt(network, rebuilt, dataset)
             fold(network, dataset)
     else:
         network, _ = load_network(checkpoint, architecture, dataset)
@@ -31,10 +39,10 @@ def quantize_export(dataset: Dataset, architecture: str, checkpoint: str | None,
 
 
 if "snakemake" in globals():
-    with job(snakemake.log[0]):
+    with job(snakemake.log[0]), refusing(snakemake.output):
         compute_reproducibly(snakemake.threads)
         quantize_export(
-            Dataset.read(snakemake.input.dataset, snakemake.params.normalization),
+            Dataset.read(snakemake.input.dataset, snakemake.params.trained_with),
             snakemake.params.architecture,
             snakemake.input.get("checkpoint"),
             snakemake.output.graph,

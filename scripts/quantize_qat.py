@@ -15,6 +15,7 @@ from elagage.pytorch.models import naming
 from elagage.pytorch.qat import check_agreement, prepare, train_fake_quantized
 from elagage.pytorch.training import TrainingSettings, compute_reproducibly, default_device
 from elagage.pytorch.training_state import TrainingState, identity
+from elagage.refusals import refusing
 
 COMPARED_IMAGES = 500  # of validation, on which PyTorch and ONNX Runtime have to agree
 
@@ -61,12 +62,12 @@ def quantize_qat(
 
 
 if "snakemake" in globals():
-    with job(snakemake.log[0]):
+    with job(snakemake.log[0]), refusing(snakemake.output):
         compute_reproducibly(snakemake.threads)
         params, seed = snakemake.params, int(snakemake.wildcards.seed)
         depends = [snakemake.input.dataset, snakemake.input.checkpoint]
         quantize_qat(
-            PreparedData.read(snakemake.input, snakemake.params.normalization),
+            PreparedData.read(snakemake.input, snakemake.params.trained_with),
             snakemake.input.checkpoint,
             params.architecture,
             TrainingSettings(**params.settings),

@@ -8,11 +8,12 @@ import torch
 from elagage.data import PreparedData
 from elagage.job import job
 from elagage.pytorch.checkpoints import load_network, save_checkpoint
-from elagage.pytorch.models import ModelSpec, naming
+from elagage.pytorch.models import ModelSpec, Normalize, naming
 from elagage.pytorch.pruning import count, hold_zeros, prunable
 from elagage.pytorch.recovery import SCHEDULES
-from elagage.pytorch.training import TrainingSettings, check_trainable, compute_reproducibly, fit
+from elagage.pytorch.training import TrainingSettings, check_training, compute_reproducibly, fit
 from elagage.pytorch.training_state import TrainingState, identity
+from elagage.refusals import refusing
 
 
 def recover(
@@ -33,7 +34,7 @@ def recover(
     """
     network, provenance = load_network(pruned, model.architecture, data.dataset, model.seed)
     with naming(model.architecture):
-        check_trainable(network)
+        check_training(network, Normalize(data.dataset), data.validation.images)
     weights = prunable(network, data.dataset)
     before = count(weights)
     label = f"{recovery} {model.name} seed {model.seed} {provenance['scope']} {provenance['rate']}"
@@ -56,12 +57,12 @@ def recover(
 
 
 if "snakemake" in globals():
-    with job(snakemake.log[0]):
+    with job(snakemake.log[0]), refusing(snakemake.output):
         compute_reproducibly(snakemake.threads)
         params, wildcards = snakemake.params, snakemake.wildcards
         depends = [snakemake.input.dataset, snakemake.input.pruned]
         recover(
-            PreparedData.read(snakemake.input, snakemake.params.normalization),
+            PreparedData.read(snakemake.input, snakemake.params.trained_with),
             ModelSpec(wildcards.model, params.architecture, int(wildcards.seed)),
             TrainingSettings(**params.settings),
             pruned=snakemake.input.pruned,

@@ -9,6 +9,7 @@ from elagage.pytorch.models import Normalize, naming
 from elagage.pytorch.pruning import count_weights
 from elagage.pytorch.recovery import estimate_batchnorm
 from elagage.pytorch.training import compute_reproducibly, evaluate
+from elagage.refusals import refusing
 
 
 def recover_batchnorm(
@@ -28,10 +29,10 @@ def recover_batchnorm(
 
 
 if "snakemake" in globals():
-    with job(snakemake.log[0]):
+    with job(snakemake.log[0]), refusing(snakemake.output):
         compute_reproducibly(snakemake.threads)
         recover_batchnorm(
-            PreparedData.read(snakemake.input, snakemake.params.normalization),
+            PreparedData.read(snakemake.input, snakemake.params.trained_with),
             snakemake.input.pruned,
             snakemake.params.architecture,
             batchnorm_images=snakemake.params.batchnorm_images,

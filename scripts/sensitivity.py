@@ -11,9 +11,10 @@ from elagage.files import write_csv
 from elagage.job import job
 from elagage.progress import progress
 from elagage.pytorch.checkpoints import load_network
-from elagage.pytorch.models import Normalize, naming
+from elagage.pytorch.models import Normalize, copied, naming
 from elagage.pytorch.pruning import prunable, zero_smallest
 from elagage.pytorch.training import compute_reproducibly, default_device, evaluate
+from elagage.refusals import refusing
 
 
 def layers(network: nn.Module, dataset: Dataset) -> dict[str, nn.Parameter]:
@@ -57,13 +58,14 @@ def measure(
     weights that is zero after global pruning at this rate. `advance(1)` is called after each accuracy.
     """
     network.to(device)
+    # Copies are evaluated, which may keep what they compute from weights that pruning changes.
     images = len(split)
     shares = {rate: global_shares(weights, rate) for rate in rates}
-    dense_correct = round(evaluate(network, normalize, split, device)[1] * images)
+    dense_correct = round(evaluate(copied(network), normalize, split, device)[1] * images)
     advance(1)
     rows = []
     for layer, rate in prune_each_layer(weights, rates):
-        correct = round(evaluate(network, normalize, split, device)[1] * images)
+        correct = round(evaluate(copied(network), normalize, split, device)[1] * images)
         row = {"layer": layer, "weights": weights[layer].numel(), "rate": rate, "correct": correct}
         row |= {"dense_correct": dense_correct, "images": images, "accuracy": correct / images}
         rows.append(row | {"global_share": shares[rate][layer]})
@@ -100,11 +102,12 @@ def sensitivity(
 
 
 if "snakemake" in globals():
-    with job(snakemake.log[0]):
+    with job(snakemake.log[0]), refusing(snakemake.output):
         compute_reproducibly(snakemake.threads)
+        dataset = Dataset.read(snakemake.input.dataset, snakemake.params.trained_with)
         sensitivity(
-            Dataset.read(snakemake.input.dataset, snakemake.params.normalization),
-            Split.read(snakemake.input.validation_images, snakemake.input.validation_labels),
+            dataset,
+            dataset.split(snakemake.input, "validation"),
             snakemake.input.checkpoint,
             snakemake.params.architecture,
             images=snakemake.params.images,

@@ -5,10 +5,13 @@ from collections.abc import Mapping
 import numpy
 import pandas
 
+from elagage.errors import RefusedError, UserError
 from elagage.files import read_json, reading, whole_file
-from elagage.job import job
-from elagage.statistics import median_interval, wilson_interval
+from elagage.job import job, say
+from elagage.statistics import loads_interval, wilson_interval
+from elagage.timing import BUSY, LOADS
 
+MEASUREMENTS = ("accuracy", "size", "latency")
 MARKDOWN_COLUMNS = {  # of summary.md -> how to write each
     "model": "{model}",
     "seed": "{seed}",
@@ -24,9 +27,20 @@ MARKDOWN_COLUMNS = {  # of summary.md -> how to write each
     "MMACs": "{mmacs}",
     "int8 weights": "{int8_share:.1%}",
     "time / ms [95 % interval]": "{inference_time_ms:.3f} [{inference_time_low_ms:.3f}, {inference_time_high_ms:.3f}]",
+    "CPU / ms": "{cpu_time_ms:.3f}",
     "dense in turn / ms": "{dense_time_ms:.3f}",
     "speed-up [95 % interval]": "{speedup:.2f} [{speedup_low:.2f}, {speedup_high:.2f}]",
 }
+
+
+def row(variant: Mapping, eager_path: str) -> dict:
+    """Return a row of the summary: what names the variant, its measurements, and why it was refused, or None."""
+    named = {column: value for column, value in variant.items() if column not in MEASUREMENTS}
+    try:
+        measured = measurements(*(variant[kind] for kind in MEASUREMENTS))
+    except RefusedError as error:
+        return named | {"refused": str(error)}
+    return named | measured | eager_measurements(eager_path) | {"refused": None}
 
 
 def measurements(accuracy_path: str, size_path: str, latency_path: str) -> dict:
@@ -47,10 +61,13 @@ def measurements(accuracy_path: str, size_path: str, latency_path: str) -> dict:
         row |= {key: size[key] for key in ("weights", "zeros", "int8_weights", "operators", "int8_operators")}
     with reading(latency_path):
         latency = read_json(latency_path)
-        time = pandas.Series(latency["ns"]) / 1e6
-        row |= _interval("inference_time{}_ms", time)
-        row |= {"dense_time_ms": float(numpy.median(latency["dense_ns"])) / 1e6, "latency_images": len(time)}
-        row |= _interval("speedup{}", pandas.Series(latency["dense_ns"]) / latency["ns"])
+        row |= _time("inference_time{}_ms", latency["variant"])
+        row |= {"dense_time_ms": _time("{}", latency["dense"])[""], "latency_images": latency["images"]}
+        row |= _ratio("speedup{}", latency["dense"], latency["variant"])
+        cpu, dense_cpu = (float(numpy.median(latency[name]["cpu_ns"])) / 1e6 for name in ("variant", "dense"))
+        row |= {"cpu_time_ms": cpu, "dense_cpu_time_ms": dense_cpu, "machine_busy": latency["machine_busy"]}
+        for size, ns in latency["batch_ns"].items():
+            row |= _of_loads(f"throughput_batch_{size}{{}}", int(size) * 1e9 / numpy.array(ns))
         row |= {key: latency[key] for key in ("threads", "cpu", "instruction_set", "onnxruntime")}
     return row
 
@@ -66,20 +83,65 @@ def eager_measurements(eager_path: str) -> dict:
     """Return the columns of the dense model's time in eager PyTorch, and how much faster ONNX Runtime runs it."""
     with reading(eager_path):
         eager = read_json(eager_path)
-        time = pandas.Series(eager["ns"]) / 1e6
         return {
-            **_interval("eager_time{}_ms", time),
-            **_interval("eager_to_onnxruntime{}", pandas.Series(eager["ns"]) / eager["dense_ns"]),
+            **_time("eager_time{}_ms", eager["eager"]),
+            **_ratio("eager_to_onnxruntime{}", eager["eager"], eager["dense"]),
         }
 
 
-def _interval(column: str, values: pandas.Series) -> dict[str, float]:
-    median, low, high = median_interval(values.to_numpy())
-    return {column.format(""): median, column.format("_low"): low, column.format("_high"): high}
+def _time(column: str, times: Mapping) -> dict[str, float]:
+    return _of_loads(column, numpy.array(times["wall_ns"]) / 1e6)
+
+
+def _ratio(column: str, slow: Mapping, fast: Mapping) -> dict[str, float]:
+    return _of_loads(column, numpy.array(slow["wall_ns"]) / fast["wall_ns"])
+
+
+def _of_loads(column: str, values: numpy.ndarray) -> dict[str, float]:
+    """Return three columns, of the median of each load's values, [loads, calls], and its interval over the loads."""
+    mean, low, high = loads_interval(numpy.median(values, axis=1))
+    return {column.format(""): mean, column.format("_low"): low, column.format("_high"): high}
+
+
+def busy_line(summary: pandas.DataFrame) -> str:
+    """Return in words how much of the machine's CPU time other programs took during the timings."""
+    busy = summary["machine_busy"].dropna()
+    if busy.empty:
+        return "Other programs: what they took of the machine's CPU time is known on Linux only."
+    disturbed = (busy > BUSY).sum()
+    words = f"Other programs took {busy.median():.0%} of the machine's CPU time (median; at most {busy.max():.0%})"
+    return f"{words} while models were timed; in {disturbed} of {len(busy)} rows more than {BUSY:.0%}."
+
+
+def table(rows: list[dict]) -> pandas.DataFrame:
+    """Return the rows as a table; whole numbers stay whole where others of their column are missing."""
+    columns = list(dict.fromkeys(column for row in sorted(rows, key=len, reverse=True) for column in row))
+    whole = [name for name in columns if all(isinstance(row.get(name, 0), int | None) for row in rows)]
+    joined = pandas.DataFrame(rows, columns=columns)
+    return joined.astype({name: "Int64" for name in whole if joined[name].isna().any() and joined[name].notna().any()})
+
+
+def refusals(summary: pandas.DataFrame) -> list[str]:
+    """Return a sentence for each reason why variants have no measurements: which variants, and why."""
+    refused = summary[summary["refused"].notna()]
+    sentences = []
+    for (model, reason), rows in refused.groupby(["model", "refused"], sort=False):
+        scopes, recoveries, modes = ("/".join(rows[name].unique()) for name in ("scope", "recovery", "mode"))
+        rates = ", ".join(f"{rate:g}" for rate in rows["rate"].unique())
+        sentences.append(
+            f"{model}: {scopes} pruning at {rates}, recovery {recoveries}, mode {modes} ({len(rows)} of {len(summary)} "
+            f"variants): {reason}"
+        )
+    return sentences
 
 
 def markdown(summary: pandas.DataFrame) -> str:
-    """Return the summary as Markdown: what it was measured with, then a table for people."""
+    """Return the summary as Markdown: what it was measured with, then a table for people, then what was refused."""
+    refused = ["", "## Refused", "", *(f"- {sentence}" for sentence in refusals(summary))]
+    refused = refused if len(refused) > 4 else []
+    summary = summary[summary["refused"].isna()]
+    if summary.empty:
+        return "\n".join(["# Summary", "", "Nothing could be measured.", *refused, ""])
     rows = summary.assign(
         kilobytes=summary["model_size_bytes"] / 1000,
         packed_kilobytes=summary["packed_size_bytes"] / 1000,
@@ -87,8 +149,14 @@ def markdown(summary: pandas.DataFrame) -> str:
         mmacs=["unknown" if pandas.isna(macs) else f"{macs / 1e6:.3g}" for macs in summary["macs"]],
         int8_share=summary["int8_weights"] / summary["weights"],
     )
-    table = pandas.DataFrame(
-        [{name: text.format(**row) for name, text in MARKDOWN_COLUMNS.items()} for row in rows.to_dict("records")]
+    columns = MARKDOWN_COLUMNS | {
+        f"images/s in batches of {column.rpartition('_')[2]} [95 % interval]": (
+            f"{{{column}:.0f}} [{{{column}_low:.0f}}, {{{column}_high:.0f}}]"
+        )
+        for column in summary.filter(regex=r"^throughput_batch_\d+$")
+    }
+    written = pandas.DataFrame(
+        [{name: text.format(**row) for name, text in columns.items()} for row in rows.to_dict("records")]
     )
     lines = ["# Summary", ""]
     for (model, seed), part in summary.groupby(["model", "seed"], sort=False):
@@ -104,10 +172,16 @@ def markdown(summary: pandas.DataFrame) -> str:
             f"- Times: median of {first['latency_images']} test images, one at a time, threads: {first['threads']}, "
             f"on {cpu} ({instructions}), ONNX Runtime {first['onnxruntime']}; {len(part)} of {len(summary)} rows."
         )
+    lines.append(f"- {busy_line(summary)}")
     lines.append(
-        "- Speed-up: against the dense float32 model in ONNX Runtime, timed turn by turn with the variant: the median "
-        "of the ratios per image, which need not be the ratio of the median times. Its interval is that of this run; "
-        "on a machine with other work, another run may differ by more."
+        f"- Speed-up: against the dense float32 model in ONNX Runtime, timed turn by turn with the variant: the median "
+        f"of the ratios per image, which need not be the ratio of the times. Each model was loaded {LOADS} times, as "
+        "loads of the same file differ in speed; all numbers of time are geometric means over the loads, and the "
+        "intervals cover their differences. They are those of this machine."
+    )
+    lines.append(
+        "- CPU: the CPU time of one image, of all threads (median). Where it is far below the time with one thread, "
+        "the model waited for a core."
     )
     lines.append("- Size and time: of ONNX files, in which zeros are stored and multiplied like other weights.")
     saved = 1 - summary["packed_size_bytes"] / summary["xz_size_bytes"]
@@ -125,21 +199,23 @@ def markdown(summary: pandas.DataFrame) -> str:
         "to int8 adds zeros."
     )
     lines.append(f"- Accuracy: on {summary['test_images'].iloc[0]} test images.")
-    return "\n".join([*lines, "", table.to_markdown(index=False, disable_numparse=True), ""])
+    return "\n".join([*lines, "", written.to_markdown(index=False, disable_numparse=True), *refused, ""])
 
 
-def summarize(variants: list[dict], eager: dict[str, str], csv_path: str, markdown_path: str) -> None:
+def summarize(
+    variants: list[dict], eager: dict[str, str], csv_path: str, markdown_path: str, *, strict: bool = False
+) -> None:
     """Write summary.csv and summary.md.
 
     variants: for each row the columns that name it (model, seed, scope, rate, recovery, mode) and the paths of its
-    `accuracy`, `size` and `latency`; eager: "<model>/seed<seed>" -> path.
+    `accuracy`, `size` and `latency`; eager: "<model>/seed<seed>" -> path. Raises UserError for a refused row if strict.
     """
-    rows = []
-    for variant in variants:
-        paths = [variant.pop(measurement) for measurement in ("accuracy", "size", "latency")]
-        name = f"{variant['model']}/seed{variant['seed']}"
-        rows.append(variant | measurements(*paths) | eager_measurements(eager[name]))
-    summary = pandas.DataFrame(rows)
+    summary = table([row(variant, eager[f"{variant['model']}/seed{variant['seed']}"]) for variant in variants])
+    sentences = refusals(summary)
+    if strict and sentences:
+        raise UserError("strict: true, but there are refused variants:\n" + "\n".join(sentences))
+    for sentence in sentences:
+        say(f"refused: {sentence}")
     with whole_file(csv_path) as temporary:
         summary.to_csv(temporary, index=False)
     with whole_file(markdown_path) as temporary:
@@ -149,8 +225,9 @@ def summarize(variants: list[dict], eager: dict[str, str], csv_path: str, markdo
 if "snakemake" in globals():
     with job(snakemake.log[0]):
         summarize(
-            [dict(variant) for variant in snakemake.params.variants],
+            snakemake.params.variants,
             snakemake.params.eager,
             snakemake.output.csv,
             snakemake.output.markdown,
+            strict=snakemake.params.strict,
         )

@@ -3,15 +3,15 @@
 import pathlib
 
 import torch
-from torch import nn
 
 from elagage.data import PreparedData
 from elagage.files import write_csv
 from elagage.job import job
 from elagage.pytorch.checkpoints import save_checkpoint
 from elagage.pytorch.folding import fold_checked
-from elagage.pytorch.models import ModelSpec, Normalize, build_network, checked_logits, naming
-from elagage.pytorch.training import TrainingSettings, check_trainable, compute_reproducibly, fit, warmup_and_cosine
+from elagage.pytorch.independence import check_independence
+from elagage.pytorch.models import ModelSpec, Normalize, build_network, naming
+from elagage.pytorch.training import TrainingSettings, check_training, compute_reproducibly, fit, warmup_and_cosine
 from elagage.pytorch.training_state import TrainingState, identity
 
 
@@ -29,12 +29,13 @@ def train(
     A run that is killed resumes from `state`, whose file is deleted at the end.
     """
     dataset = data.dataset
-    network = build_network(model.architecture, len(dataset.classes), dataset.channels, model.seed)
+    network = build_network(
+        model.architecture, len(dataset.classes), dataset.channels, model.seed, image_size=dataset.image_size
+    )
     # Hours of training should not end in the error that exporting such a network would give.
-    deployed = nn.Sequential(Normalize(dataset), network).eval()
     with naming(model.architecture):
-        checked_logits(deployed, torch.from_numpy(data.validation.images[:2]), len(dataset.classes))
-        check_trainable(network)
+        check_independence(network, dataset)
+        check_training(network, Normalize(dataset), data.validation.images)
     label = f"train {model.name} seed {model.seed}"
     schedule = warmup_and_cosine(settings)
     best, epochs = fit(network, data, settings, schedule, seed=model.seed, label=label, state=state)
@@ -62,7 +63,7 @@ if "snakemake" in globals():
         compute_reproducibly(snakemake.threads)
         params, wildcards = snakemake.params, snakemake.wildcards
         train(
-            PreparedData.read(snakemake.input, snakemake.params.normalization),
+            PreparedData.read(snakemake.input, snakemake.params.trained_with),
             ModelSpec(wildcards.model, params.architecture, int(wildcards.seed)),
             TrainingSettings(**params.settings),
             state=TrainingState(

@@ -1,22 +1,14 @@
 """Take a model's weights from the user's file instead of training it."""
 
-from collections.abc import Mapping
-
 import torch
-from torch import nn
 
-from elagage.data import Dataset, Split
+from elagage.data import Dataset
 from elagage.files import sha256
 from elagage.job import job, say
 from elagage.pytorch.checkpoints import save_checkpoint
 from elagage.pytorch.folding import fold_checked
-from elagage.pytorch.inspection import (
-    better_class_order,
-    better_normalization,
-    check_accuracy,
-    predicted_classes,
-)
-from elagage.pytorch.models import ModelSpec, Normalize, build_network, checked_logits, naming
+from elagage.pytorch.independence import check_independence
+from elagage.pytorch.models import ModelSpec, build_network, naming
 from elagage.pytorch.training import compute_reproducibly
 from elagage.pytorch.weights import load_weights
 
@@ -26,34 +18,21 @@ def train_import(
     model: ModelSpec,
     weights: str,
     *,
-    train: Split,
-    test: Split,
     key: str | None = None,
-    normalization: str | Mapping = "dataset",
-    accuracy: float | None = None,
     checkpoint: str,
 ) -> None:
-    """Write the weights, checked against the network, as a dense checkpoint; key: of the state dict in the file.
-
-    Training images tell whether another of the usual normalizations, or another order of the classes, fits the weights
-    better; this is said. accuracy: on test images, if the user knows it. Raises UserError if it is clearly missed.
-    """
-    network = build_network(model.architecture, len(dataset.classes), dataset.channels, model.seed)
+    """Write the weights, checked against the network, as a dense checkpoint; key: of the state dict in the file."""
+    network = build_network(
+        model.architecture, len(dataset.classes), dataset.channels, model.seed, image_size=dataset.image_size
+    )
     taken = load_weights(network, weights, key, f"models.{model.name}.weights: {weights!r}")
     with naming(model.architecture):
-        checked_logits(
-            nn.Sequential(Normalize(dataset), network).eval(), torch.from_numpy(test.images[:2]), len(dataset.classes)
-        )
-    hints = [better_normalization(network, dataset, train, normalization), better_class_order(network, dataset, train)]
-    hints = [f"models.{model.name}: {hint}" for hint in hints if hint]
-    for note in [*taken.pop("weights_notes"), *hints]:
+        check_independence(network, dataset)
+    for note in taken.pop("weights_notes"):
         say(note)
-    correct = predicted_classes(network, dataset, test.images) == test.labels
-    print(f"accuracy={correct.mean():.6g} on {len(test)} test images")
-    if accuracy is not None:
-        check_accuracy(correct, accuracy, hints)
+    images = torch.zeros(2, dataset.channels, dataset.image_size, dataset.image_size, dtype=torch.uint8)
     with naming(model.architecture):
-        fold_checked(network, dataset, torch.from_numpy(test.images[:2]))
+        fold_checked(network, dataset, images)
     save_checkpoint(
         checkpoint,
         network.state_dict(),
@@ -73,14 +52,11 @@ if "snakemake" in globals():
     with job(snakemake.log[0]):
         compute_reproducibly(snakemake.threads)
         wildcards = snakemake.wildcards
+        dataset = Dataset.read(snakemake.input.dataset, snakemake.params.trained_with)
         train_import(
-            Dataset.read(snakemake.input.dataset, snakemake.params.normalization),
+            dataset,
             ModelSpec(wildcards.model, snakemake.params.architecture, int(wildcards.seed)),
             snakemake.input.weights,
             key=snakemake.params.weights_key,
-            train=Split.read(snakemake.input.train_images, snakemake.input.train_labels),
-            test=Split.read(snakemake.input.test_images, snakemake.input.test_labels),
-            normalization=snakemake.params.normalization,
-            accuracy=snakemake.params.accuracy,
             checkpoint=snakemake.output.checkpoint,
         )

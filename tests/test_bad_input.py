@@ -70,6 +70,8 @@ MISTAKES = {
     "weights of another kind": ("models: {m: {architecture: resnet8, weights: w.onnx}}", "models.m.weights", "PyTorch"),
     "no such weights": ("models: {m: {architecture: resnet8, weights: w.pt}}", "models.m.weights", "'w.pt'"),
     "list of weights": ("models: {m: {architecture: resnet8, weights: [w.pt]}}", "models.m.weights", ".pt"),
+    "number as class": ("models: {m: {architecture: resnet8, classes: [1]}}", "models.m.classes[0]", "quotes"),
+    "other channels": ("models: {m: {architecture: resnet8, preprocessing: {channels: HSV}}}", "channels", "BGR"),
     "no model": ("models: {}", "models"),
     "no such data set": ("dataset: {name: mnist}", "dataset.name", "'mnist'", "fashion_mnist"),
     "no image size": ("dataset: {name: image_folder}", "dataset.image_size"),
@@ -133,6 +135,9 @@ MISTAKES = {
     "no thread": ("evaluation: {threads: 0}", "evaluation.threads", "0", "1 or more"),
     "threads in words": ("evaluation: {threads: auto}", "evaluation.threads", "'auto'", "1 or more"),
     "threads of a supercomputer": ("evaluation: {threads: 100000}", "evaluation.threads", "100000"),
+    "timed batch of 1": ("evaluation: {batch_sizes: [1]}", "evaluation.batch_sizes[0]", "1", "2 to 1024"),
+    "same batch size": ("evaluation: {batch_sizes: [8, 8]}", "evaluation.batch_sizes", "[8, 8]", "different"),
+    "one batch size": ("evaluation: {batch_sizes: 8}", "evaluation.batch_sizes", "8", "2 to 1024"),
     "no epoch": ("training: {epochs: 0}", "training.epochs", "0", "1 or more"),
     "part of an epoch": ("training: {epochs: 1.5}", "training.epochs", "1.5"),
     "batch of 1": ("training: {batch_size: 1}", "training.batch_size", "1", "2 or more"),
@@ -409,6 +414,13 @@ def test_an_image_folder_with_a_fault_is_refused_before_any_job(study, train, te
     refused(FOLDER, "dataset.path" if "evaluation" not in words[0] else "evaluation", *words)
 
 
+def test_names_of_classes_that_the_folder_lacks_are_refused_before_any_job(study):
+    image_folder(study / "pictures", {"cat": 20, "dog": 20}, {"cat": 20, "dog": 20})
+    model = "models: {m: {architecture: resnet8, classes: [dgo, cat]}}\n"
+    refused(FOLDER + model, "configuration: models.m.classes", "'dgo'", "did you mean 'dog'?")
+    configured(FOLDER + model.replace("dgo", "dog"))
+
+
 def test_of_a_small_image_folder_all_images_are_taken_which_is_said_unless_more_are_stated(study):
     image_folder(study / "pictures", {"cat": 20, "dog": 20}, {"cat": 6, "dog": 6})
     text, notes = FOLDER.replace("quantization: {modes: [float32]}", "").replace("{latency_images: 20}", "{}"), []
@@ -436,8 +448,8 @@ def test_names_that_are_not_utf8_are_refused_or_read(study):
 
 
 def taken(data, model: ModelSpec, checkpoint) -> None:
-    """Take the weights w.pt, checked with the images of the data set."""
-    train_import(data.dataset, model, "w.pt", train=data.train, test=data.validation, checkpoint=checkpoint)
+    """Take the weights w.pt."""
+    train_import(data.dataset, model, "w.pt", checkpoint=checkpoint)
 
 
 def save_weights(change, path: str = "w.pt") -> None:

@@ -21,7 +21,7 @@ from networks import (
 from torch import nn
 from torch.nn import functional
 
-from elagage.errors import UserError
+from elagage.errors import RefusedError, UserError
 from elagage.onnx.contents import count_contents
 from elagage.onnx.graph import with_weights
 from elagage.onnx.quantization import quantize
@@ -185,6 +185,214 @@ class Softmax(Net):
         return x.softmax(1)
 
 
+class GatedSoftmax(Softmax):
+    """The same, and beside it hidden channels that are free."""
+
+    def build(self):
+        self.wide, self.back = nn.Conv2d(16, 64, 1), nn.Conv2d(64, 16, 1)
+
+    def body(self, x):
+        return x.softmax(1) * self.back(functional.relu(self.wide(x)))
+
+
+class Shuffled(Net):
+    """ShuffleNet's unit: half of the channels is convolved, then both halves are interleaved."""
+
+    def build(self):
+        self.wide, self.depthwise = nn.Conv2d(8, 32, 1), nn.Conv2d(32, 32, 3, padding=1, groups=32)
+        self.back = nn.Conv2d(32, 8, 1)
+
+    def body(self, x):
+        first, second = x.chunk(2, 1)
+        x = torch.cat([first, self.back(self.depthwise(functional.relu(self.wide(second))))], 1)
+        batch, channels, height, width = x.shape
+        return x.view(batch, 2, channels // 2, height, width).transpose(1, 2).reshape(batch, -1, height, width)
+
+
+class Split(Net):
+    """MixNet's block: parts of stated, unequal sizes, each with a kernel of its own; then hidden channels."""
+
+    def build(self):
+        self.parts = nn.ModuleList(
+            [nn.Conv2d(10, 10, 3, padding=1, groups=10), nn.Conv2d(6, 6, 5, padding=2, groups=6)]
+        )
+        self.wide, self.back = nn.Conv2d(16, 64, 1), nn.Conv2d(64, 16, 1)
+
+    def body(self, x):
+        parts = [part(piece) for part, piece in zip(self.parts, x.split([10, 6], 1), strict=True)]
+        return self.back(functional.relu(self.wide(torch.cat(parts, 1))))
+
+
+class Halved(Net):
+    """A gated linear unit: each channel of one half is multiplied with its own of the other."""
+
+    def build(self):
+        self.wide, self.back = nn.Conv2d(16, 64, 1), nn.Conv2d(32, 16, 1)
+
+    def body(self, x):
+        value, gate = self.wide(x).chunk(2, 1)
+        return self.back(value * gate.sigmoid())
+
+
+class Ghost(Net):
+    """GhostNet's block: half of the channels is made from the other half, and a shortcut couples both."""
+
+    def build(self):
+        self.primary, self.cheap = nn.Conv2d(16, 8, 1), nn.Conv2d(8, 8, 3, padding=1, groups=8)
+
+    def body(self, x):
+        half = functional.relu(self.primary(x))
+        return x + torch.cat([half, self.cheap(half)], 1)
+
+
+class Multiplied(Net):
+    """A depthwise convolution of two filters for each channel."""
+
+    features = 32
+
+    def build(self):
+        self.depthwise, self.norm2 = nn.Conv2d(16, 32, 3, padding=1, groups=16), nn.BatchNorm2d(32)
+
+    def body(self, x):
+        return self.norm2(self.depthwise(x))
+
+
+class GroupNormed(Net):
+    """Groups of 4 channels are normalized together."""
+
+    def build(self):
+        self.conv, self.group_norm = nn.Conv2d(16, 32, 3, padding=1), nn.GroupNorm(8, 32)
+        self.back = nn.Conv2d(32, 16, 1)
+
+    def body(self, x):
+        return x + self.back(functional.relu(self.group_norm(self.conv(x))))
+
+
+class Transformer(Net):
+    """Attention over pixels, its heads cut out by views, then the two linear layers of a transformer."""
+
+    def build(self):
+        self.norms = nn.ModuleList([nn.LayerNorm(16), nn.LayerNorm(16)])
+        self.qkv, self.proj = nn.Linear(16, 48), nn.Linear(16, 16)
+        self.wide, self.back = nn.Linear(16, 64), nn.Linear(64, 16)
+
+    def body(self, x):
+        batch, _, height, width = x.shape
+        x = x.flatten(2).transpose(1, 2)
+        q, k, v = self.qkv(self.norms[0](x)).reshape(batch, -1, 3, 2, 8).permute(2, 0, 3, 1, 4).unbind(0)
+        x = x + self.proj(((q @ k.transpose(2, 3)).softmax(3) @ v).transpose(1, 2).reshape(batch, -1, 16))
+        x = x + self.back(functional.gelu(self.wide(self.norms[1](x))))
+        return x.transpose(1, 2).reshape(batch, 16, height, width)
+
+
+class Windows(Net):
+    """Swin's shifts and merged patches: slices over pixels, which Torch-Pruning takes for slices over channels."""
+
+    features = 32
+
+    def build(self):
+        self.mixed, self.wide, self.back = nn.Linear(16, 16), nn.Linear(16, 64), nn.Linear(64, 16)
+        self.norm2, self.merged = nn.LayerNorm(64), nn.Linear(64, 32)
+
+    def body(self, x):
+        x = x.permute(0, 2, 3, 1)
+        for _ in range(2):
+            shifted = torch.roll(x, (-2, -2), (1, 2))
+            pieces = self.mixed(shifted).unflatten(1, (2, -1)).unflatten(3, (2, -1)).transpose(2, 3).softmax(3)
+            x = x + torch.roll(pieces.transpose(2, 3).flatten(1, 2).flatten(2, 3), (2, 2), (1, 2))
+            x = x + self.back(functional.gelu(self.wide(x)))
+        patches = [x[:, row::2, column::2] for row in (0, 1) for column in (0, 1)]
+        return self.merged(self.norm2(torch.cat(patches, -1))).permute(0, 3, 1, 2)
+
+
+class Scales(Net):
+    """Res2Net's block: one convolution for each quarter of the channels, which also sees the quarter before."""
+
+    def build(self):
+        self.wide, self.back = nn.Conv2d(16, 32, 1), nn.Conv2d(32, 16, 1)
+        self.convs = nn.ModuleList(nn.Conv2d(8, 8, 3, padding=1) for _ in range(3))
+        self.hidden = nn.ModuleList([nn.Conv2d(16, 64, 1), nn.Conv2d(64, 16, 1)])
+
+    def body(self, x):
+        quarters = functional.relu(self.wide(x)).split(8, 1)
+        outputs = [quarters[0]]
+        for conv, quarter in zip(self.convs, quarters[1:], strict=True):
+            outputs.append(functional.relu(conv(quarter + outputs[-1])))
+        x = x + self.back(torch.cat(outputs, 1))
+        return x + self.hidden[1](functional.relu(self.hidden[0](x)))
+
+
+class Radix(Net):
+    """ResNeSt's split attention: a softmax over two halves of the channels, by a view of stated sizes."""
+
+    def build(self):
+        self.conv, self.attention = nn.Conv2d(16, 32, 3, padding=1, groups=2), nn.Conv2d(16, 32, 1)
+        self.wide, self.back = nn.Conv2d(16, 64, 1), nn.Conv2d(64, 16, 1)
+
+    def body(self, x):
+        halves = functional.relu(self.conv(x)).unflatten(1, (2, 16))
+        weights = self.attention(halves.sum(1).mean((2, 3), keepdim=True)).view(-1, 2, 16, 1, 1).softmax(1)
+        x = (halves * weights).sum(1)
+        return x + self.back(functional.relu(self.wide(x)))
+
+
+class Standardized(Net):
+    """A convolution whose weights are standardized, so that each depends on all channels of its input."""
+
+    def build(self):
+        self.conv, self.wide, self.back = nn.Conv2d(16, 16, 3, padding=1), nn.Conv2d(16, 64, 1), nn.Conv2d(64, 16, 1)
+
+    def body(self, x):
+        weight = self.conv.weight
+        weight = (weight - weight.mean((1, 2, 3), keepdim=True)) / weight.std((1, 2, 3), keepdim=True)
+        return self.back(functional.relu(self.wide(functional.conv2d(x, weight, self.conv.bias, padding=1))))
+
+
+class InPlace(Net):
+    """Changes the images that it is given."""
+
+    def forward(self, x):
+        return super().forward(x.sub_(0.5).div_(0.2))
+
+
+class Cached(Net):
+    """In evaluation mode keeps what it computed from its weights, as LeViT does."""
+
+    def build(self):
+        self.strength, self.cache = nn.Parameter(torch.randn(1)), None
+
+    def body(self, x):
+        if self.training or self.cache is None:
+            self.cache = self.strength.exp()
+        return self.cache * x
+
+
+class Auxiliary(Net):
+    """A second head, which only training calls."""
+
+    def build(self):
+        self.conv, self.head = nn.Conv2d(16, 32, 3, padding=1), nn.Linear(32, 3)
+        self.back = nn.Conv2d(32, 16, 1)
+
+    def forward(self, x):
+        x = functional.relu(self.conv(functional.relu(self.norm(self.stem(x)))))
+        logits = self.linear(self.back(x).mean((2, 3)))
+        return (logits, self.head(x.mean((2, 3)))) if self.training else logits
+
+
+# Networks of which some channels can be removed, though not all can be followed -> layers that keep theirs.
+PARTLY: dict[type[Net], set[str]] = {
+    Padded: {"stem", "conv2"},
+    Concatenated: {"linear"},
+    GatedSoftmax: {"stem", "back"},
+    Shuffled: {"stem", "back"},
+    Split: {"parts.0", "parts.1"},
+    Transformer: {"stem", "qkv", "proj", "back"},
+    Windows: {"stem", "mixed", "back"},
+    Scales: {"wide", "convs.0", "convs.1", "convs.2"},
+    Radix: {"conv", "attention"},
+    Standardized: {"stem", "conv"},
+}
 NETWORKS = {
     "resnet8": lambda: build_network("resnet8", 3, 3),
     "resnet20": lambda: build_network("resnet20", 3, 3),
@@ -193,6 +401,7 @@ NETWORKS = {
     "reused_block": ReusedBlock,
     "Narrow": Narrow,
     **{kind.__name__: kind for kind in (Mobile, Grouped, Dense, Flat, Transposed, Sigmoid, Tied, LayerNormed)},
+    **{kind.__name__: kind for kind in (Halved, Ghost, Multiplied, GroupNormed, InPlace, Cached, *PARTLY)},
 }
 
 
@@ -326,40 +535,119 @@ def test_channels_that_are_normalized_together_stay():
     assert network.wide.out_features == network.back.in_features < 64
 
 
-@pytest.mark.parametrize(
-    "kind, words",
-    [(Padded, "padded with zeros"), (Concatenated, "padded with zeros"), (Softmax, "across channels")],
-)
-def test_a_network_whose_channels_cannot_be_followed_is_refused(kind, words):
+@pytest.mark.parametrize("name", EACH)
+def test_the_smaller_network_computes_what_the_dense_one_does_with_the_removed_channels_zero(name):
+    dense, network, _ = pruned(name, 0.3)
+    masked, small = copy.deepcopy(dense), network.state_dict()
+    with torch.no_grad():
+        for key, tensor in masked.state_dict().items():
+            for axis in range(tensor.dim()):
+                found = torch.isin(tensor, small[key]).float().movedim(axis, 0).reshape(tensor.shape[axis], -1).mean(1)
+                gone = (found < found.max() / 2).nonzero().flatten()
+                assert len(gone) == tensor.shape[axis] - small[key].shape[axis]
+                tensor.index_fill_(axis, gone, 0)
+    assert relative_error(logits(network, images(4)), logits(masked, images(4))) < 1e-5
+
+
+@pytest.mark.parametrize("kind", PARTLY)
+def test_layers_that_cannot_be_followed_keep_their_channels_and_others_lose_some(kind):
+    dense = trained(kind())
+    network = copy.deepcopy(dense)
+    channel_prune(network, DATASET, 0.4, count_weights(dense, DATASET).weights)
+    assert count_weights(network, DATASET).weights < count_weights(dense, DATASET).weights
+    for name in PARTLY[kind]:
+        assert network.get_submodule(name).weight.shape[0] == dense.get_submodule(name).weight.shape[0]
+
+
+@pytest.mark.parametrize("kind, largest", [(Padded, None), (Transformer, "qkv")])
+def test_the_log_says_which_layers_keep_their_channels_and_a_note_if_they_are_large(kind, largest, capsys):
     network = trained(kind())
-    with pytest.raises(UserError, match=words) as error:
-        channel_prune(network, DATASET, 0.3, count_weights(network, DATASET).weights)
-    assert "leave channel out of pruning.scopes" in str(error.value)
+    channel_prune(network, DATASET, 0.5, count_weights(network, DATASET).weights)
+    log = capsys.readouterr().out
+    assert "'stem'" in log
+    assert ("note: layers with" in log) == (largest is not None)
+    if largest:
+        assert f"of the weights keep all channels, such as '{largest}.weight'" in log
+
+
+def test_channels_coupled_within_one_layer_go_together():
+    network = pruned("Halved", 0.3)[1]
+    assert network.wide.out_channels == 2 * network.back.in_channels < 64
+    network = pruned("Ghost", 0.3)[1]
+    assert network.stem.out_channels == 2 * network.primary.out_channels == 2 * network.cheap.groups < 16
+
+
+def test_a_depthwise_convolution_with_a_multiplier_loses_all_filters_of_a_channel():
+    network = pruned("Multiplied", 0.3)[1]
+    assert network.depthwise.groups == network.depthwise.in_channels == network.stem.out_channels < 16
+    assert network.depthwise.out_channels == network.norm2.num_features == 2 * network.stem.out_channels
+
+
+def test_group_norm_loses_whole_groups():
+    network = pruned("GroupNormed", 0.6)[1]
+    assert network.group_norm.num_channels == network.conv.out_channels == 4 * network.group_norm.num_groups < 32
+
+
+def test_a_layer_with_only_some_of_the_coupled_channels_keeps_some():
+    # All channels of the first layer are less important than any of the second.
+    class Joined(Net):
+        features = 32
+
+        def build(self):
+            self.one, self.two, self.other = (nn.Conv2d(16, width, 1) for width in (16, 16, 32))
+
+        def body(self, x):
+            return torch.cat([self.one(x), self.two(x)], 1) + self.other(x)
+
+    network = trained(Joined())
+    with torch.no_grad():
+        for tensor in (network.one.weight, network.other.weight[:16], network.linear.weight[:, :16]):
+            tensor.mul_(0.01)
+    channel_prune(network, DATASET, 0.5, count_weights(network, DATASET).weights)
+    assert 0 < network.one.out_channels < 16
+
+
+def test_auxiliary_heads_lose_the_channels_that_they_are_given():
+    network = trained(Auxiliary())
+    channel_prune(network, DATASET, 0.3, count_weights(network, DATASET).weights)
+    assert network.head.in_features == network.conv.out_channels < 32
+    assert [output.shape for output in network.train()(torch.randn(2, 3, SIZE, SIZE))] == [(2, 3), (2, 3)]
 
 
 @pytest.mark.parametrize(
-    "network",
+    "network, reason",
     [
-        nn.Sequential(nn.Flatten(), nn.Linear(3 * SIZE * SIZE, 3)),
-        nn.Sequential(nn.Conv2d(3, 8, 3), nn.GroupNorm(2, 8), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)),
+        (Softmax(), r"'stem.weight' \(without some of them the logits differ"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(3 * SIZE * SIZE, 3)), "they are the classes"),
+        (
+            nn.Sequential(
+                nn.Conv2d(3, 8, 3), nn.GroupNorm(1, 8), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)
+            ),
+            "they can only be removed together",
+        ),
+        (
+            nn.Sequential(nn.Conv2d(3, 8, SIZE), nn.Flatten(), nn.LayerNorm(8), nn.Linear(8, 3)),
+            "they meet '2', a LayerNorm",
+        ),
     ],
-    ids=["classes alone", "group norm"],
+    ids=["softmax", "classes only", "one group", "layer norm"],
 )
-def test_a_network_without_a_channel_to_remove_is_refused(network):
-    with pytest.raises(UserError, match=r"at most 0\.0000 of the weights.*leave channel out"):
+def test_a_network_without_a_channel_to_remove_is_refused_with_the_reason(network, reason):
+    network = trained(network)
+    with pytest.raises(RefusedError, match=rf"at most 0\.0000 of the weights.*{reason}"):
         channel_prune(network, DATASET, 0.1, count_weights(network, DATASET).weights)
 
 
 def test_a_rate_beyond_the_last_channel_of_every_layer_is_refused_with_the_share_that_can_go():
     network = Narrow()
-    with pytest.raises(UserError, match=rf"at most {1 - 39 / 816:.4f} of the weights.*not the rate 0\.96"):
+    with pytest.raises(RefusedError, match=rf"at most {1 - 39 / 816:.4f} of the weights.*not the rate 0\.96"):
         channel_prune(network, DATASET, 0.96, 816)
 
 
 def test_a_network_that_gradients_cannot_follow_is_refused():
     network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))
     network.forward = lambda x: nn.Sequential.forward(network, x).detach()
-    with pytest.raises(UserError, match="Torch-Pruning cannot follow channels"):
+    with pytest.raises(RefusedError, match="Torch-Pruning cannot follow channels"):
         channel_prune(network, DATASET, 0.3, count_weights(network, DATASET).weights)
 
 

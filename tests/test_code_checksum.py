@@ -15,9 +15,11 @@ SCRIPTS = pathlib.Path(__file__).parent.parent / "scripts"
 # Prints the files that importing a user's model, as a job does it, imports below the working directory.
 IMPORTED_BY_A_JOB = """
 import json, os, pathlib, sys
-from elagage.user_code import import_user_module
-import_user_module(sys.argv[1])
-files = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
+from elagage.user_code import import_user_module, users_first
+with users_first(sys.argv[1]):
+    import_user_module(sys.argv[1])
+    modules = list(sys.modules.values())
+files = [getattr(module, "__file__", None) for module in modules]
 print(json.dumps(sorted({os.path.relpath(file) for file in files if file and file.startswith(os.getcwd() + os.sep)})))
 """
 # Prints for each script the files below scripts/ that it imports.
@@ -50,7 +52,11 @@ def imported(file: str) -> list[str]:
     """Return the files that a real import of a user's file takes."""
     environment = os.environ | {"PYTHONPATH": str(SCRIPTS)}
     run = subprocess.run(
-        [sys.executable, "-c", IMPORTED_BY_A_JOB, file], capture_output=True, text=True, env=environment, check=True
+        [sys.executable, "-P", "-c", IMPORTED_BY_A_JOB, file],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=True,
     )
     return json.loads(run.stdout)
 
@@ -140,6 +146,14 @@ def test_a_package_goes_before_a_folder_of_the_same_name_nearer_to_the_model(stu
 def test_a_model_in_a_folder_named_like_another_module_is_the_users(study, folder):
     wrote(study, {f"{folder}/decoder.py": "import beside\n", f"{folder}/beside.py": ""})
     assert imported(f"{folder}/decoder.py") == [f"{folder}/beside.py", f"{folder}/decoder.py"]
+
+
+@pytest.mark.parametrize(
+    "name", ["train", "prune", "quantize", "plot", "elagage", "elagage/__init__", "elagage/data", "elagage/errors"]
+)
+def test_a_neighbour_with_the_name_of_a_module_of_elagage_is_the_users(study, name):
+    wrote(study, {"my_model.py": f"import {name.removesuffix('/__init__').replace('/', '.')}\n", f"{name}.py": ""})
+    assert taken("my_model.py") == imported("my_model.py") == sorted(["my_model.py", f"{name}.py"])
 
 
 def test_a_package_that_imports_the_model_itself_is_imported_once(study):

@@ -28,7 +28,14 @@ def leaves(schema: dict, prefix: str = ""):
 LEAVES = dict(leaves(yaml.safe_load(SCHEMA.read_text())))
 
 
-MODEL = {"weights": None, "weights_key": None, "normalization": "dataset", "accuracy": None}  # what is left out
+MODEL = {  # what is left out
+    "weights": None,
+    "weights_key": None,
+    "normalization": "dataset",
+    "preprocessing": {"channels": "RGB", "range": 1},
+    "classes": None,
+    "accuracy": None,
+}
 
 
 def test_an_empty_configuration_is_the_default_study():

@@ -27,6 +27,7 @@ CONDA_NAME = {
     "torch_pruning": "torch-pruning",
 }
 PYPI_NAME = {"matplotlib-base": "matplotlib", "pytorch": "torch"}
+OURS = {"elagage", *(file.stem for file in SCRIPTS.glob("*.py"))}
 PYTHON = "3.11"  # the tested version, which the Makefile prefers
 # Needed without an import of ours: pandas writes Markdown with it.
 INDIRECT = {"tables": {"tabulate"}}
@@ -46,7 +47,7 @@ def imported(script: str) -> set[str]:
                 names |= {alias.name for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.level == 0:
                 names.add(node.module)
-    packages = {name.partition(".")[0] for name in names} - sys.stdlib_module_names - {"elagage"}
+    packages = {name.partition(".")[0] for name in names} - sys.stdlib_module_names - OURS
     return {CONDA_NAME.get(package, package) for package in packages}
 
 

@@ -1,11 +1,11 @@
-"""Evaluation: every image is predicted, models are timed in turns, intervals are those of textbooks."""
+"""Evaluation: every image is predicted, every model is timed, intervals are those of textbooks."""
 
 import functools
 import itertools
-import json
 import lzma
 import math
 import pathlib
+from types import SimpleNamespace
 
 import numpy
 import onnx
@@ -13,19 +13,26 @@ import psutil
 import pytest
 import torch
 from runners import SCRIPTS, python
+from torch import nn
 
-from elagage.data import Dataset, Split
+from elagage.data import SPLITS, Dataset, PreparedData, Split
 from elagage.errors import UserError
 from elagage.files import read_json
-from elagage.onnx.runtime import TURN, WARM_UP, load, machine, time_in_turns
-from elagage.pytorch.checkpoints import save_checkpoint
-from elagage.pytorch.models import build_network
-from elagage.statistics import mean_difference_interval, median_interval, share_became_correct, wilson_interval
+from elagage.onnx.deployed import describe
+from elagage.onnx.runtime import load, machine
+from elagage.pytorch.checkpoints import load_network, save_checkpoint
+from elagage.pytorch.models import Normalize, build_network
+from elagage.statistics import loads_interval, mean_difference_interval, share_became_correct, wilson_interval
+from elagage.timing import LOADS
 from evaluate_accuracy import evaluate_accuracy
 from evaluate_latency import evaluate_latency
 from evaluate_latency_eager import evaluate_latency_eager
 from evaluate_size import evaluate_size
 from pack import pack_file
+from quantize import quantize_checkpoint
+from quantize_export import quantize_export
+
+CHANNELS = Dataset("toy", ["red", "green", "blue"], 3, 8, [0.5] * 3, [0.25] * 3, False, {}, {})
 
 
 @pytest.fixture
@@ -40,7 +47,7 @@ def brightest(tmp_path) -> str:
     axes = onnx.numpy_helper.from_array(numpy.array([2, 3]), "axes")
     graph = onnx.helper.make_graph(nodes, "brightest", [image], [logits], [axes])
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
-    onnx.helper.set_model_props(model, {"provenance": json.dumps({"model": "brightest"})})
+    describe(model, {"classes": CHANNELS.classes, "provenance": {"model": "brightest"}})
     onnx.save(model, tmp_path / "brightest.onnx")
     return str(tmp_path / "brightest.onnx")
 
@@ -56,11 +63,54 @@ def test_every_image_is_predicted_in_order(brightest, tmp_path, count):
     labels = numpy.random.default_rng(1).integers(0, 3, count)
     wrong = numpy.where(numpy.arange(count) < 100, (labels + 1) % 3, labels)  # the first 100 labels are wrong
     split = Split(bright_images(labels), wrong)
-    evaluate_accuracy(split, brightest, threads=1, accuracy=tmp_path / "a.json", predicted=tmp_path / "p.npy")
+    outputs = {"accuracy": tmp_path / "a.json", "predicted": tmp_path / "p.npy"}
+    evaluate_accuracy(CHANNELS, split, brightest, threads=1, **outputs)
     predicted = numpy.load(tmp_path / "p.npy")
     assert predicted.dtype == numpy.int32
     assert predicted.tolist() == labels.tolist()
     assert read_json(tmp_path / "a.json") == {"images": count, "correct": max(0, count - 100)}
+
+
+def test_predictions_number_the_classes_as_the_data_set_does_whatever_the_order_of_the_outputs(
+    dataset, data, held_out, dense, tmp_path
+):
+    order = [2, 0, 1]
+    other = data.dataset.as_trained(classes=[data.dataset.classes[label] for label in order])
+    network, provenance = load_network(dense, "resnet8", data.dataset)
+    with torch.no_grad():  # so that every class is predicted
+        logits = nn.Sequential(Normalize(data.dataset), network).eval()(torch.from_numpy(held_out.images))
+        network.linear.bias -= logits.mean(0)
+    state = network.state_dict()
+    save_checkpoint(dense, state, provenance)
+    last = {f"linear.{name}": state[f"linear.{name}"][order] for name in ("weight", "bias")}
+    save_checkpoint(tmp_path / "other.safetensors", state | last, provenance)
+    quantize_export(data.dataset, "resnet8", None, tmp_path / "graph.onnx")
+    predicted = {}
+    for name, described in (("dense", data.dataset), ("other", other)):
+        outputs = {mode: tmp_path / f"{name}-{mode}.onnx" for mode in ("float32", "static")}
+        checkpoint = tmp_path / f"{name}.safetensors"
+        quantize_checkpoint(described, tmp_path / "graph.onnx", checkpoint, calibration=data.train, outputs=outputs)
+        for mode, file in outputs.items():
+            results = {"accuracy": tmp_path / f"{name}-{mode}.json", "predicted": tmp_path / f"{name}-{mode}.npy"}
+            evaluate_accuracy(data.dataset, held_out, str(file), threads=1, **results)
+            predicted[name, mode] = numpy.load(results["predicted"])
+    for mode in ("float32", "static"):
+        assert (predicted["dense", mode] == predicted["other", mode]).all()
+        assert len(set(predicted["dense", mode])) > 1
+        assert (tmp_path / f"dense-{mode}.json").read_text() == (tmp_path / f"other-{mode}.json").read_text()
+    # What trains and what measures in PyTorch gets labels in the order of the model's outputs.
+    files = SimpleNamespace(
+        dataset=dataset / "dataset.json",
+        **{f"{split}_{kind}": dataset / f"{split}_{kind}.npy" for split in SPLITS for kind in ("images", "labels")},
+    )
+    read = PreparedData.read(files, {"classes": other.classes})
+    for split, same in ((read.train, data.train), (read.validation, data.validation)):
+        names = [
+            [of.classes[label] for label in labels]
+            for of, labels in ((other, split.labels), (data.dataset, same.labels))
+        ]
+        assert names[0] == names[1]
+        assert split.labels.dtype == numpy.int64
 
 
 def test_a_file_is_counted_as_it_is_stored(brightest, tmp_path):
@@ -77,25 +127,23 @@ def test_a_file_is_counted_as_it_is_stored(brightest, tmp_path):
     assert size["provenance"] == {"model": "brightest"}
 
 
-def test_models_take_turns_on_the_same_images():
-    calls = []
-    images = numpy.arange(2 * TURN + 5, dtype=numpy.uint8).reshape(-1, 1, 1, 1)
-    models = {name: lambda image, name=name: calls.append((name, int(image[0, 0, 0, 0]))) for name in "ab"}
-    times = time_in_turns(models, images)
-    assert {name: len(ns) for name, ns in times.items()} == {"a": len(images), "b": len(images)}
-    assert all((ns >= 0).all() for ns in times.values())
-    timed = calls[2 * WARM_UP :]
-    assert timed[: 2 * TURN] == [(name, index) for name in "ab" for index in range(TURN)]
-    assert timed[-10:] == [(name, index) for name in "ab" for index in range(2 * TURN, 2 * TURN + 5)]
-
-
 def test_the_variants_share_one_timing_of_the_dense_model(brightest, tmp_path):
     variants = {brightest: str(tmp_path / "v.json")}
     evaluate_latency(brightest, variants, bright_images(numpy.zeros(30, int)), threads=1)
     latency = read_json(tmp_path / "v.json")
-    assert len(latency["ns"]) == len(latency["dense_ns"]) == 30
-    assert latency["threads"] == 1
+    for model, clock in itertools.product(("variant", "dense"), ("wall_ns", "cpu_ns")):
+        assert numpy.shape(latency[model][clock]) == (LOADS, 30 // LOADS)
+    assert (latency["threads"], latency["images"], latency["batch_ns"]) == (1, 30, {})
+    assert latency["machine_busy"] is None or 0 <= latency["machine_busy"] <= 1
     assert latency["cpu"] and latency["instruction_set"]
+
+
+def test_batches_are_timed_beside_single_images(brightest, tmp_path):
+    variants = {brightest: str(tmp_path / "v.json")}
+    evaluate_latency(brightest, variants, bright_images(numpy.zeros(30, int)), threads=1, batch_sizes=[2, 16])
+    batches = read_json(tmp_path / "v.json")["batch_ns"]
+    assert {size: numpy.shape(ns) for size, ns in batches.items()} == {"2": (LOADS, 2), "16": (LOADS, 2)}
+    assert numpy.min([*batches.values()]) > 0
 
 
 def test_eager_pytorch_is_timed_beside_the_file(brightest, tmp_path):
@@ -104,8 +152,7 @@ def test_eager_pytorch_is_timed_beside_the_file(brightest, tmp_path):
     timed = {"images": bright_images(numpy.zeros(30, int)), "threads": 1, "output": tmp_path / "eager.json"}
     evaluate_latency_eager(dataset, tmp_path / "dense", "resnet8", dense_onnx=brightest, **timed)
     eager = read_json(tmp_path / "eager.json")
-    assert len(eager["ns"]) == len(eager["dense_ns"]) == 30
-    assert numpy.median(eager["ns"]) > numpy.median(eager["dense_ns"])  # ten layers against three means
+    assert numpy.shape(eager["eager"]["wall_ns"]) == numpy.shape(eager["dense"]["wall_ns"]) == (LOADS, 30 // LOADS)
     assert (eager["threads"], eager["torch"]) == (1, torch.__version__)
 
 
@@ -141,14 +188,18 @@ def test_wilson_interval_is_that_of_the_formula():
     assert wilson_interval(20, 20)[1] == 1
 
 
-def test_median_interval_covers_the_median_as_often_as_it_says():
+def test_loads_interval_covers_the_geometric_mean_as_often_as_it_says():
     generator = numpy.random.default_rng(0)
     covered = 0
-    for _ in range(400):
-        median, low, high = median_interval(generator.lognormal(size=51))
-        assert low <= median <= high
-        covered += low <= 1 <= high
-    assert 0.93 <= covered / 400 <= 0.99  # order statistics cover at least 95 %, here 96.5 %
+    for _ in range(2000):
+        mean, low, high = loads_interval(3 * generator.lognormal(sigma=0.1, size=10))
+        assert low < mean < high
+        covered += low <= 3 <= high
+    assert 0.935 <= covered / 2000 <= 0.965
+    assert loads_interval(numpy.full(5, 3.0)) == pytest.approx((3, 3, 3))
+    values = generator.lognormal(size=10)
+    inverse = [1 / end for end in loads_interval(1 / values)]
+    assert loads_interval(values) == pytest.approx((inverse[0], inverse[2], inverse[1]))  # how ever the ratio is taken
 
 
 def test_mean_difference_interval_covers_the_difference_of_pairs_as_often_as_it_says():

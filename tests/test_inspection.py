@@ -1,13 +1,17 @@
 """Whether given weights are fed as they were trained: the known accuracy, other normalizations, other class orders."""
 
+import re
+
 import numpy
 import pytest
 import torch
+import yaml
 from torch import nn
 
-from elagage.data import Dataset, Split
+from elagage.data import NORMALIZATIONS, Dataset, Split, numbers_in
 from elagage.errors import UserError
 from elagage.pytorch.inspection import better_class_order, better_normalization, check_accuracy, predicted_classes
+from elagage.pytorch.models import Normalize
 
 DATASET = Dataset("toy", ["dark", "bright"], 3, 8, [0.2] * 3, [0.1] * 3, True, {}, {})
 
@@ -33,7 +37,7 @@ def test_the_normalization_of_the_training_is_named_with_its_share():
 
 
 def test_the_right_normalization_gets_no_hint():
-    right = DATASET.normalized("half")
+    right = DATASET.as_trained(normalization="half")
     assert better_normalization(Brighter(), right, images(), "half") is None
     assert (predicted_classes(Brighter(), right, images().images) == images().labels).all()
 
@@ -49,7 +53,7 @@ def test_grey_images_are_not_tried_with_constants_of_colour():
 def test_another_order_of_classes_is_named_only_where_it_explains_the_labels():
     right = DATASET.normalized("half")
     swapped = Split(images().images, 1 - images().labels)
-    assert better_class_order(Brighter(), right, swapped).startswith("with classes: ['bright', 'dark'] 100.0% of 200")
+    assert better_class_order(Brighter(), right, swapped).startswith('with classes: ["bright", "dark"] 100.0% of')
     assert better_class_order(Brighter(), right, images()) is None
     random = Split(images().images, numpy.random.default_rng(1).integers(0, 2, 200))
     assert better_class_order(Brighter(), right, random) is None
@@ -67,6 +71,62 @@ def test_a_known_accuracy_above_the_interval_stops_the_study_with_what_may_mend_
 
 def test_stated_constants_are_one_number_for_each_channel():
     stated = {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
-    assert DATASET.normalized(stated).preprocessing()["std"] == [0.4, 0.5, 0.6]
+    assert DATASET.as_trained(normalization=stated).preprocessing()["std"] == [0.4, 0.5, 0.6]
     with pytest.raises(UserError, match=r"1 mean.*3 channel"):
-        DATASET.normalized({"mean": [0.1], "std": [0.4]})
+        DATASET.as_trained(normalization={"mean": [0.1], "std": [0.4]})
+
+
+OPENCV = {"mean": [103.9, 116.8, 123.7], "std": [57.4, 57.1, 58.4]}  # blue, green, red, of pixels of 0 to 255
+MADE_LIKE = {  # what a model's training made of uint8 RGB images -> how that is stated
+    "ToTensor alone": (lambda rgb: rgb / 255, {"normalization": "none"}),
+    "raw pixels": (lambda rgb: rgb, {"normalization": "none", "full_scale": 255}),
+    "OpenCV": (
+        lambda rgb: (rgb[:, ::-1] - numpy.reshape(OPENCV["mean"], (3, 1, 1))) / numpy.reshape(OPENCV["std"], (3, 1, 1)),
+        {"normalization": OPENCV, "channels": "BGR", "full_scale": 255},
+    ),
+    "OpenCV, ImageNet": (
+        lambda rgb: ((rgb / 255 - IMAGENET["mean"]) / IMAGENET["std"])[:, ::-1],
+        {"normalization": "imagenet", "channels": "BGR"},
+    ),
+}
+IMAGENET = {key: numpy.reshape(values, (3, 1, 1)) for key, values in NORMALIZATIONS["imagenet"].items()}
+
+
+@pytest.mark.parametrize(("made", "stated"), MADE_LIKE.values(), ids=MADE_LIKE)
+def test_the_network_gets_what_its_training_made_of_the_same_pixels(made, stated):
+    pixels = numpy.random.default_rng(0).integers(0, 256, (2, 3, 8, 8), dtype=numpy.uint8)
+    fed = Normalize(DATASET.as_trained(**stated))(torch.from_numpy(pixels))
+    numpy.testing.assert_allclose(fed.numpy(), made(pixels.astype(float)), rtol=1e-5, atol=1e-5)
+
+
+def test_grey_images_have_no_order_of_channels():
+    grey = Dataset("toy", ["dark", "bright"], 1, 8, [0.2], [0.1], True, {}, {})
+    with pytest.raises(UserError, match=r"preprocessing\.channels: BGR, .* 1 channel"):
+        grey.as_trained(channels="BGR")
+
+
+def test_the_hint_at_another_order_of_classes_is_what_to_write():
+    right = DATASET.as_trained(normalization="half")
+    swapped = Split(images().images, 1 - images().labels)
+    (stated,) = re.findall(r"classes: \[.*\]", better_class_order(Brighter(), right, swapped))
+    reordered = right.as_trained(normalization="half", **yaml.safe_load(stated))
+    labels = numbers_in(right.classes, reordered.classes)[swapped.labels]
+    assert (predicted_classes(Brighter(), reordered, swapped.images) == labels).all()
+    assert better_class_order(Brighter(), reordered, Split(swapped.images, labels)) is None
+
+
+@pytest.mark.parametrize(
+    ("stated", "words"),
+    [
+        (["bright", "darc"], ["'dark' is missing", "'darc' is no class", "did you mean 'dark'?"]),
+        (["bright"], ["'dark' is missing", "all 2 names"]),
+        (["bright", "dark", "dark"], ["'dark' stands twice"]),
+        (["bright", "dark", "grey"], ["'grey' is no class"]),
+        (["Bright", "dark"], ["'bright' is missing", "did you mean 'bright'?"]),
+    ],
+)
+def test_names_that_are_not_those_of_the_classes_are_named(stated, words):
+    with pytest.raises(UserError, match=r"models\.<name>\.classes: ") as error:
+        DATASET.as_trained(classes=stated)
+    for word in words:
+        assert word in str(error.value)

@@ -4,6 +4,7 @@ import sys
 
 import pytest
 import torch
+from runners import python
 from torch import nn
 
 from elagage.errors import UserError
@@ -248,3 +249,42 @@ def test_a_users_file_that_is_missing_is_named_with_the_folder_where_it_was_soug
         build_network(architecture, 5, 3)
     for word in (architecture, f"there is no file {path!r}", str(tmp_path)):
         assert word in str(error.value)
+
+
+# Builds the user's network twice and prints its width and that of its output, and whether our modules are as before.
+BUILT = """
+import sys
+import elagage.data, elagage.errors
+from elagage.pytorch.models import build_network
+ours = {name: module for name, module in sys.modules.items() if name.partition(".")[0] == "elagage"}
+for _ in range(2):
+    network = build_network("my_model.py:build", 5, 3)
+    print(network.out_features, network(__import__("torch").zeros(1, 4)).shape[1])
+print({name: sys.modules.get(name) for name in ours} == ours)
+"""
+
+
+def test_modules_with_names_of_ours_are_the_users_on_import_in_build_and_in_forward_and_ours_stay(tmp_path):
+    files = {
+        "train.py": "WIDTH = 6\n",
+        "elagage/__init__.py": "",
+        "elagage/data.py": "WIDTH = 7\n",
+        "prune.py": "WIDTH = 8\n",
+        "my_model.py": (
+            "from torch import nn\n"
+            "from train import WIDTH\n"
+            "from elagage.data import WIDTH as OTHER\n"
+            "class Net(nn.Linear):\n"
+            "    def forward(self, x):\n"
+            "        import prune\n"
+            "        return super().forward(x)[:, :prune.WIDTH]\n"
+            "def build(num_classes, in_channels):\n"
+            "    import elagage.data\n"
+            "    return Net(4, WIDTH + OTHER + elagage.data.WIDTH)\n"
+        ),
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    run = python(BUILT, tmp_path, "-P")
+    assert run.stdout.splitlines() == ["20 8", "20 8", "True"], run.stderr

@@ -18,7 +18,7 @@ from elagage.figures.quantization import lowest_rate
 from elagage.figures.registry import FIGURES
 from elagage.figures.sensitivity import explanation, tables
 from elagage.figures.study import METRICS, Study, estimates, metric, whiskers
-from plot import plot, read_study
+from plot import draw, plot, read_study
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
 SCOPES = ("local", "global")
@@ -49,7 +49,7 @@ def summary(models=("resnet20",), seeds=(0,), scopes=SCOPES, rates=(0.0, 0.5, 0.
             | {"inference_time_ms": time, "inference_time_low_ms": 0.9 * time, "inference_time_high_ms": 1.1 * time}
             | {"dense_time_ms": 1.0, "speedup": 1 / time, "speedup_low": 0.9 / time, "speedup_high": 1.1 / time}
             | {"eager_time_ms": 4.6, "eager_time_low_ms": 4.5, "eager_time_high_ms": 4.8}
-            | {"macs": 41_000_000 * (1 - removed) ** 1.5}
+            | {"machine_busy": 0.02, "macs": 41_000_000 * (1 - removed) ** 1.5}
         )
     return pandas.DataFrame(rows)
 
@@ -136,14 +136,14 @@ def test_axes_start_at_zero_and_accuracies_span_all_that_is_possible(name):
 
 def test_the_summary_and_the_histories_are_read_as_they_were_written(tmp_path):
     table = summary(models=("NA", "007", "1e5"), seeds=(0, 3))
-    table.to_csv(tmp_path / "summary.csv", index=False)
+    table.assign(refused=None).to_csv(tmp_path / "summary.csv", index=False)
     trainings = []
     for model, seed in itertools.product(("NA", "007"), (0, 3)):
         trainings.append(tmp_path / "models" / model / f"seed{seed}" / "history.csv")
         trainings[-1].parent.mkdir(parents=True)
         history().to_csv(trainings[-1], index=False)
     with open(tmp_path / "summary.csv", "a") as file:  # as csv.DictWriter writes what could not be measured
-        file.write(",".join(["NA", "3", "local", "0.99", "none", "static", "0.1", *["nan", ""] * 5, "1"]) + "\n")
+        file.write(",".join(["NA", "3", "local", "0.99", "none", "static", "0.1", *["nan", ""] * 5, "1", ""]) + "\n")
     layered = [path.with_name("sensitivity.csv") for path in trainings[:2]]
     for path in layered:
         sensitivities((0.5,), layers=3).to_csv(path, index=False)
@@ -158,6 +158,32 @@ def test_the_summary_and_the_histories_are_read_as_they_were_written(tmp_path):
     assert list(read.sensitivity["model"]) == ["NA"] * 6 and list(read.sensitivity["seed"]) == [0] * 3 + [3] * 3
     alone = read_study(tmp_path / "summary.csv", [], [])
     assert alone.history.empty and alone.sensitivity.empty
+
+
+def refused_study(scopes) -> Study:
+    """Return a study of two models, of which the second can be pruned in none of these scopes."""
+    whole = study(models=("plain", "odd"), scopes=EVERY_SCOPE, recoveries=("none", "finetune"))
+    refused = (whole.summary["model"] == "odd") & whole.summary["scope"].isin(scopes) & (whole.summary["rate"] > 0)
+    return whole._replace(summary=whole.summary[~refused], refused=whole.summary[refused].assign(refused="a reason"))
+
+
+@pytest.mark.parametrize("scopes", [("channel",), EVERY_SCOPE], ids=["one scope", "all"])
+def test_figures_say_what_was_refused(scopes):
+    refused = refused_study(scopes)
+    for name in FIGURES:
+        figure = draw(name, refused)
+        title = figure.legends[0].get_title().get_text() if figure.legends else figure.texts[-1].get_text()
+        note = title.replace("\n", " ")
+        assert "Refused, so not shown" in note and "plain" not in note
+        assert all(f"odd, {scope}" in note for scope in scopes)
+
+
+def test_a_study_of_which_nothing_is_left_has_figures_that_say_so(tmp_path):
+    whole = study()
+    nothing = whole._replace(summary=whole.summary[:0], refused=whole.summary.assign(refused="a reason"))
+    plot(nothing, [tmp_path / "pareto.png"])
+    assert (tmp_path / "pareto.png").stat().st_size > 1000
+    assert "resnet20, local" in draw("pareto", nothing).texts[-1].get_text()
 
 
 DENSE = ("quantization_comparison", "sensitivity")  # where much is coloured
@@ -232,7 +258,8 @@ def test_pruning_of_several_recoveries_draws_a_panel_for_each_with_the_lines_of_
     of = study(("mine", "yours"), recoveries=("finetune", "none"), modes=("float32", "static"))
     figure = FIGURES[f"global_pruning_{name}"](of)
     titles = [axis.get_title() for axis in figure.axes if axis.get_title()]
-    assert titles == ["mine, as pruned", "mine, finetune", "yours, as pruned", "yours, finetune"]
+    expected = ["mine, as pruned", "mine, finetune", "yours, as pruned", "yours, finetune"]
+    assert [title.replace("\n", ", ").removesuffix(", dense fp32: 1.00 ms") for title in titles] == expected
     alone = study(("mine", "yours"), modes=("float32", "static"))
     assert list(lines_of(figure)) == list(lines_of(FIGURES[f"global_pruning_{name}"](alone)))
 
@@ -262,7 +289,32 @@ def test_the_time_that_fewer_multiplications_let_expect_is_drawn_where_channels_
     assert not any("MACs" in text for text in lines_of(FIGURES["global_pruning_inference_time"](of)))
     figure = FIGURES["channel_pruning_inference_time"](of)
     (line,) = [line for line in figure.axes[0].lines if "MACs" in line.get_label()]
-    assert line.get_ydata() == pytest.approx([1.0, 0.5**1.5, 0.1**1.5])  # of the dense model's 1 ms
+    assert line.get_ydata() == pytest.approx([1.0, 0.5**-1.5, 0.1**-1.5])
+    low, high = figure.axes[0].get_ylim()
+    assert low == 0 and 1 < high < 5  # what is expected at rate 0.9 does not press the measurements flat
+
+
+def test_the_figure_of_time_shows_the_speedup_and_says_the_milliseconds():
+    figure = FIGURES["global_pruning_inference_time"](study(modes=("float32", "static")))
+    [axis] = figure.axes
+    assert axis.get_ylabel() == "speed-up (dense fp32 = 1)"
+    assert axis.get_title() == "resnet20, dense fp32: 1.00 ms"
+    static = axis.containers[1]
+    assert static.lines[0].get_ydata() == pytest.approx([1 / 1.2] * 3)
+    ends = static.lines[2][0].get_segments()
+    assert [bar[:, 1] for bar in ends] == [pytest.approx([0.9 / 1.2, 1.1 / 1.2])] * 3
+    assert list(lines_of(figure)) == ["dense fp32", "fp32", "static int8"]
+
+
+@pytest.mark.parametrize("name", ["global_pruning_inference_time", "quantization_comparison", "pareto"])
+def test_a_figure_of_times_says_that_the_machine_was_busy(name):
+    quiet, unknown = study(), study()
+    unknown.summary["machine_busy"] = numpy.nan
+    busy = study()
+    busy.summary.loc[busy.summary["rate"] == 0, "machine_busy"] = 0.46
+    titles = [FIGURES[name](of).legends[0].get_title().get_text() for of in (quiet, unknown, busy)]
+    assert "46 %" in titles[2] and "other programs" in titles[2]
+    assert not any("other programs" in title for title in titles[:2])
 
 
 def test_whiskers_are_the_interval_of_one_seed_and_the_range_of_several():

@@ -287,7 +287,11 @@ def takes_what_was_trained(monkeypatch):
 def test_pruned_zeros_are_zeros_in_the_file_position_by_position(study, name):
     model, pruned = trained(study, name, rate=0.7, learning_rate=0.05, weight_decay=0.1)
     stored = int8_weights(model)
-    layers = {f"{key}.weight": module.weight for key, module in pruned.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)}
+    layers = {
+        f"{key}.weight": module.weight
+        for key, module in pruned.named_modules()
+        if isinstance(module, nn.Conv2d | nn.Linear)
+    }
     assert stored.keys() <= layers.keys()
     assert count_contents(model)["int8_weights"] == sum(weight.numel() for weight in set(layers.values()))
     for key, array in stored.items():

@@ -14,9 +14,10 @@ FIGURES = {"matplotlib", "pandas"}
 WALLS = {"pytorch": set(), "onnx": TORCH, "figures": TORCH | ONNX, "packing": TORCH | ONNX, "elagage": TORCH | ONNX}
 # Room -> of which each of its modules imports something, or it belongs into a lower one.
 NEEDS = {"pytorch": TORCH, "onnx": ONNX, "figures": FIGURES}
-# Jobs that train, prune, export, or time eager PyTorch.
+# Jobs that train, prune, export, or time eager PyTorch, and the one that tries all of that.
 WITH_TORCH = (
-    "train train_import prune recover recover_batchnorm sensitivity quantize_export quantize_qat evaluate_latency_eager"
+    "train train_import prune recover recover_batchnorm sensitivity quantize_export quantize_qat "
+    "evaluate_latency_eager check_model"
 )
 
 

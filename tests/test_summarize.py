@@ -8,17 +8,35 @@ import pytest
 
 from elagage.errors import UserError
 from elagage.files import write_json
-from summarize import measurements, sparsity, summarize
+from summarize import busy_line, measurements, sparsity, summarize
 
 PROMISED = {
     *("model", "seed", "scope", "rate", "recovery", "mode", "sparsity", "accuracy", "accuracy_low", "accuracy_high"),
     *("packed_size_bytes", "xz_size_bytes", "entropy_bytes", "packed_weight_bytes", "weight_entropy_bytes", "macs"),
     *("model_size_bytes", "inference_time_ms", "inference_time_low_ms", "inference_time_high_ms", "dense_time_ms"),
+    *("cpu_time_ms", "dense_cpu_time_ms", "machine_busy", "latency_images"),
     *("speedup", "speedup_low", "speedup_high", "onnxruntime", "torch", "cpu", "instruction_set"),
 }
 
 
-def measured(folder, name: str, correct: int, nanoseconds: list[int], macs: int | None = 40_813_184) -> dict[str, str]:
+SETTING = {"cpu": "A CPU", "instruction_set": "avx2", "threads": 1, "onnxruntime": "1.32.0", "images": 50}
+
+
+def times(ns) -> dict[str, list]:
+    """Return times as their JSON has them, of loads that all took ns, [calls], or ns itself, [loads, calls]."""
+    loads = numpy.broadcast_to(ns, (5, len(ns))) if numpy.ndim(ns) == 1 else numpy.array(ns)
+    return {"wall_ns": loads.tolist(), "cpu_ns": (loads // 2).tolist()}
+
+
+def latency(ns, dense_ns, busy: float | None = 0.02, batches: dict | None = None) -> dict:
+    """Return the timing of a variant."""
+    measured = {"variant": times(ns), "dense": times(dense_ns), "batch_ns": batches or {}}
+    return {**SETTING, "machine_busy": busy, **measured}
+
+
+def measured(
+    folder, name: str, correct: int, nanoseconds: list[int], macs: int | None = 40_813_184, **timing
+) -> dict[str, str]:
     """Write the three measurements of a variant; the dense model took 4 ms for every image."""
     paths = {kind: str(folder / f"{name}.{kind}.json") for kind in ("accuracy", "size", "latency")}
     write_json(paths["accuracy"], {"images": 1000, "correct": correct})
@@ -26,8 +44,7 @@ def measured(folder, name: str, correct: int, nanoseconds: list[int], macs: int 
     packed = {"packed_bytes": 1200, "xz_bytes": 1500, "entropy_bytes": 1100.4, "macs": macs}
     packed |= {"packed_weight_bytes": 1000, "weight_entropy_bytes": 980.4}
     write_json(paths["size"], {"bytes": 5000, **packed, **counts, "provenance": {"torch": "2.14.1"}})
-    setting = {"cpu": "A CPU", "instruction_set": "avx2", "threads": 1, "onnxruntime": "1.32.0"}
-    write_json(paths["latency"], {**setting, "ns": nanoseconds, "dense_ns": [4_000_000] * len(nanoseconds)})
+    write_json(paths["latency"], latency(nanoseconds, [4_000_000] * len(nanoseconds), **timing))
     return paths
 
 
@@ -44,7 +61,7 @@ def summary(tmp_path):
             **measured(tmp_path, "b", 850, [1_999_999, 2_000_000, 2_000_001] * 20),
         },
     ]
-    write_json(tmp_path / "eager.json", {"ns": [12_000_000] * 20, "dense_ns": [4_000_000] * 20})
+    write_json(tmp_path / "eager.json", {"eager": times([12_000_000] * 20), "dense": times([4_000_000] * 20)})
     outputs = tmp_path / "summary.csv", tmp_path / "summary.md"
     summarize(variants, {"net/seed0": tmp_path / "eager.json"}, *outputs)
     return outputs
@@ -75,8 +92,10 @@ def test_the_row_holds_the_statistics_of_the_measurements(summary):
     assert (row["packed_size_bytes"], row["xz_size_bytes"], row["entropy_bytes"]) == (1200, 1500, 1100)
     assert (row["packed_weight_bytes"], row["weight_entropy_bytes"]) == (1000, 980)
     assert row["macs"] == 40_813_184
-    assert row["eager_time_ms"] == 12
-    assert row["eager_to_onnxruntime"] == 3
+    assert (row["cpu_time_ms"], row["dense_cpu_time_ms"]) == (1, 2)
+    assert row["machine_busy"] == 0.02
+    assert row["eager_time_ms"] == pytest.approx(12)
+    assert row["eager_to_onnxruntime"] == pytest.approx(3)
 
 
 def test_the_markdown_is_a_table_that_says_how_it_was_measured(summary):
@@ -92,7 +111,7 @@ def test_the_markdown_is_a_table_that_says_how_it_was_measured(summary):
 def test_multiply_accumulates_that_could_not_be_counted_are_called_unknown(tmp_path):
     variant = {"model": "net", "seed": 0, "scope": "local", "recovery": "none", "rate": 0.5, "mode": "static"}
     paths = measured(tmp_path, "a", 900, [4_000_000] * 50, macs=None)
-    write_json(tmp_path / "eager.json", {"ns": [3] * 20, "dense_ns": [1] * 20})
+    write_json(tmp_path / "eager.json", {"eager": times([3] * 20), "dense": times([1] * 20)})
     summarize([{**variant, **paths}], {"net/seed0": tmp_path / "eager.json"}, tmp_path / "s.csv", tmp_path / "s.md")
     assert "| unknown " in (tmp_path / "s.md").read_text()
     assert "nan" not in (tmp_path / "s.md").read_text()
@@ -103,14 +122,46 @@ def test_the_speedup_is_a_paired_ratio(tmp_path):
     slow = numpy.repeat([1, 10], 50)
     variant = {"model": "net", "seed": 0, "scope": "local", "recovery": "none", "rate": 0.5, "mode": "static"}
     paths = measured(tmp_path, "a", 900, (1_000_000 * slow).tolist())
-    latency = {"cpu": "A CPU", "instruction_set": "avx2", "threads": 1, "onnxruntime": "1.32.0"}
-    write_json(
-        paths["latency"], {**latency, "ns": (1_000_000 * slow).tolist(), "dense_ns": (3_000_000 * slow).tolist()}
-    )
-    write_json(tmp_path / "eager.json", {"ns": [3] * 20, "dense_ns": [1] * 20})
+    write_json(paths["latency"], latency(1_000_000 * slow, 3_000_000 * slow))
+    write_json(tmp_path / "eager.json", {"eager": times([3] * 20), "dense": times([1] * 20)})
     summarize([{**variant, **paths}], {"net/seed0": tmp_path / "eager.json"}, tmp_path / "s.csv", tmp_path / "s.md")
     row = pandas.read_csv(tmp_path / "s.csv").iloc[0]
-    assert row["speedup"] == row["speedup_low"] == row["speedup_high"] == 3
+    assert [row["speedup"], row["speedup_low"], row["speedup_high"]] == pytest.approx([3, 3, 3])
+
+
+def test_loads_that_differ_widen_the_interval_of_time_and_speedup(tmp_path):
+    """However many images each of them had."""
+    loads = numpy.array([[0.9], [0.95], [1], [1.05], [1.1]])
+    paths = measured(tmp_path, "a", 900, [1] * 50)
+    write_json(paths["latency"], latency(1_000_000 * loads.repeat(1000, axis=1), numpy.full((5, 1000), 3_000_000)))
+    row = measurements(*paths.values())
+    assert row["speedup_low"] < 2.9 and row["speedup_high"] > 3.1
+    assert row["inference_time_low_ms"] < 0.95 and row["inference_time_high_ms"] > 1.05
+
+
+def test_batches_have_columns_of_images_per_second(tmp_path):
+    named = {"model": "net", "seed": 0, "scope": "local", "recovery": "none", "rate": 0.5, "mode": "static"}
+    batches = {"8": [[2_000_000] * 4] * 5, "64": [[8_000_000] * 2] * 5}
+    variant = {**named, **measured(tmp_path, "a", 900, [500_000] * 50, batches=batches)}
+    write_json(tmp_path / "eager.json", {"eager": times([3] * 20), "dense": times([1] * 20)})
+    summarize([variant], {"net/seed0": tmp_path / "eager.json"}, tmp_path / "s.csv", tmp_path / "s.md")
+    row = pandas.read_csv(tmp_path / "s.csv").iloc[0]
+    assert [row["throughput_batch_8"], row["throughput_batch_64"]] == pytest.approx([4000, 8000])
+    assert row["throughput_batch_64_low"] <= row["throughput_batch_64"] <= row["throughput_batch_64_high"]
+    text = (tmp_path / "s.md").read_text()
+    assert "images/s in batches of 64" in text and "| 8000 [8000, 8000] " in text
+
+
+@pytest.mark.parametrize(
+    ("shares", "words"),
+    [
+        ([0.02, 0.5], "26% of the machine's CPU time (median; at most 50%) while models were timed; in 1 of 2 rows"),
+        ([0.02, 0.03], "in 0 of 2 rows more than 10%"),
+        ([None, None], "known on Linux only"),
+    ],
+)
+def test_the_summary_says_how_busy_the_machine_was(shares, words):
+    assert words in busy_line(pandas.DataFrame({"machine_busy": shares}))
 
 
 @pytest.mark.parametrize("kind", ["accuracy", "size", "latency"])

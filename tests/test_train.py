@@ -153,8 +153,7 @@ def network(seed: int = 3) -> nn.Module:
 def imported(data: PreparedData, weights: pathlib.Path, architecture: str = "resnet8", seed: int = 0):
     """Import the weights; return the checkpoint's path."""
     checkpoint = weights.parent / "out" / "dense.safetensors"
-    splits = {"train": data.train, "test": data.validation}
-    train_import(data.dataset, ModelSpec("mine", architecture, seed), str(weights), **splits, checkpoint=checkpoint)
+    train_import(data.dataset, ModelSpec("mine", architecture, seed), str(weights), checkpoint=checkpoint)
     return checkpoint
 
 

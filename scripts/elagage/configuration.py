@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Mapping
 import jsonschema
 import yaml
 
-from elagage.data import KNOWN_SIZES, USUAL_IMAGES
+from elagage.data import KNOWN_SIZES, USUAL_IMAGES, check_classes
 from elagage.errors import UserError
-from elagage.image_folder import scan_image_folder
+from elagage.image_folder import ImageFolder, scan_image_folder
 
 MODEL_FILES = "architecture", "weights"
 # Trainings that start from a trained model take training.learning_rate divided by this. The papers go on at the last
@@ -230,25 +230,28 @@ def check_files(config: Mapping, note: Callable[[str], object] = print) -> None:
             raise UserError(
                 f"configuration: models.{name}.weights: there is no file {model['weights']!r} in {os.getcwd()}"
             )
-    _check_counts(config, note)
+    folder = scan_image_folder(dataset["path"]) if dataset["name"] == "image_folder" else None
+    if folder:
+        for name, model in config["models"].items():
+            if model["classes"] is not None:
+                check_classes(model["classes"], folder.classes, f"configuration: models.{name}.classes")
+    _check_counts(config, folder, note)
 
 
-def _image_counts(config: Mapping) -> tuple[dict[str, int], list[str]]:
+def _image_counts(dataset: Mapping, folder: ImageFolder | None) -> tuple[dict[str, int], list[str]]:
     """Return the images of each split before any is decoded, and what is to be known of them."""
-    dataset = config["dataset"]
-    if dataset["name"] in KNOWN_SIZES:
+    if folder is None:
         (train, test), given, notes = KNOWN_SIZES[dataset["name"]], None, []
     else:
-        folder = scan_image_folder(dataset["path"])
         sizes = {split: len(files) for split, files in folder.splits.items()}
         train, test, given, notes = sizes["train"], sizes["test"], sizes.get("validation"), folder.notes
     validation = math.ceil(train * dataset["validation_fraction"]) if given is None else given
     return {"train": train - (validation if given is None else 0), "validation": validation, "test": test}, notes
 
 
-def _check_counts(config: Mapping, note: Callable[[str], object]) -> None:
+def _check_counts(config: Mapping, folder: ImageFolder | None, note: Callable[[str], object]) -> None:
     """Raise UserError if more images are stated than there will be; note where fewer than usual are there."""
-    counts, notes = _image_counts(config)
+    counts, notes = _image_counts(config["dataset"], folder)
     calibrated = {"static", "qat"} & set(config["quantization"]["modes"])
     uses = {  # key -> split that it takes images of
         "quantization.calibration_images": "train" if calibrated else None,

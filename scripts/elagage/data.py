@@ -1,8 +1,9 @@
 """Data sets as later jobs see them: arrays of uint8 images that are mapped into memory, and their description."""
 
 import dataclasses
+import difflib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy
 
@@ -10,6 +11,7 @@ from elagage.errors import UserError
 from elagage.files import read_json, reading, whole_file
 
 SPLITS = ("train", "validation", "test")
+LISTED = 5  # mistakes in a message
 # Training (before some are kept for validation) and test images of the data sets whose size is known beforehand. Of the
 # 1,797 digits 1,000 are for testing, so that "the first 1,000 test images" exist.
 KNOWN_SIZES = {
@@ -23,6 +25,7 @@ KNOWN_SIZES = {
 NORMALIZATIONS = {
     "imagenet": {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]},  # torchvision, most of timm
     "half": {"mean": [0.5], "std": [0.5]},  # Inception, ViT, many of timm
+    "none": {"mean": [0.0], "std": [1.0]},  # ToTensor() and nothing after it
 }
 # Images that are taken where the configuration states no number, or all if there are fewer.
 USUAL_IMAGES = {
@@ -35,9 +38,10 @@ USUAL_IMAGES = {
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """What `dataset.json` says of a prepared data set.
+    """What `dataset.json` says of a prepared data set and, from `as_trained`, how a model takes it.
 
-    mean and std are those of the training images, one number per channel, in units of a full-scale pixel (0 to 1).
+    mean and std are those of the training images, one number per channel in the order of the images, in units of a
+    full-scale pixel (0 to 1).
     """
 
     name: str
@@ -49,17 +53,51 @@ class Dataset:
     flip: bool  # whether a mirrored image is still one of its class
     images: dict[str, int]  # split -> number of images
     sha256: dict[str, str]  # file name -> checksum
+    bgr: bool = False  # whether the network takes the three channels of the images, which are RGB, in reverse order
 
     @classmethod
-    def read(cls, path: str | os.PathLike, normalization: str | Mapping = "dataset") -> "Dataset":
-        """Return the description that prepare_data wrote, with the mean and deviation that a model expects.
-
-        normalization: "dataset" for those of the training images, a key of NORMALIZATIONS, or {"mean": [...], "std":
-        [...]}, one number per channel. Raises UserError if these are not as many as the images have channels.
-        """
+    def read(cls, path: str | os.PathLike, trained_with: Mapping | None = None) -> "Dataset":
+        """Return the description that prepare_data wrote; trained_with: what as_trained takes, by name."""
         with reading(path):
             dataset = cls(**read_json(path))
-        return dataset if normalization == "dataset" else dataset.normalized(normalization)
+        return dataset.as_trained(**trained_with) if trained_with else dataset
+
+    def as_trained(
+        self,
+        *,
+        normalization: str | Mapping = "dataset",
+        channels: str = "RGB",
+        full_scale: int = 1,
+        classes: list[str] | None = None,
+    ) -> "Dataset":
+        """Return the data set with the constants, the order of channels and the order of classes that a model expects.
+
+        normalization: "dataset" for the constants of the training images, a key of NORMALIZATIONS, or {"mean": [...],
+        "std": [...]}, one number per channel, in the model's order and in units of which a white pixel has
+        `full_scale`. channels: "RGB" or "BGR". classes: all names in the order of the model's outputs. Raises UserError
+        if the numbers are not as many as the channels, if the channels are not three, or if the names are other ones.
+        """
+        if channels == "BGR" and self.channels != 3:
+            raise UserError(
+                f"models.<name>.preprocessing.channels: BGR, but the images have {self.channels} channel(s); remove it"
+            )
+        if classes is not None:
+            check_classes(classes, self.classes, "models.<name>.classes")
+        taken = dataclasses.replace(self, bgr=channels == "BGR", classes=classes or self.classes)
+        if normalization == "none":
+            normalization = {"mean": [0.0] * self.channels, "std": [1.0] * self.channels}
+        if isinstance(normalization, str):
+            return taken if normalization == "dataset" else taken.normalized(normalization)
+        stated = {key: [value / full_scale for value in values] for key, values in normalization.items()}
+        return taken.normalized({key: values[::-1] for key, values in stated.items()} if taken.bgr else stated)
+
+    def split(self, files, name: str) -> "Split":
+        """Return a split of a rule's named inputs; its labels number the classes in this data set's order."""
+        split = Split.read(getattr(files, f"{name}_images"), getattr(files, f"{name}_labels"))
+        prepared = Dataset.read(files.dataset).classes
+        if prepared == self.classes:
+            return split
+        return Split(split.images, numbers_in(prepared, self.classes)[split.labels])
 
     def normalized(self, normalization: str | Mapping) -> "Dataset":
         """Return the same data set with the constants of NORMALIZATIONS or stated ones."""
@@ -132,13 +170,32 @@ class PreparedData:
     validation: Split
 
     @classmethod
-    def read(cls, files, normalization: str | Mapping = "dataset") -> "PreparedData":
+    def read(cls, files, trained_with: Mapping | None = None) -> "PreparedData":
         """Return the data of a rule's named inputs: `dataset`, and `<split>_images` and `<split>_labels`."""
-        return cls(
-            Dataset.read(files.dataset, normalization),
-            Split.read(files.train_images, files.train_labels),
-            Split.read(files.validation_images, files.validation_labels),
+        dataset = Dataset.read(files.dataset, trained_with)
+        return cls(dataset, dataset.split(files, "train"), dataset.split(files, "validation"))
+
+
+def check_classes(stated: Sequence[str], known: Sequence[str], key: str) -> None:
+    """Raise UserError unless the stated names are those of the data set's classes, each once, in any order."""
+    twice = sorted({name for name in stated if stated.count(name) > 1})
+    missing, unknown = [sorted(set(one) - set(other)) for one, other in ((known, stated), (stated, known))]
+    mistakes = [f"{name!r} stands twice" for name in twice] + [f"{name!r} is missing" for name in missing]
+    for name in unknown:
+        near = difflib.get_close_matches(name, missing or known, 1)
+        mistakes.append(f"{name!r} is no class of the data set" + (f", did you mean {near[0]!r}?" if near else ""))
+    if mistakes:
+        more = f"; and {len(mistakes) - LISTED} more" if len(mistakes) > LISTED else ""
+        raise UserError(
+            f"{key}: {'; '.join(mistakes[:LISTED])}{more}; state all {len(known)} names of the classes, each once, in "
+            f"the order of the model's outputs"
         )
+
+
+def numbers_in(names: Sequence[str], order: Sequence[str]) -> numpy.ndarray:
+    """Return the number, int64 [classes], that each name has in another order of the same names."""
+    places = {name: number for number, name in enumerate(order)}
+    return numpy.array([places[name] for name in names])
 
 
 def save_array(path: str | os.PathLike, array: numpy.ndarray) -> None:

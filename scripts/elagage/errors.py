@@ -15,5 +15,6 @@ class UserError(Exception):
 class RefusedError(UserError):
     """A scope, recovery or mode that is impossible for this network, though all else of the study may be possible.
 
-    Its message says what of the network rules it out. The job writes it in place of what it would have made.
+    Its message says what of the network rules it out. The job writes it in place of what it would have made
+    (elagage.refusals), so that the rest of the study goes on.
     """

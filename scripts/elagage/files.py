@@ -11,7 +11,9 @@ import pathlib
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 
-from elagage.errors import UserError
+from elagage.errors import RefusedError, UserError
+
+REFUSAL = b'{\n  "refused": '  # how a refusal begins, as write_json writes it; no model or array does
 
 
 @contextlib.contextmanager
@@ -59,8 +61,11 @@ def _remove_leftovers(path: pathlib.Path) -> None:
 def reading(path: str | os.PathLike) -> Iterator[None]:
     """Name the file in every error of the block, which reads a file that an earlier job wrote.
 
-    Raises UserError if its content is not what it should be. OSError and MemoryError stay: the file may be fine.
+    Raises UserError if its content is not what it should be, and RefusedError if an earlier job wrote a refusal in its
+    place. OSError and MemoryError stay: the file may be fine.
     """
+    if (reason := refusal(path)) is not None:
+        raise RefusedError(reason)
     try:
         yield
     except (UserError, OSError, MemoryError):
@@ -70,6 +75,19 @@ def reading(path: str | os.PathLike) -> Iterator[None]:
         raise UserError(
             f"{path}: damaged, or not a file of this study ({type(error).__name__}: {reason}); delete it and run again"
         ) from error
+
+
+def write_refusal(path: str | os.PathLike, reason: str) -> None:
+    """Write, in place of a file of any kind, why it cannot be made: a JSON text that `refusal` knows again."""
+    write_json(path, {"refused": reason})
+
+
+def refusal(path: str | os.PathLike) -> str | None:
+    """Return why an earlier job could not make this file, None if it is what its name says or is not there."""
+    with contextlib.suppress(FileNotFoundError, IsADirectoryError), open(path, "rb") as file:
+        if file.read(len(REFUSAL)) == REFUSAL:
+            return json.loads(REFUSAL + file.read())["refused"]
+    return None
 
 
 def write_json(path: str | os.PathLike, content: object) -> None:

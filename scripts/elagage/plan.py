@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Mapping
 
 from elagage.code_checksum import code_checksums
+from elagage.data import USUAL_IMAGES
 from elagage.user_code import import_roots
 
 DATASET = "results/data/dataset.json"
@@ -86,6 +87,10 @@ class Plan:
         seeds = self.config["seeds"]
         return seeds if model in self.trained else seeds[:1]
 
+    def given_seeds(self, model: str) -> list[str]:
+        """Return <model>/seed<seed> of a model whose weights are given, nothing for one that is trained."""
+        return [f"{model}/seed{self.seeds(model)[0]}"] if model not in self.trained else []
+
     def checkpoint(self, scope: str, rate: float, recovery: str) -> str:
         """Return the path of a checkpoint below its model and seed, without its ending.
 
@@ -128,6 +133,33 @@ class Plan:
         return sorted({row[measurement] for row in self.variants for measurement in MEASUREMENTS})
 
     @property
+    def asked(self) -> dict:
+        """What each model is tried with before anything is trained."""
+        asked = {"scopes": self.scopes, "recoveries": self.recoveries, "modes": self.modes}
+        return asked | {"rate": self.rates[-1]}
+
+    def work(self, model: str) -> dict:
+        """Return how much there is to do for a model: numbers of checkpoints, variants, passes over images, images."""
+        checkpoints = {
+            (seed, self.checkpoint(scope, rate, recovery))
+            for seed, scope, rate, recovery in itertools.product(
+                self.seeds(model), self.scopes, self.rates, self.recoveries
+            )
+        }
+        retrained = [name for _, name in checkpoints if name.rpartition("/")[2] in self.retraining_recoveries]
+        trainings = len(self.seeds(model)) if model in self.trained else 0
+        passes = trainings * self.config["training"]["epochs"] + len(retrained) * self.config["retraining"]["epochs"]
+        if "qat" in self.modes:  # each pass takes about twice as long
+            passes += 2 * len(checkpoints) * self.config["quantization"]["qat_epochs"]
+        return {
+            "checkpoints": len(checkpoints),
+            "variants": len(checkpoints) * len(self.modes),
+            "modes": self.modes,
+            "training_passes": passes,
+            "timed_images": self.config["evaluation"]["latency_images"] or USUAL_IMAGES["evaluation.latency_images"],
+        }
+
+    @property
     def figures(self) -> list[str]:
         """The names of the figures that the study has data for."""
         names = [f"{scope}_pruning_{metric}" for scope in self.scopes for metric in FIGURES_OF_SCOPE]
@@ -148,6 +180,17 @@ class Plan:
         """The settings of `training` as quantization-aware training uses them."""
         qat = {key: self.config["quantization"][f"qat_{key}"] for key in ("epochs", "learning_rate")}
         return self.config["training"] | qat | {"warmup_epochs": 0}
+
+    def trained_with(self, model: str) -> dict:
+        """Return what the weights of a model expect of images, and the order of its classes, for Dataset.as_trained."""
+        stated = self.config["models"][model]
+        preprocessing = stated["preprocessing"]
+        return {
+            "normalization": stated["normalization"],
+            "channels": preprocessing["channels"],
+            "full_scale": preprocessing["range"],
+            "classes": stated["classes"],
+        }
 
     def user_code(self, model: str) -> str | None:
         """Return the checksums of the user's file that defines a model and of what it imports, None if built in."""

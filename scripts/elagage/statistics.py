@@ -12,14 +12,16 @@ def wilson_interval(correct: int, images: int) -> tuple[float, float]:
     return float(interval.low), float(interval.high)
 
 
-def median_interval(values: numpy.ndarray) -> tuple[float, float, float]:
-    """Return the median of values, [n], and its 95 % interval from order statistics (Conover 1999).
+def loads_interval(values: numpy.ndarray) -> tuple[float, float, float]:
+    """Return the geometric mean of positive values, [loads], and its 95 % interval (Student 1908, of the logarithms).
 
-    The interval assumes no distribution. It covers the differences between images and moments of one process, not those
-    between machines.
+    Each value is that of one load of a model. A load is the unit, because all times of one share where its weights lie
+    in memory. The interval covers loads and moments of one run, not the difference between machines.
     """
-    low, high = scipy.stats.quantile_test(values, p=0.5).confidence_interval(CONFIDENCE)
-    return float(numpy.median(values)), float(low), float(high)
+    logarithms = numpy.log(values)
+    mean, error = numpy.mean(logarithms), scipy.stats.sem(logarithms)
+    half = error * scipy.stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)
+    return float(numpy.exp(mean)), float(numpy.exp(mean - half)), float(numpy.exp(mean + half))
 
 
 def share_became_correct(before: numpy.ndarray, after: numpy.ndarray) -> tuple[float, float, float]:

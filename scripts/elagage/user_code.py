@@ -1,12 +1,18 @@
 """The user's own Python files: where their imports are looked up, and how they are imported."""
 
+import contextlib
 import importlib
+import importlib.machinery
 import importlib.util
 import keyword
 import os
 import pathlib
 import sys
 import types
+from collections.abc import Iterator
+
+SCRIPTS = pathlib.Path(os.path.abspath(__file__)).parents[1]
+_users: dict[str, types.ModuleType] = {}  # modules of the user's that have names of ours, by name
 
 
 def import_roots(file: str | os.PathLike) -> tuple[pathlib.Path, ...]:
@@ -36,12 +42,47 @@ def module_name(file: str | os.PathLike) -> str | None:
     return None
 
 
+@contextlib.contextmanager
+def users_first(file: str | os.PathLike) -> Iterator[None]:
+    """Let imports of the block be those of a script in the place of the user's file: its import roots come first.
+
+    What is imported already stays, but for modules of ours whose name the user's files have: within the block it is
+    theirs. After the block the import roots are the last places of sys.path but for the folder of our scripts, which
+    nothing of ours needs any more.
+    """
+    roots = [str(root) for root in import_roots(file)]
+    others = [place for place in sys.path if place not in roots and os.path.abspath(place or ".") != str(SCRIPTS)]
+    ours = {name: module for name, module in sys.modules.items() if _is_hidden(name.partition(".")[0], roots)}
+    sys.path[:] = [*roots, *others]
+    for name in ours:
+        del sys.modules[name]
+    sys.modules.update(_users)
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        tops = {name.partition(".")[0] for name in ours}
+        _users.update({name: module for name, module in sys.modules.items() if name.partition(".")[0] in tops})
+        for name in _users:
+            sys.modules.pop(name, None)
+        sys.modules.update(ours)
+        sys.path[:] = [*others, *roots, str(SCRIPTS)]
+
+
+def _is_hidden(name: str, roots: list[str]) -> bool:
+    """Return whether an imported module is one of ours whose name a module or folder of the user's has, too."""
+    file = getattr(sys.modules.get(name), "__file__", None)
+    if file is None or not pathlib.Path(file).is_relative_to(SCRIPTS):
+        return False
+    spec = importlib.machinery.PathFinder.find_spec(name, roots)
+    return spec is not None and spec.origin != file
+
+
 def import_user_module(path: str) -> types.ModuleType:
-    """Import a user's file and return the module; its import roots come after all other places of sys.path.
+    """Import a user's file, in a block of `users_first`, and return the module.
 
     It has its dotted name if there is one, so that relative imports work. Raises whatever the file raises.
     """
-    sys.path += [folder for folder in map(str, import_roots(path)) if folder not in sys.path]
     name = module_name(path)
     if name is not None and _is_its_package(name, path):
         importlib.import_module(name.rpartition(".")[0])

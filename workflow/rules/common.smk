@@ -3,11 +3,13 @@
 import functools
 import sys
 
+from snakemake.dag import DAG
 from snakemake.logging import logger
 
 REPOSITORY = Path(workflow.basedir).parent
 sys.path.insert(0, str(REPOSITORY / "scripts"))
 
+from elagage.ancient_inputs import respect_ancient
 from elagage.code_checksum import code_checksums
 from elagage.configuration import check_files, configuration, read_command_line, read_file
 from elagage.errors import UserError
@@ -73,9 +75,14 @@ def architecture(wildcards) -> str:
     return config["models"][wildcards.model]["architecture"]
 
 
-def normalization(wildcards) -> str | dict:
-    """Return the mean and deviation that the model of a job expects."""
-    return config["models"][wildcards.model]["normalization"]
+def trained_with(wildcards) -> dict:
+    """Return what the weights of a job's model expect of images, and the order of its classes."""
+    return PLAN.trained_with(wildcards.model)
+
+
+def given_dense(wildcards) -> list[str]:
+    """Return the dense checkpoint of a model whose weights are given, none for one that is trained."""
+    return [f"results/models/{name}/dense.safetensors" for name in PLAN.given_seeds(wildcards.model)]
 
 
 def graph_of(wildcards) -> str:
@@ -114,6 +121,10 @@ config = exit_on_user_error(read_configuration)
 if workflow.is_main_process:
     exit_on_user_error(check_files, config, logger.warning)
 PLAN = Plan(config)
+respect_ancient(DAG)
+# What trains waits for the check of its model, but does not run again when the check does: a study that asks for one
+# more rate or mode trains nothing again.
+CHECKED = ancient("results/check/{model}.json")
 if workflow.remote_exec:
     record_outputs()
 

@@ -37,7 +37,7 @@ rule evaluate_size:
     log:
         "results/logs/evaluate_size/{model}/seed{seed}/{checkpoint}.log",
     conda:
-        "../../envs/packing.yaml"
+        "../../envs/onnx.yaml"
     threads: 1
     resources:
         mem_mb=times_attempt(2000),
@@ -66,7 +66,7 @@ rule evaluate_latency:
     threads: workflow.cores or 1
     resources:
         mem_mb=times_attempt(2000),
-        runtime=times_attempt(15),
+        runtime=times_attempt(15 * (1 + len(config["evaluation"]["batch_sizes"]))),
     params:
         **config["evaluation"],
         code=code("evaluate_latency"),
@@ -93,9 +93,10 @@ rule evaluate_latency_eager:
         mem_mb=times_attempt(4000),
         runtime=times_attempt(15),
     params:
-        **config["evaluation"],
+        latency_images=config["evaluation"]["latency_images"],
+        threads=config["evaluation"]["threads"],
         architecture=architecture,
-        normalization=normalization,
+        trained_with=trained_with,
         user_code=lambda wildcards: user_code(wildcards.model),
         code=code("evaluate_latency_eager"),
     message:

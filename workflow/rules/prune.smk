@@ -17,7 +17,7 @@ rule prune:
         runtime=times_attempt(5),
     params:
         architecture=architecture,
-        normalization=normalization,
+        trained_with=trained_with,
         user_code=lambda wildcards: user_code(wildcards.model),
         code=code("prune"),
     message:

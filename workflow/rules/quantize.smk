@@ -19,7 +19,7 @@ rule quantize_export:
         runtime=times_attempt(10),
     params:
         architecture=architecture,
-        normalization=normalization,
+        trained_with=trained_with,
         user_code=lambda wildcards: user_code(wildcards.model),
         code=code("quantize_export"),
     message:
@@ -57,7 +57,7 @@ rule quantize:
         mem_mb=times_attempt(2000),
         runtime=times_attempt(5),
     params:
-        normalization=normalization,
+        trained_with=trained_with,
         modes=PLAN.quantize_modes,
         calibration_images=config["quantization"]["calibration_images"] if "static" in PLAN.modes else None,
         code=code("quantize"),
@@ -71,6 +71,7 @@ rule quantize_qat:
     input:
         **split_arrays("train"),
         **split_arrays("validation"),
+        check=CHECKED,
         dataset=DATASET,
         checkpoint=f"{STEM}.safetensors",
     output:
@@ -87,7 +88,7 @@ rule quantize_qat:
         runtime=times_attempt(720),
     params:
         architecture=architecture,
-        normalization=normalization,
+        trained_with=trained_with,
         user_code=lambda wildcards: user_code(wildcards.model),
         settings=PLAN.qat_training,
         calibration_images=config["quantization"]["calibration_images"],

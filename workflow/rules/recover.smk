@@ -8,6 +8,7 @@ rule recover:
     input:
         **split_arrays("train"),
         **split_arrays("validation"),
+        check=CHECKED,
         dataset=DATASET,
         pruned=pruned_checkpoint,
     output:
@@ -24,7 +25,7 @@ rule recover:
         runtime=times_attempt(720),
     params:
         architecture=architecture,
-        normalization=normalization,
+        trained_with=trained_with,
         user_code=lambda wildcards: user_code(wildcards.model),
         settings=config["training"],
         retraining=lambda wildcards: PLAN.retraining(wildcards.recovery),
@@ -55,7 +56,7 @@ rule recover_batchnorm:
         runtime=times_attempt(10),
     params:
         architecture=architecture,
-        normalization=normalization,
+        trained_with=trained_with,
         user_code=lambda wildcards: user_code(wildcards.model),
         batchnorm_images=config["retraining"]["batchnorm_images"],
         code=code("recover_batchnorm"),

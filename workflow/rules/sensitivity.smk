@@ -18,7 +18,7 @@ rule sensitivity:
         runtime=times_attempt(120),
     params:
         architecture=architecture,
-        normalization=normalization,
+        trained_with=trained_with,
         user_code=lambda wildcards: user_code(wildcards.model),
         images=config["sensitivity"]["images"],
         rates=list(filter(None, PLAN.rates)),

@@ -23,6 +23,7 @@ rule summarize:
         runtime=times_attempt(30),
     params:
         variants=PLAN.variants,
+        strict=config["strict"],
         eager={name: f"results/models/{name}/dense.eager.json" for name in PLAN.model_seeds},
         code=code("summarize"),
     message:

@@ -5,6 +5,7 @@ rule train:
     input:
         **split_arrays("train"),
         **split_arrays("validation"),
+        check=CHECKED,
         dataset=DATASET,
     output:
         checkpoint="results/models/{model}/seed{seed}/dense.safetensors",
@@ -23,7 +24,7 @@ rule train:
         runtime=times_attempt(720),
     params:
         architecture=architecture,
-        normalization=normalization,
+        trained_with=trained_with,
         user_code=lambda wildcards: user_code(wildcards.model),
         settings=config["training"],
         # Not an output, because Snakemake deletes those of a killed job.
@@ -37,8 +38,6 @@ rule train:
 
 rule train_import:
     input:
-        **split_arrays("train"),
-        **split_arrays("test"),
         dataset=DATASET,
         weights=lambda wildcards: config["models"][wildcards.model]["weights"],
     output:
@@ -55,9 +54,8 @@ rule train_import:
         runtime=times_attempt(10),
     params:
         architecture=architecture,
-        normalization=normalization,
+        trained_with=trained_with,
         user_code=lambda wildcards: user_code(wildcards.model),
-        accuracy=lambda wildcards: config["models"][wildcards.model]["accuracy"],
         weights_key=lambda wildcards: config["models"][wildcards.model]["weights_key"],
         code=code("train_import"),
     message:

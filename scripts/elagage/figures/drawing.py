@@ -121,3 +121,18 @@ def digits(value: float) -> str:
     """Return a number with three significant digits, and all those before the decimal point: 0.0123, 1.27, 1,156."""
     decimals = 2 - math.floor(math.log10(value)) if value > 0 else 0
     return f"{value:,.{max(0, decimals)}f}"
+
+
+def note_below(figure: Figure, text: str) -> None:
+    """Write a note below the panels: above the legend or, without one, at the end of the figure, which grows for it."""
+    width, height = figure.get_size_inches()
+    note = textwrap.fill(text, int(12 * width))
+    strip = 0.2 * (note.count("\n") + 1)  # inches
+    figure.set_size_inches(width, height + strip)
+    if figure.legends:
+        title = figure.legends[0].get_title().get_text()
+        figure.legends[0].set_title("\n".join(filter(None, (note, title))))
+        return
+    share = strip / (height + strip)
+    figure.get_layout_engine().set(rect=(0, share, 1, 1 - share))
+    figure.text(0.5, share, note, ha="center", va="top", in_layout=False)

@@ -4,7 +4,7 @@ import numpy
 from matplotlib.figure import Figure
 
 from elagage.figures.drawing import error_bars, label, legend, limit, line_styles, ordered, panels, value_name
-from elagage.figures.study import METRICS, Study, estimates, metric, seeds
+from elagage.figures.study import METRICS, Study, disturbance, estimates, metric, seeds
 
 SCOPE_LINES = ("-", "--", ":")
 
@@ -54,6 +54,6 @@ def pareto(study: Study) -> Figure:
         label(axis, cost.label, accuracy.label, *titles)
         limit(axis, "x", cost.limits)
         limit(axis, "y", accuracy.limits)
-    several = f"mean of {counts.max()} seeds, bars from the lowest to the highest"
-    legend(figure, several if counts.max() > 1 else "")
+    several = f"mean of {counts.max()} seeds, bars from the lowest to the highest" if counts.max() > 1 else ""
+    legend(figure, "; ".join(filter(None, (several, disturbance(study)))))
     return figure

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from elagage.errors import UserError
 from elagage.figures.drawing import (
     REFERENCE,
+    digits,
     error_bars,
     label,
     legend,
@@ -20,17 +21,16 @@ from elagage.figures.drawing import (
     side_by_side,
     value_name,
 )
-from elagage.figures.study import METRICS, Metric, Study, estimates, metric, whiskers
+from elagage.figures.study import METRICS, Metric, Study, disturbance, estimates, metric, whiskers
 
 # Lines behind the strong ones of the same colour.
 THIN = {"linewidth": 1, "marker": None, "label": "_"}
 
 
-def against_rate(study: Study, stack: tuple[dict[str, Metric], ...], lines: str, split: str, x: str) -> Figure:
-    """Return a stack of panels for each model and value of the column `split`, a line for each of the column `lines`.
+def against_rate(study: Study, metrics: dict[str, Metric], lines: str, split: str, x: str) -> Figure:
+    """Return a panel for each model and value of the column `split`, with a line for each value of the column `lines`.
 
-    A panel of the stack draws the metrics of a table: the first with strong lines, others with thin ones; with
-    several, their keys name them in the legend.
+    The first of the metrics has strong lines, others have thin ones; with several, their keys name them in the legend.
     """
     summary = study.summary
     models, parts = summary["model"].unique(), ordered(split, summary[split])
@@ -40,48 +40,52 @@ def against_rate(study: Study, stack: tuple[dict[str, Metric], ...], lines: str,
     offsets = side_by_side(len(styles), 0.24 * gap)
     margin = 0.04 * (rates[-1] - rates[0]) + 0.2 * gap
     columns = len(parts) if len(models) > 1 and len(parts) > 1 else 3  # a row of panels per model
-    figure, stacks = panels(len(models) * len(parts), columns, heights=(3.2, 1.5)[: len(stack)])
-    for level, metrics in enumerate(stack):
-        tables = {name: estimates(study, measured) for name, measured in metrics.items()}
-        *_, measured = metrics.values()
-        for axis, (model, part) in zip(stacks[:, level], itertools.product(models, parts), strict=True):
-            for thin, (name, table) in enumerate(tables.items()):
-                rows = table[(table["model"] == model) & (table[split] == part)].sort_values("rate", kind="stable")
-                for (value, properties), offset in zip(styles.items(), offsets, strict=True):
-                    line = rows[rows[lines] == value]
-                    drawn = properties | (THIN if thin else {})
-                    axis.errorbar(100 * line["rate"] + offset, line["value"], error_bars(line), capsize=2, **drawn)
-                if len(tables) > 1:  # only for the legend
-                    axis.plot([], [], color="0.4", **({"linewidth": 0.8} if thin else {"marker": "o"}), label=name)
-            draw_references(axis, summary[(summary["model"] == model) & (summary[split] == part)], measured)
-            titles = [model, value_name(split, part)] if len(parts) > 1 else [model]
-            label(axis, x if level == len(stack) - 1 else "", measured.label, *([] if level else titles))
-            limit(axis, "x", (rates[0] - margin, rates[-1] + margin))
-            limit(axis, "y", measured.limits)
-    legend(figure, whiskers(study, next(iter(stack[0].values()))))
+    figure, axes = panels(len(models) * len(parts), columns)
+    tables = {name: estimates(study, measured) for name, measured in metrics.items()}
+    *_, measured = metrics.values()
+    times = measured.columns[0] == "speedup"
+    for axis, (model, part) in zip(axes[:, 0], itertools.product(models, parts), strict=True):
+        for thin, (name, table) in enumerate(tables.items()):
+            rows = table[(table["model"] == model) & (table[split] == part)].sort_values("rate", kind="stable")
+            for (value, properties), offset in zip(styles.items(), offsets, strict=True):
+                line = rows[rows[lines] == value]
+                drawn = properties | (THIN if thin else {})
+                axis.errorbar(100 * line["rate"] + offset, line["value"], error_bars(line), capsize=2, **drawn)
+            if len(tables) > 1:  # only for the legend
+                axis.plot([], [], color="0.4", **({"linewidth": 0.8} if thin else {"marker": "o"}), label=name)
+        rows = summary[(summary["model"] == model) & (summary[split] == part)]
+        draw_dense(axis, rows, measured)
+        limit(axis, "x", (rates[0] - margin, rates[-1] + margin))
+        limit(axis, "y", measured.limits)
+        titles = [model, value_name(split, part)] if len(parts) > 1 else [model]
+        if times:
+            draw_expected(axis, rows)
+            titles.append(f"dense fp32: {digits(rows['dense_time_ms'].median())} ms")
+        label(axis, x, measured.label, *titles)
+    notes = whiskers(study, next(iter(metrics.values()))), disturbance(study) if times else ""
+    legend(figure, "; ".join(filter(None, notes)))
     return figure
 
 
-def draw_references(axis: Axes, rows: pandas.DataFrame, measured: Metric) -> None:
-    """Draw in grey what the metric is compared with.
-
-    It is the dense float32 model: its accuracy, or its time as measured in turn with the variants of each rate. That
-    time changes with the machine, not with the rate: what the variants share with it is no effect of pruning. Where
-    channels are removed, a second line is that time multiplied by the share of multiply-accumulates that is left: what
-    fp32 would take if nothing else took time.
-    """
+def draw_dense(axis: Axes, rows: pandas.DataFrame, measured: Metric) -> None:
+    """Draw in grey what the metric is compared with, the dense float32 model: its accuracy, or the speed-up of 1."""
     if measured.columns[0] == "accuracy":
         dense = rows.loc[(rows["rate"] == 0) & (rows["mode"] == "float32"), "accuracy"]
         if len(dense):
             axis.axhline(measured.scale * dense.mean(), label="dense fp32", **REFERENCE)
-    elif measured.columns[0] == "inference_time_ms":
-        rates = rows.groupby("rate")
-        times = rates["dense_time_ms"].mean()
-        axis.plot(100 * times.index, times, label="dense fp32, timed in turn", **REFERENCE)
-        macs = rates["macs"].mean() if "macs" in rows else times * 0
-        if macs.nunique() > 1 and 0 in macs.index:  # zeroed weights are multiplied as before
-            properties = REFERENCE | {"linestyle": "--", "label": "dense fp32 at the share of MACs left"}
-            axis.plot(100 * times.index, times * macs / macs[0], **properties)
+    elif measured.columns[0] == "speedup":
+        axis.axhline(1, label="dense fp32", **REFERENCE)
+
+
+def draw_expected(axis: Axes, rows: pandas.DataFrame) -> None:
+    """Draw, where channels are removed, the speed-up of fp32 if nothing but multiply-accumulates (MACs) took time.
+
+    To be called when the axis has its limits: at high rates the line leaves the panel.
+    """
+    macs = rows.groupby("rate")["macs"].mean()
+    if macs.nunique() > 1 and 0 in macs.index:  # zeroed weights are multiplied as before
+        properties = REFERENCE | {"linestyle": "--", "label": "fp32, if only MACs took time"}
+        axis.plot(100 * macs.index, macs[0] / macs, **properties)
 
 
 def pruning(study: Study, scope: str, name: str) -> Figure:
@@ -89,12 +93,10 @@ def pruning(study: Study, scope: str, name: str) -> Figure:
     rows = study.summary[study.summary["scope"] == scope]
     if rows.empty:
         raise UserError(f"pruning.scopes: {scope} is not among them, so there is no {scope} pruning to draw; add it")
-    stack = ({"": metric(name, study.summary)},)
-    if name == "inference_time":
-        stack += ({"": METRICS["speedup"]},)
+    metrics = {"": METRICS["speedup"] if name == "inference_time" else metric(name, study.summary)}
     if name == "model_size" and "packed_size_bytes" in rows:
-        stack = ({"packed": metric("packed_size", study.summary), "ONNX file": metric(name, study.summary)},)
-    return against_rate(study._replace(summary=rows), stack, "mode", "recovery", f"{scope} pruning rate (%)")
+        metrics = {"packed": metric("packed_size", study.summary), "ONNX file": metric(name, study.summary)}
+    return against_rate(study._replace(summary=rows), metrics, "mode", "recovery", f"{scope} pruning rate (%)")
 
 
 def accuracy_by(study: Study, lines: str, split: str) -> Figure:
@@ -102,7 +104,7 @@ def accuracy_by(study: Study, lines: str, split: str) -> Figure:
     mode = "float32" if "float32" in set(study.summary["mode"]) else study.summary["mode"].iloc[0]
     measured = METRICS["accuracy"]._replace(label=f"{value_name('mode', mode)} test accuracy (%)")
     rows = study.summary[study.summary["mode"] == mode]
-    return against_rate(study._replace(summary=rows), ({"": measured},), lines, split, "pruning rate (%)")
+    return against_rate(study._replace(summary=rows), {"": measured}, lines, split, "pruning rate (%)")
 
 
 def scopes_accuracy(study: Study) -> Figure:

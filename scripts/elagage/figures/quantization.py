@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from elagage.figures.drawing import digits, error_bars, legend, ordered, side_by_side, style, value_name
-from elagage.figures.study import METRICS, Study, estimates, metric, whiskers
+from elagage.figures.study import METRICS, Study, disturbance, estimates, metric, whiskers
 
 
 def draw_points(axis: Axes, rows: pandas.DataFrame, middle: float, properties: dict) -> None:
@@ -60,5 +60,5 @@ def quantization_comparison(study: Study) -> Figure:
     axes[0].set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5))
     rate, scope = summary[["rate", "scope"]].iloc[0]
     figure.suptitle(f"Quantization {f'after {100 * rate:g} % {scope} pruning' if rate else 'of the dense model'}")
-    legend(figure, whiskers(study, METRICS["accuracy"]))
+    legend(figure, "; ".join(filter(None, (whiskers(study, METRICS["accuracy"]), disturbance(lowest)))))
     return figure

@@ -4,15 +4,21 @@ from typing import NamedTuple
 
 import pandas
 
+from elagage.timing import BUSY
+
 VARIANT_COLUMNS = ["model", "scope", "rate", "recovery", "mode"]
 
 
 class Study(NamedTuple):
-    """What is drawn: summary.csv, and the rows of every history.csv and sensitivity.csv with their model and seed."""
+    """What is drawn: summary.csv, and the rows of every history.csv and sensitivity.csv with their model and seed.
+
+    The rows of summary.csv that have a reason in `refused` instead of measurements are apart.
+    """
 
     summary: pandas.DataFrame
     history: pandas.DataFrame
     sensitivity: pandas.DataFrame
+    refused: pandas.DataFrame = pandas.DataFrame()
 
 
 class Metric(NamedTuple):
@@ -29,7 +35,7 @@ METRICS = {
     "accuracy": Metric("test accuracy (%)", 100, ("accuracy", "accuracy_low", "accuracy_high"), (0, 103)),
     "model_size": Metric("model size (kB)", 1e-3, ("model_size_bytes",)),
     "packed_size": Metric("packed size (kB)", 1e-3, ("packed_size_bytes",)),
-    "speedup": Metric("speed-up\n(dense fp32 = 1)", 1, ("speedup", "speedup_low", "speedup_high")),
+    "speedup": Metric("speed-up (dense fp32 = 1)", 1, ("speedup", "speedup_low", "speedup_high")),
     "relative_time": Metric("time per image (dense fp32 = 1)", 1, ("relative_time",)),
     **{
         name: Metric("inference time per image (ms)", 1, (f"{name}_ms", f"{name}_low_ms", f"{name}_high_ms"))
@@ -74,3 +80,24 @@ def whiskers(study: Study, measured: Metric) -> str:
     if one and len(measured.columns) == 3:
         parts.append((f"one seed of {', '.join(one)}, " if parts else "") + "whiskers: 95 % interval")
     return "; ".join(parts)
+
+
+def disturbance(study: Study) -> str:
+    """Return in words by how much other programs disturbed the timings, nothing if they did not or it is unknown."""
+    highest = study.summary["machine_busy"].max()
+    return f"timed while other programs took up to {100 * highest:.0f} % of the CPU time" if highest > BUSY else ""
+
+
+def refused_note(study: Study) -> str:
+    """Return in words which variants have no measurements: of each model the scopes, recoveries and modes."""
+    rows, parts = pandas.concat([study.summary, study.refused]), []
+    everything = rows["recovery"].nunique() * rows["mode"].nunique()
+    for (model, scope), refused in study.refused.groupby(["model", "scope"], sort=False):
+        cells = refused[["recovery", "mode"]].drop_duplicates()
+        if len(cells) == everything:
+            parts.append(f"{model}, {scope}")
+            continue
+        for recovery, modes in cells.groupby("recovery", sort=False)["mode"]:
+            named = "" if len(modes) == rows["mode"].nunique() else f", {'/'.join(modes)}"
+            parts.append(f"{model}, {scope}, {recovery}{named}")
+    return f"Refused, so not shown (summary.md says why): {'; '.join(parts)}."

@@ -23,11 +23,18 @@ from elagage.onnx.contents import PRODUCTS
 WEIGHTS = "elagage_weights"  # metadata of an exported graph: the tensors that a checkpoint must have, as JSON
 PREPROCESS = "elagage_preprocess"  # module, and prefix of the nodes, that normalize the image
 UNTIED = ".use"  # between the name of a tensor and the number of a use that has a copy of its own
+INPUT, OUTPUT = "image", "logits"  # of the graph
 FUSE_BATCHNORM = (
     fuse_batchnorm_into_conv_rule,
     fuse_batchnorm_into_conv_transpose_rule,
     fuse_batchnorm_into_gemm_rule,
 )
+
+
+def initializer_name(tensor: str) -> str:
+    """Return the name in the graph of a tensor of a state dict: its own, unless something else has that name."""
+    taken = tensor in (INPUT, OUTPUT) or tensor.startswith(f"{PREPROCESS}.")
+    return f".{tensor}" if taken else tensor  # names in a state dict never start with a dot
 
 
 def with_weights(graph: onnx_ir.Model, state: Mapping[str, numpy.ndarray]) -> onnx.ModelProto:
@@ -38,11 +45,12 @@ def with_weights(graph: onnx_ir.Model, state: Mapping[str, numpy.ndarray]) -> on
     for name in json.loads(graph.metadata_props[WEIGHTS]):
         if name not in state:
             raise UserError(f"the checkpoint lacks {name}, which the exported graph has; delete both and run again")
+    tensors = {initializer_name(name): tensor for name, tensor in state.items()}
     for name, value in graph.graph.initializers.items():
-        if name in state:
-            if tuple(value.shape) != state[name].shape:
-                raise UserError(f"{name} has shape {state[name].shape}, the exported graph {tuple(value.shape)}")
-            value.const_value = onnx_ir.tensor(state[name], name=name)
+        if name in tensors:
+            if tuple(value.shape) != tensors[name].shape:
+                raise UserError(f"{name} has shape {tensors[name].shape}, the exported graph {tuple(value.shape)}")
+            value.const_value = onnx_ir.tensor(tensors[name], name=name)
     optimizer.optimize(graph)
     _fold_weights(graph)
     _untie_batchnorm(graph.graph)

@@ -15,8 +15,8 @@ from elagage.errors import UserError
 from elagage.onnx.contents import count_contents
 from elagage.onnx.graph import PREPROCESS
 
-# Images; ranges are those of all images whatever the batch. With 64 at once, a ResNet-50 for 224x224 pixels takes 7.7 GB,
-# with 8 it takes 2.5 GB.
+# Images; ranges are those of all images whatever the batch. With 64 at once, a ResNet-50 for 224x224 pixels takes
+# 7.7 GB, with 8 it takes 2.5 GB.
 CALIBRATION_BATCH = 8
 
 # 7-bit weights: products of two 8-bit numbers saturate in the 16-bit sums of CPUs without VNNI, so that a file made on

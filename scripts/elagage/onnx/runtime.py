@@ -1,9 +1,8 @@
-"""Measurements of ONNX files in ONNX Runtime on the CPU: predictions, and time per image."""
+"""ONNX files in ONNX Runtime on the CPU: loaded, and run on images; and the CPU itself."""
 
+import json
 import os
 import platform
-import time
-from collections.abc import Callable, Mapping
 
 import numpy
 import onnxruntime
@@ -13,13 +12,8 @@ from elagage.errors import UserError
 from elagage.files import reading
 
 RUNTIME = {"onnxruntime": onnxruntime.__version__}  # what measurements say they were made with
-Model = Callable[[numpy.ndarray], numpy.ndarray]  # uint8 [n, channels, height, width] -> logits, float32 [n, classes]
 EVALUATION_BATCH = 250  # images
-WARM_UP = 50  # images, not counted
-LEAST_TIMES = 6  # of fewer images each is timed several times: the median of fewer times has no 95 % interval
-# Images timed with one model before the next takes its turn: long enough that a model finds its weights in the cache
-# again, as it would in use, and short enough that a disturbance of the machine meets all of them.
-TURN = 20
+COMPARED = 16  # images that are predicted both in a batch and alone
 
 # x86 and Arm extensions that decide how fast, and how exactly, int8 is multiplied, as Linux names them.
 INSTRUCTION_SETS = (
@@ -36,6 +30,22 @@ INSTRUCTION_SETS = (
 )
 
 
+class Model:
+    """A network in ONNX Runtime: called with uint8 images [n, channels, height, width], it returns float32 logits."""
+
+    def __init__(self, session: onnxruntime.InferenceSession):
+        self._session = session
+
+    def __call__(self, images: numpy.ndarray) -> numpy.ndarray:
+        """Return the logits, float32 [n, classes]."""
+        return self._session.run(None, {"image": images})[0]
+
+    @property
+    def classes(self) -> list[str]:
+        """The names of the classes, in the order of the logits, as the file's metadata has them."""
+        return json.loads(self._session.get_modelmeta().custom_metadata_map["classes"])
+
+
 def load(path: str | os.PathLike, threads: int) -> Model:
     """Return the model of an ONNX file, to be run on the CPU with `threads` threads.
 
@@ -48,41 +58,30 @@ def load(path: str | os.PathLike, threads: int) -> Model:
     options.inter_op_num_threads = 1
     with reading(path):
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    return lambda images: session.run(None, {"image": images})[0]
+    return Model(session)
+
+
+def same_logits(logits: numpy.ndarray, expected: numpy.ndarray) -> bool:
+    """Whether logits, float32 [n, classes], differ only by sums in another order: by 1e-6, where wrong ones do by 0.1.
+
+    Numbers that are not finite are the same where both are.
+    """
+    return numpy.allclose(logits, expected, rtol=1e-3, atol=1e-3 * numpy.nan_to_num(expected.std()), equal_nan=True)
 
 
 def predictions(model: Model, split: Split) -> numpy.ndarray:
-    """Return the predicted class, int64 [n], of every image of the split."""
-    parts = [
-        model(split.images[start : start + EVALUATION_BATCH]).argmax(1)
-        for start in range(0, len(split), EVALUATION_BATCH)
-    ]
+    """Return the predicted class, int64 [n], of every image of the split, as it is predicted alone.
+
+    The first images tell whether batches give the same logits. They do not where activations are quantized by ranges
+    of the whole batch (modes `dynamic` and `dynamic_conv`); there, each image is predicted by itself.
+    """
+    together = model(split.images[:EVALUATION_BATCH])[:COMPARED]
+    alone = numpy.concatenate([model(image[None]) for image in split.images[:COMPARED]])
+    batch = EVALUATION_BATCH if same_logits(together, alone) else 1
+    parts = [model(split.images[start : start + batch]).argmax(1) for start in range(0, len(split), batch)]
     predicted = numpy.concatenate(parts)
     assert len(predicted) == len(split), f"predicted {len(predicted)} of {len(split)} images"
     return predicted
-
-
-def time_in_turns(
-    models: Mapping[str, Callable[[numpy.ndarray], object]], images: numpy.ndarray
-) -> dict[str, numpy.ndarray]:
-    """Return, for each model, the nanoseconds, int64 [n], that a call on each single image took.
-
-    images: uint8 [n, channels, height, width]. The models take turns of TURN images in one process, so that their
-    times are paired: what slows the machine down slows all of them.
-    """
-    repeats = -(-LEAST_TIMES // len(images))
-    singles = [numpy.ascontiguousarray(image[None]) for image in images] * repeats
-    times = {name: numpy.empty(len(singles), numpy.int64) for name in models}
-    for model in models.values():
-        for image in (singles * (1 + WARM_UP // len(singles)))[:WARM_UP]:
-            model(image)
-    for start in range(0, len(singles), TURN):
-        for name, model in models.items():
-            for index in range(start, min(start + TURN, len(singles))):
-                before = time.perf_counter_ns()
-                model(singles[index])
-                times[name][index] = time.perf_counter_ns() - before
-    return times
 
 
 def machine(cpuinfo: str | os.PathLike = "/proc/cpuinfo") -> dict[str, str]:

@@ -43,7 +43,7 @@ def load_network(path: str | os.PathLike, architecture: str, dataset: Dataset, s
 
     `seed` decides what the network draws later, for dropout and the like.
     """
-    network = build_network(architecture, len(dataset.classes), dataset.channels, seed)
+    network = build_network(architecture, len(dataset.classes), dataset.channels, seed, image_size=dataset.image_size)
     fold(network, dataset)
     state, provenance = load_checkpoint(path)
     if provenance.get("scope") == "channel":

@@ -1,9 +1,10 @@
 """PyTorch network -> ONNX graph that takes raw pixels and keeps the names of the state dict."""
 
+import itertools
 import json
 import traceback
 
-import numpy
+import onnx
 import onnx_ir
 import onnxruntime
 import torch
@@ -12,8 +13,13 @@ from torch import nn
 
 from elagage.data import Dataset
 from elagage.errors import UserError
-from elagage.onnx.graph import PREPROCESS, WEIGHTS
-from elagage.pytorch.models import Normalize, checked_logits
+from elagage.onnx.graph import INPUT, OUTPUT, PREPROCESS, WEIGHTS, initializer_name
+from elagage.onnx.runtime import same_logits
+from elagage.pytorch.independence import CHOSEN, check_independence, probe_images
+from elagage.pytorch.models import Normalize, checked_logits, copied, with_other_weights
+
+NETWORK = "network."  # prefix of the network's tensors in the exported program
+SHOWN = 5  # tensors in a message
 
 
 class _Deployed(nn.Module):
@@ -38,21 +44,23 @@ def export_program(network: nn.Module, dataset: Dataset) -> tuple[onnx_ir.Model,
     """Return the network as export_graph does, and the PyTorch program that the graph was translated from.
 
     A value of the graph has the name of the program's node that computes it, except `logits`, the program's output, and
-    tensors of the state dict.
+    tensors of the state dict, which have that of graph.initializer_name.
 
     It is exported without optimization, so that every tensor of the state dict that the forward pass uses is an
-    initializer of the same name: variants of one network differ only in these, and exporting takes 3 to 8 s.
-    Raises UserError if the network cannot be traced or does not return float32 [batch, classes].
+    initializer: variants of one network differ only in these, and exporting takes 3 to 8 s. All that runs is a copy, so
+    that the network keeps nothing that was computed from its weights as they are now.
+    Raises UserError if the network cannot be traced, does not return float32 [batch, classes], lets an image's logits
+    depend on other images, on randomness or on earlier calls, or if the graph differs from it, with these or with
+    other weights.
     """
-    deployed = _Deployed(network, dataset).eval()
+    check_independence(network, dataset)
     images = torch.zeros(2, dataset.channels, dataset.image_size, dataset.image_size, dtype=torch.uint8)
-    checked_logits(deployed, images, len(dataset.classes))
     try:
         program = torch.onnx.export(
-            deployed,
+            _Deployed(copied(network), dataset).eval(),
             (images,),
-            input_names=["image"],
-            output_names=["logits"],
+            input_names=[INPUT],
+            output_names=[OUTPUT],
             dynamic_shapes=({0: torch.export.Dim("batch")},),
             dynamo=True,
             optimize=False,
@@ -65,38 +73,88 @@ def export_program(network: nn.Module, dataset: Dataset) -> tuple[onnx_ir.Model,
             f"the network cannot be exported to ONNX ({type(cause).__name__}: {str(cause).strip().splitlines()[0]}); "
             f"torch.export has to trace its forward pass for any batch size; the log has the details"
         ) from error
-    graph = _renamed(program.model)
-    weights = [name for name in network.state_dict() if name in graph.graph.initializers]
+    graph, traced = program.model, program.exported_program
+    _name_initializers(graph)
+    _rename_values(graph, traced)
+    _strip_notes(graph)
+    weights = [name for name in network.state_dict() if initializer_name(name) in graph.graph.initializers]
     graph.metadata_props[WEIGHTS] = json.dumps(weights)
-    _check_agreement(graph, deployed, images, len(dataset.classes))
-    return graph, program.exported_program
+    _check_agreement(onnx_ir.to_proto(graph), network, dataset)
+    _check_other_weights(onnx_ir.to_proto(graph), network, dataset, weights)
+    return graph, traced
 
 
-def _check_agreement(graph: onnx_ir.Model, deployed: nn.Module, images: torch.Tensor, classes: int) -> None:
-    """Raise UserError if the graph differs from the network, for more or fewer images than it was traced with."""
-    session = onnxruntime.InferenceSession(onnx_ir.to_proto(graph).SerializeToString())
-    generator = torch.Generator().manual_seed(0)
-    for count in (1, 3):
-        pixels = torch.randint(0, 256, (count, *images.shape[1:]), dtype=torch.uint8, generator=generator)
-        expected = checked_logits(deployed, pixels, classes).numpy()
+def _check_agreement(model: onnx.ModelProto, network: nn.Module, dataset: Dataset) -> None:
+    """Raise UserError if the graph differs from the network, for another number of images than it was traced with."""
+    deployed, pixels = _Deployed(copied(network), dataset).eval(), probe_images(dataset)
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    for images in (pixels[CHOSEN : CHOSEN + 1], pixels):
+        expected = checked_logits(deployed, images, len(dataset.classes)).numpy()
         try:
-            logits = session.run(None, {"image": pixels.numpy()})[0]
+            logits = session.run(None, {INPUT: images.numpy()})[0]
         except (Fail, InvalidArgument, RuntimeException) as error:
-            raise UserError(f"the exported network fails for a batch of {count} image(s): {error}") from error
-        # float32 sums in another order differ by about 1e-6; a wrong graph by more than 0.1.
-        agrees = numpy.allclose(logits, expected, rtol=1e-3, atol=1e-3 * expected.std())
-        if not agrees:
+            raise UserError(f"the exported network fails for a batch of {len(images)} image(s): {error}") from error
+        if not same_logits(logits, expected):
             raise UserError(
-                f"the exported network gives other logits than PyTorch for a batch of {count} image(s): "
+                f"the exported network gives other logits than PyTorch for a batch of {len(images)} image(s): "
                 f"{logits.ravel()[:3]} instead of {expected.ravel()[:3]}; its forward pass has to depend only on the "
-                f"image, not on the batch size, on randomness or on earlier calls"
+                f"image, not on the batch size"
             )
 
 
-def _renamed(model: onnx_ir.Model) -> onnx_ir.Model:
+def _check_other_weights(model: onnx.ModelProto, network: nn.Module, dataset: Dataset, read: list[str]) -> None:
+    """Raise UserError if the graph differs from the network when both have other weights; read: those of the graph."""
+    images, classes, other = probe_images(dataset), len(dataset.classes), with_other_weights(network)
+    state = {initializer_name(name): tensor.numpy() for name, tensor in other.state_dict().items()}
+    for tensor in model.graph.initializer:
+        if tensor.name in state:
+            tensor.CopyFrom(onnx.numpy_helper.from_array(state[tensor.name], tensor.name))
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    logits = session.run(None, {INPUT: images.numpy()})[0]
+    if same_logits(logits, checked_logits(_Deployed(other, dataset).eval(), images, classes).numpy()):
+        return
+    expected = checked_logits(_Deployed(copied(network), dataset).eval(), images, classes).numpy()
+    matter = [
+        name
+        for name in sorted(network.state_dict().keys() - {*read})
+        if not same_logits(
+            checked_logits(_Deployed(with_other_weights(network, {name}), dataset).eval(), images, classes).numpy(),
+            expected,
+        )
+    ]
+    named = f", among it what it computed from {', '.join(matter[:SHOWN])}" if matter else ""
+    raise UserError(
+        f"with other weights the exported network gives other logits than PyTorch: it holds constants that were "
+        f"computed from the first ones{named}; the forward pass has to compute them anew"
+    )
+
+
+def _name_initializers(model: onnx_ir.Model) -> None:
     for name in list(model.graph.initializers):
-        value = model.graph.initializers[name]
-        value.name = name.removeprefix("network.")
+        if name.startswith(NETWORK):
+            model.graph.initializers[name].name = initializer_name(name.removeprefix(NETWORK))
+
+
+def _rename_values(model: onnx_ir.Model, program: torch.export.ExportedProgram) -> None:
+    """Let no value, in the graph and in the program, have the name of a tensor, such as a user's buffer `mean`."""
+    taken = {*model.graph.initializers, INPUT, OUTPUT}
+    values = [value for node in model.graph.all_nodes() for value in node.outputs if value.name != OUTPUT]
+    computed = [node for node in program.graph.nodes if node.op == "call_function"]
+    used = taken | {value.name for value in values} | {node.name for node in program.graph.nodes}
+
+    def free(name: str) -> str:
+        return next(f"{name}_{number}" for number in itertools.count(1) if f"{name}_{number}" not in used)
+
+    for value in values:
+        if value.name in taken:
+            value.name = free(value.name)
+    for node in computed:
+        if node.name in taken:
+            program.graph_signature.replace_all_uses(node.name, free(node.name))
+            node.name = free(node.name)
+
+
+def _strip_notes(model: onnx_ir.Model) -> None:
     for node in model.graph:
         scopes = node.metadata_props.get("pkg.torch.onnx.name_scopes", "")
         if f"'{PREPROCESS}'" in scopes:
@@ -105,4 +163,3 @@ def _renamed(model: onnx_ir.Model) -> onnx_ir.Model:
         node.metadata_props.clear()
         for output in node.outputs:
             output.metadata_props.clear()
-    return model

@@ -15,14 +15,13 @@ import onnx
 import torch
 from torch import fx, nn
 
-from elagage.onnx.graph import PREPROCESS
+from elagage.onnx.graph import INPUT, OUTPUT, PREPROCESS, initializer_name
 from elagage.onnx.quantization import SMALLEST_RANGE
+from elagage.pytorch.export import NETWORK
 
 aten = torch.ops.aten
 LAYERS = (aten.conv1d.default, aten.conv2d.default, aten.conv3d.default, aten.linear.default)
 BATCHNORM = aten._native_batch_norm_legit_no_training.default
-IMAGE_INPUT = "image"  # input of the ONNX graph
-NETWORK = "network."  # prefix of the network's tensors in the exported program
 RANGE_OF = "range of "
 WEIGHT_LEVELS = 64  # int8 weights are -64 to 64, as ONNX Runtime makes them with reduce_range
 ACTIVATION_LEVELS = 255  # uint8
@@ -140,14 +139,14 @@ class FakeQuantizedNetwork(nn.Module):
             if name in nodes:  # those of layers, which may need folding first, come below
                 _insert_after(nodes[name], fake_quantize_weight, axis, but=LAYERS)
         _fold(self.graph, nodes, {node.output[0] for node in float32.graph.node if node.op_type in ("Conv", "Gemm")})
-        _fake_quantize_weights(self.graph, nodes[IMAGE_INPUT])
+        _fake_quantize_weights(self.graph, nodes[INPUT])
         for name, (scale, zero_point) in places.ranges.items():
             if name in nodes:
                 self.ranges[RANGE_OF + name] = FakeQuantize(scale, zero_point)
-                _insert_after(nodes[name], self.ranges[RANGE_OF + name].forward)
+                self._round_after(nodes[name], name, "__call__")
         for name, owner in places.followers.items():
             if name in nodes and RANGE_OF + owner in self.ranges:
-                _insert_after(nodes[name], self.ranges[RANGE_OF + owner].round)
+                self._round_after(nodes[name], owner, "round")
         self.graph.eliminate_dead_code()
 
     def _nodes(self) -> dict[str, fx.Node]:
@@ -158,18 +157,28 @@ class FakeQuantizedNetwork(nn.Module):
             if node.op == "placeholder" and target is None:
                 images = node
             elif node.op == "placeholder":
-                nodes[target.removeprefix(NETWORK)] = node
+                nodes[initializer_name(target.removeprefix(NETWORK))] = node
             elif node.op == "output":
-                nodes["logits"] = node.args[0][0]
+                nodes[OUTPUT] = node.args[0][0]
             else:
                 nodes[node.name] = node
             if PREPROCESS in (path for path, _ in node.meta.get("nn_module_stack", {}).values()):
                 normalized = node
             if node.target == aten.view.default:  # was traced with another memory format than that of training
                 node.target = aten.reshape.default
+            # Operators of prims, which the exporter makes of var and std, have no gradients.
+            node.target = getattr(node.target, "impl_aten", node.target)
         normalized.replace_all_uses_with(images)
-        nodes[normalized.name] = nodes[IMAGE_INPUT] = images
+        nodes[normalized.name] = nodes[INPUT] = images
         return nodes
+
+    def _round_after(self, node: fx.Node, owner: str, method: str) -> None:
+        """Let all that uses the node use it rounded to the owner's range; method: of FakeQuantize."""
+        with self.graph.inserting_after(node):
+            rounding = self.graph.create_node("get_attr", f"ranges.{RANGE_OF}{owner}")
+        with self.graph.inserting_after(rounding):
+            result = self.graph.call_method(method, (rounding, node))
+        node.replace_all_uses_with(result, lambda user: user is not result)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return the logits; without autocast, because bfloat16 cannot tell 256 levels apart."""
@@ -203,9 +212,10 @@ class FakeQuantizedNetwork(nn.Module):
 
 class _WithoutFakeQuantization(fx.Interpreter):
     def call_function(self, target, args, kwargs):
-        if target is fake_quantize_weight or isinstance(getattr(target, "__self__", None), FakeQuantize):
-            return args[0]
-        return super().call_function(target, args, kwargs)
+        return args[0] if target is fake_quantize_weight else super().call_function(target, args, kwargs)
+
+    def call_method(self, target, args, kwargs):
+        return args[1] if isinstance(args[0], FakeQuantize) else super().call_method(target, args, kwargs)
 
 
 def _insert_after(node: fx.Node, function: Callable, *arguments, but: tuple = ()) -> None:

@@ -1,5 +1,6 @@
 """Whether given weights get what they were trained on: the known accuracy, other normalizations, other class orders."""
 
+import json
 from collections.abc import Mapping
 
 import numpy
@@ -74,7 +75,7 @@ def better_class_order(network: nn.Module, dataset: Dataset, train: Split) -> st
     # Of random predictions the best assignment, too, makes some more correct, but never twice as many, and half of all.
     if after < 0.5 or after < 2 * before:
         return None
-    order = [dataset.classes[label] for label in classes]
+    order = json.dumps([dataset.classes[label] for label in classes], ensure_ascii=False)  # a list in YAML, too
     return (
         f"with classes: {order} {after:.1%} of {len(images)} training images are correct, as counted now {before:.1%}"
     )

@@ -1,22 +1,25 @@
 """Networks by name: CIFAR ResNets, torchvision's ResNets with a small-image stem, the user's own; normalization."""
 
 import contextlib
+import copy
 import functools
 import os
 import pathlib
 import random
 import traceback
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 import numpy
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.nn.modules.lazy import LazyModuleMixin
+from torch.utils import _pytree as pytree
 
 from elagage.data import Dataset
 from elagage.errors import UserError
-from elagage.user_code import import_roots, import_user_module
+from elagage.user_code import import_roots, import_user_module, users_first
 
 
 class ModelSpec(NamedTuple):
@@ -28,15 +31,17 @@ class ModelSpec(NamedTuple):
 
 
 class Normalize(nn.Module):
-    """uint8 images [n, channels, height, width] -> float32 with the data set's mean 0 and deviation 1."""
+    """uint8 images [n, channels, height, width] -> float32 with mean 0, deviation 1 and the channels in their order."""
 
     def __init__(self, dataset: Dataset):
         super().__init__()
+        self.bgr = dataset.bgr
         self.register_buffer("mean", 255 * torch.tensor(dataset.mean).view(1, -1, 1, 1))
         self.register_buffer("std", 255 * torch.tensor(dataset.std).view(1, -1, 1, 1))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return (images.float() - self.mean) / self.std
+        normalized = (images.float() - self.mean) / self.std
+        return normalized.flip(1) if self.bgr else normalized
 
 
 class BasicBlock(nn.Module):
@@ -135,10 +140,13 @@ def _described(error: BaseException, architecture: str) -> str:
 
 
 def _place(error: BaseException | None, architecture: str) -> str:
-    """Return the last place that an error came through in the user's files, or nothing."""
+    """Return the last place that an error, or what caused it, came through in the user's files, or nothing."""
     path = architecture.rpartition(":")[0]
     roots = import_roots(path) if path else ()
-    frames = traceback.extract_tb(error.__traceback__) if error else []
+    frames: list[traceback.FrameSummary] = []
+    while error is not None:
+        frames += traceback.extract_tb(error.__traceback__)
+        error = error.__cause__
     places = [(pathlib.Path(os.path.abspath(frame.filename)), frame.lineno) for frame in frames]
     named = [
         f" ({file.name}, line {line})"
@@ -148,34 +156,104 @@ def _place(error: BaseException | None, architecture: str) -> str:
     return named[-1] if named else ""
 
 
-def build_network(architecture: str, num_classes: int, in_channels: int, seed: int = 0) -> nn.Module:
+def build_network(
+    architecture: str, num_classes: int, in_channels: int, seed: int = 0, image_size: int | None = None
+) -> nn.Module:
     """Return a new network, its weights drawn with `seed`, as is all that it draws later.
 
     `architecture` is a key of ARCHITECTURES or `file.py:function`, the one place where a user's code runs; the
-    function is called as `function(num_classes=..., in_channels=...)`. Raises UserError if the file or function is
-    missing, raises, or returns no torch.nn.Module.
+    function is called as `function(num_classes=..., in_channels=...)`. Lazy layers get their sizes from images of
+    `image_size` pixels, if that is stated. Raises UserError if the file or function is missing, raises, or returns no
+    torch.nn.Module, or if a layer stays without sizes.
     """
     random.seed(seed)
     numpy.random.seed(seed)
     torch.manual_seed(seed)
     if architecture in ARCHITECTURES:
         return ARCHITECTURES[architecture](num_classes=num_classes, in_channels=in_channels)
-    build = _user_build(architecture)
-    try:
-        network = build(num_classes=num_classes, in_channels=in_channels)
-    except (Exception, SystemExit) as error:
-        traceback.print_exc()
-        raise UserError(
-            f"architecture {architecture!r}: the call with num_classes={num_classes}, in_channels={in_channels} "
-            f"raised {_described(error, architecture)}"
-        ) from error
+    with users_first(architecture.rpartition(":")[0]):
+        build = _user_build(architecture)
+        try:
+            network = build(num_classes=num_classes, in_channels=in_channels)
+        except (Exception, SystemExit) as error:
+            traceback.print_exc()
+            raise UserError(
+                f"architecture {architecture!r}: the call with num_classes={num_classes}, in_channels={in_channels} "
+                f"raised {_described(error, architecture)}"
+            ) from error
     if not isinstance(network, nn.Module):
         raise UserError(
             f"architecture {architecture!r}: the call returned a {type(network).__name__}, not a torch.nn.Module"
         )
     if not any(True for _ in network.parameters()):
         raise UserError(f"architecture {architecture!r}: the network has no parameters")
+    if image_size is not None:
+        with naming(architecture):
+            _initialize_lazy_layers(network, torch.zeros(2, in_channels, image_size, image_size))
     return network.float()
+
+
+def _initialize_lazy_layers(network: nn.Module, images: torch.Tensor) -> None:
+    """Give lazy layers their sizes and weights; images: float32 [n, channels, height, width].
+
+    A copy runs, in training mode, where auxiliary heads are called too. The layers of the network then see what those
+    of the copy saw, each by itself, so that nothing else of the network keeps what it computed with them.
+    """
+    if not _lazy_layers(network):
+        return
+    inputs: dict[str, tuple] = {}
+    trial = copied(network).train()
+    for name in _lazy_layers(trial):
+        trial.get_submodule(name).register_forward_pre_hook(
+            lambda module, arguments, name=name: inputs.setdefault(name, arguments) and None
+        )
+    with torch.no_grad():
+        with forward_pass(images):
+            trial(images.clone())
+        for name, arguments in inputs.items():
+            layer = network.get_submodule(name)
+            mode = layer.training
+            layer.eval()(*arguments)
+            layer.train(mode)
+    if left := _lazy_layers(network):
+        raise UserError(f"the forward pass does not call the lazy layers {left}, so their sizes are unknown")
+
+
+def _lazy_layers(network: nn.Module) -> list[str]:
+    return [
+        name
+        for name, module in network.named_modules()
+        if isinstance(module, LazyModuleMixin) and module.has_uninitialized_params()
+    ]
+
+
+def copied(network: nn.Module) -> nn.Module:
+    """Return a deep copy of a network.
+
+    Unlike copy.deepcopy, of one too that keeps what it computed with gradients, as nn.utils.weight_norm does.
+    """
+    kept = pytree.tree_leaves([vars(module) for module in network.modules()])
+    computed = {id(value): value.detach().clone() for value in kept if _is_computed(value)}
+    return copy.deepcopy(network, computed)
+
+
+def _is_computed(value: object) -> bool:
+    return isinstance(value, torch.Tensor) and not value.is_leaf
+
+
+def with_other_weights(network: nn.Module, names: Collection[str] | None = None) -> nn.Module:
+    """Return a copy in which floating-point tensors of the state dict differ, for checks of how it computes.
+
+    names: of these tensors, None for all. Each number changes by up to 10 %, so that variances stay positive. Tensors
+    of zeros, as layers start with that are to change nothing at first, get numbers up to 0.1.
+    """
+    other, generator = copied(network), torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, tensor in other.state_dict().items():
+            if tensor.is_floating_point() and (names is None or name in names):
+                noise = torch.rand(tensor.shape, generator=generator).to(tensor)
+                tensor.copy_(tensor * (0.9 + 0.2 * noise) if tensor.any() else 0.1 * noise)
+    return other
 
 
 @contextlib.contextmanager
@@ -184,7 +262,7 @@ def naming(architecture: str) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        raise UserError(f"architecture {architecture!r}: {error}{_place(error.__cause__, architecture)}") from error
+        raise type(error)(f"architecture {architecture!r}: {error}{_place(error.__cause__, architecture)}") from error
 
 
 @contextlib.contextmanager

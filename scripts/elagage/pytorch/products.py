@@ -115,8 +115,10 @@ class _Tracer(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
-        operator, inputs, outputs = func.overloadpacket, list(_tensors([*args, *(kwargs or {}).values()])), list(
-            _tensors([result])
+        operator, inputs, outputs = (
+            func.overloadpacket,
+            list(_tensors([*args, *(kwargs or {}).values()])),
+            list(_tensors([result])),
         )
         if operator in FACTORS:
             self._note(operator, [args[place] for place in FACTORS[operator]])

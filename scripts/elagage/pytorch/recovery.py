@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import update_bn
 
 from elagage.data import Dataset
-from elagage.errors import UserError
+from elagage.errors import RefusedError
 from elagage.pytorch.models import Normalize
 from elagage.pytorch.training import Schedule, TrainingSettings, warmup_and_cosine
 
@@ -45,13 +45,12 @@ def estimate_batchnorm(network: nn.Module, dataset: Dataset, images: numpy.ndarr
     """Replace mean and variance of every batch norm by those of `images`, uint8 [n, channels, height, width].
 
     Pruning shifts what reaches a batch norm; the statistics of the dense network no longer fit (Li et al. 2020,
-    "EagleEye", https://arxiv.org/abs/2007.02491). Raises UserError if the network has none with statistics.
+    "EagleEye", https://arxiv.org/abs/2007.02491). Raises RefusedError if the network has none with statistics.
     """
     norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
     if not any(norm.track_running_stats for norm in norms):
-        raise UserError(
-            "pruning.recovery: batchnorm changes nothing: the network has no batch norm with running statistics; "
-            "remove it from pruning.recovery, or give this model a study of its own"
+        raise RefusedError(
+            "pruning.recovery: batchnorm changes nothing: the network has no batch norm with running statistics"
         )
     network.to(device, memory_format=torch.channels_last)
     normalize = Normalize(dataset).to(device)

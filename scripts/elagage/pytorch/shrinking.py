@@ -12,13 +12,22 @@ from elagage.errors import UserError
 
 
 def is_depthwise(module: nn.Module) -> bool:
-    """Whether each channel has a filter of its own, so that there are always as many groups as channels."""
-    return isinstance(module, _ConvNd) and 1 < module.groups == module.in_channels == module.out_channels
+    """Whether each input channel has filters of its own, so that there are always as many groups as input channels.
+
+    Transposed convolutions have one filter for each.
+    """
+    if not isinstance(module, _ConvNd) or not 1 < module.groups == module.in_channels:
+        return False
+    return module.in_channels == module.out_channels or not module.transposed
+
+
+def _group_norm(module: nn.Module, weight: torch.Size) -> dict[str, int]:
+    return {"num_channels": weight[0], "num_groups": weight[0] * module.num_groups // module.num_channels}
 
 
 def _convolution(module: nn.Module, weight: torch.Size) -> dict[str, int]:
     first, second = weight[:2]
-    groups = first if is_depthwise(module) else module.groups
+    groups = first * module.in_channels // module.out_channels if is_depthwise(module) else module.groups
     inputs, outputs = (first, second * groups) if module.transposed else (second * groups, first)
     return {"in_channels": inputs, "out_channels": outputs, "groups": groups}
 
@@ -29,6 +38,7 @@ SIZES: dict[type[nn.Module], Callable[[nn.Module, torch.Size], dict[str, int]]] 
     nn.Linear: lambda module, weight: {"in_features": weight[1], "out_features": weight[0]},
     _BatchNorm: lambda module, weight: {"num_features": weight[0]},
     _InstanceNorm: lambda module, weight: {"num_features": weight[0]},
+    nn.GroupNorm: _group_norm,
     nn.PReLU: lambda module, weight: {"num_parameters": weight[0]},
 }
 SHRINKABLE = tuple(SIZES)
@@ -38,7 +48,7 @@ def shrink(network: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
     """Give the layers of a network the shapes of a state dict; their values are left to load_state_dict.
 
     Tensors that the state dict lacks stay as they are, and parameters that layers share stay shared. Raises UserError
-    if another layer than convolutions, linear layers, batch and instance norm and PReLU would change its shape.
+    if another layer than convolutions, linear layers, batch, instance and group norm and PReLU would change its shape.
     """
     shrunk: dict[int, nn.Parameter] = {}
     for place, module in network.named_modules():
@@ -51,7 +61,7 @@ def shrink(network: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
         if sizes is None:
             raise UserError(
                 f"layer {place!r}, a {type(module).__name__}, has {changed[0][0]} of another shape than the network, "
-                f"and only convolutions, linear layers, batch and instance norm and PReLU can lose channels"
+                f"and only convolutions, linear layers, batch, instance and group norm and PReLU can lose channels"
             )
         for name, tensor in changed:
             smaller = tensor.detach().new_zeros(given[name].shape)

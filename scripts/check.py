@@ -1,0 +1,87 @@
+"""Say of each model what the study can do with it and what not, and about how long and how large the study will be."""
+
+import os
+from collections.abc import Mapping
+
+from tabulate import tabulate
+
+from elagage.files import read_json, whole_file
+from elagage.job import job
+
+START = 3.0  # seconds that starting a job takes, most of them for imports (docs/scaling.md)
+JOBS_OF_CHECKPOINT = 6  # prune or train, quantize, pack, and the three measurements
+
+
+def seconds(found: Mapping, work: Mapping, images: Mapping, cores: int) -> float:
+    """Return about how long the jobs of a model take: trainings and timings by themselves, all else side by side.
+
+    found: what check_model wrote; work: the numbers of jobs and of passes over images (Plan.work); images: of each
+    split.
+    """
+    alone = found["training_seconds"] * images["train"] * work["training_passes"]
+    alone += found["inference_seconds"] * work["timed_images"] * (work["variants"] + work["checkpoints"])
+    beside = found["inference_seconds"] * images["test"] * work["variants"]
+    beside += START * JOBS_OF_CHECKPOINT * work["checkpoints"]
+    return alone + beside / cores
+
+
+def disk_bytes(found: Mapping, work: Mapping) -> float:
+    """Return about how many bytes a model's checkpoints and its ONNX files, packed and not, take at most."""
+    sizes = found["bytes"]
+    files = sum(2 * sizes.get(mode, sizes["float32"] / 4) for mode in work["modes"])  # packed and not
+    return work["checkpoints"] * (sizes["checkpoint"] + files)
+
+
+def section(found: Mapping) -> list[str]:
+    """Return the lines of the report on a model."""
+    lines = [
+        f"## {found['model']}",
+        "",
+        "Loads, trains a step, exports to ONNX, and gives there the logits of PyTorch.",
+    ]
+    if "accuracy" in found:
+        lines[-1] += f" Accuracy of the given weights: {found['accuracy']:.2%} on {found['images']} test images."
+    for row in found["refused"]:
+        cell = " with ".join(filter(None, (row["scope"], row["recovery"], row["mode"])))
+        lines.append(f"- **{cell} is refused**: {row['refused']}")
+    if not found["refused"]:
+        lines.append("All scopes, recoveries and modes that the study asks for are possible.")
+    return [*lines, "", tabulate(found["layers"], headers="keys", tablefmt="pipe"), ""]
+
+
+def check(reports: list[str], dataset: str, work: Mapping, cores: int, output: str) -> None:
+    """Write the report (Markdown). work: model -> Plan.work of it; dataset: dataset.json, for the numbers of images."""
+    images = read_json(dataset)["images"]
+    models = {found["model"]: found for found in map(read_json, reports)}
+    duration = sum(seconds(found, work[name], images, cores) for name, found in models.items())
+    size = sum(disk_bytes(found, work[name]) for name, found in models.items())
+    variants = sum(part["variants"] for part in work.values())
+    lines = [
+        "# Check",
+        "",
+        f"{variants} variants; about {size / 1e6:,.0f} MB beside the images, and about {spoken(duration)} on {cores} "
+        f"core(s) of this machine: both are rough.",
+        "",
+    ]
+    for found in models.values():
+        lines += section(found)
+    with whole_file(output) as temporary:
+        temporary.write_text("\n".join(lines))
+
+
+def spoken(duration: float) -> str:
+    """Return seconds as people say them."""
+    if duration < 90:
+        return f"{duration:.0f} seconds"
+    return f"{duration / 60:.0f} minutes" if duration < 5400 else f"{duration / 3600:.1f} hours"
+
+
+if "snakemake" in globals():
+    with job(snakemake.log[0]):
+        check(
+            snakemake.input.reports,
+            snakemake.input.dataset,
+            snakemake.params.work,
+            os.cpu_count() or 1,
+            snakemake.output[0],
+        )

@@ -1,0 +1,320 @@
+"""Try a model with each scope, recovery and mode that the study asks for, in seconds, before anything is trained.
+
+It is a study in small: the functions of the real jobs, on a few images, in a temporary folder.
+"""
+
+import dataclasses
+import functools
+import pathlib
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+
+import numpy
+import onnx
+import torch
+
+from elagage.data import Dataset, PreparedData, Split
+from elagage.errors import RefusedError, UserError
+from elagage.files import refusal, write_json
+from elagage.job import job, say
+from elagage.onnx.graph import PREPROCESS
+from elagage.onnx.runtime import load, predictions
+from elagage.progress import progress
+from elagage.pytorch.checkpoints import load_network
+from elagage.pytorch.inspection import better_class_order, better_normalization, check_accuracy, predicted_classes
+from elagage.pytorch.models import ModelSpec, Normalize, build_network
+from elagage.pytorch.training import TrainingSettings, check_training, compute_reproducibly, mean_loss
+from elagage.pytorch.training_state import TrainingState
+from elagage.timing import time_in_turns
+from prune import prune
+from quantize import quantize_checkpoint
+from quantize_export import quantize_export
+from quantize_qat import quantize_qat
+from recover import recover
+from recover_batchnorm import recover_batchnorm
+from train import train
+
+TRAINED_IMAGES = 32  # two steps of 16
+CALIBRATION_IMAGES = 8
+ACCURACY_IMAGES = 1000  # test images that the accuracy of given weights is measured on, unless it is known: then all
+GENTLE = 1e-4  # learning rate at which two steps change little, so that what fails, fails because of the network
+
+
+@dataclasses.dataclass
+class Trial:
+    """The jobs of one model on a few images, with files in a temporary folder."""
+
+    data: PreparedData
+    model: ModelSpec
+    settings: TrainingSettings
+    folder: pathlib.Path
+
+    def dense(self) -> str:
+        """Train for an epoch and return the checkpoint."""
+        checkpoint = self._path("dense.safetensors")
+        history = self._path("history.csv")
+        state = self._state("dense")
+        train(self.data, self.model, self.settings, state=state, checkpoint=checkpoint, history=history)
+        return checkpoint
+
+    def pruned(self, dense: str, scope: str, rate: float) -> str:
+        """Prune and return the checkpoint."""
+        checkpoint = self._path(f"{scope}.safetensors")
+        prune(self.data.dataset, dense, self.model.architecture, scope=scope, rate=rate, checkpoint=checkpoint)
+        return checkpoint
+
+    def exported(self, checkpoint: str) -> str:
+        """Export a network that has lost channels and return its graph."""
+        graph = self._path("channel.graph.onnx")
+        quantize_export(self.data.dataset, self.model.architecture, checkpoint, graph)
+        return graph
+
+    def recovered(self, pruned: str, recovery: str) -> None:
+        """Recover a pruned checkpoint in the way asked for."""
+        output = self._path("recovered.safetensors")
+        if recovery == "batchnorm":
+            recover_batchnorm(self.data, pruned, self.model.architecture, batchnorm_images=None, checkpoint=output)
+            return
+        retraining = {"epochs": 1} | ({"learning_rate": GENTLE} if recovery == "finetune" else {})
+        recover(
+            self.data,
+            self.model,
+            self.settings,
+            pruned=pruned,
+            recovery=recovery,
+            retraining=retraining,
+            state=self._state(recovery),
+            checkpoint=output,
+        )
+
+    def quantized(self, graph: str, checkpoint: str, modes: list[str], scope: str) -> dict[str, str]:
+        """Return the ONNX file, or its refusal, of each mode but qat."""
+        outputs = {mode: self.onnx_file(scope, mode) for mode in modes}
+        calibration = self.data.train.first(CALIBRATION_IMAGES, "quantization.calibration_images")
+        quantize_checkpoint(self.data.dataset, graph, checkpoint, calibration=calibration, outputs=outputs)
+        return outputs
+
+    def trained_for_int8(self, checkpoint: str, scope: str) -> None:
+        """Train a checkpoint for int8."""
+        quantize_qat(
+            self.data,
+            checkpoint,
+            self.model.architecture,
+            self.settings,
+            seed=self.model.seed,
+            calibration_images=CALIBRATION_IMAGES,
+            state=self._state("qat"),
+            output=self.onnx_file(scope, "qat"),
+        )
+
+    def onnx_file(self, scope: str, mode: str) -> str:
+        """Return the path of a file that is made here; scope: "" for the dense model."""
+        return self._path(f"{scope or 'dense'}-{mode}.onnx")
+
+    def _path(self, name: str) -> str:
+        return str(self.folder / name)
+
+    def _state(self, name: str) -> TrainingState:
+        return TrainingState(pathlib.Path(tempfile.mkdtemp(dir=self.folder), f"{name}.training_state.pt"), {})
+
+
+class Verdicts(list):
+    """What is refused: a row of scope, recovery and mode, each "" for all of them, with the reason in `refused`."""
+
+    def tried(self, function: Callable, *arguments, scope: str = "", recovery: str = "", mode: str = ""):
+        """Return what the function returns, or None where it raises RefusedError, whose reason is taken down."""
+        try:
+            return function(*arguments)
+        except RefusedError as error:
+            self.append({"scope": scope, "recovery": recovery, "mode": mode, "refused": str(error)})
+            return None
+
+
+def try_combinations(
+    trial: Trial, dense: str, graph: str, asked: Mapping, test: Split, advance: Callable[[int], object]
+) -> Verdicts:
+    """Return what is refused of the scopes, recoveries and modes asked for, at the highest rate.
+
+    Each scope is tried with each recovery, and with each mode; each mode without pruning, too.
+    """
+    verdicts = Verdicts()
+    try_modes(trial, verdicts, dense, graph, asked["modes"], test)
+    advance(1)
+    for scope in asked["scopes"] if asked["rate"] else []:
+        pruned = verdicts.tried(trial.pruned, dense, scope, asked["rate"], scope=scope)
+        if pruned is not None:
+            shapes = trial.exported(pruned) if scope == "channel" else graph
+            # An int8 graph depends on the shapes, and these only on removed channels.
+            modes = [mode for mode in asked["modes"] if scope == "channel" or mode != "qat"]
+            refused = {row["mode"] for row in verdicts if not row["scope"]}
+            try_modes(trial, verdicts, pruned, shapes, [mode for mode in modes if mode not in refused], test, scope)
+            for recovery in asked["recoveries"]:
+                if recovery != "none":
+                    verdicts.tried(trial.recovered, pruned, recovery, scope=scope, recovery=recovery)
+        advance(1)
+    return verdicts
+
+
+def try_modes(
+    trial: Trial, verdicts: Verdicts, checkpoint: str, graph: str, modes: list[str], test: Split, scope: str = ""
+) -> None:
+    """Quantize a checkpoint in each mode, run what comes out, and take down what is refused."""
+    float32_too = dict.fromkeys(["float32", *(mode for mode in modes if mode != "qat")])
+    for mode, onnx_file in trial.quantized(graph, checkpoint, list(float32_too), scope).items():
+        verdicts.tried(lambda path: predictions(load(path, 1), test), onnx_file, scope=scope, mode=mode)
+    if "qat" in modes:
+        verdicts.tried(trial.trained_for_int8, checkpoint, scope, scope=scope, mode="qat")
+
+
+def given_weights(
+    dataset: Dataset, model: ModelSpec, checkpoint: str, train: Split, test: Split, stated: Mapping
+) -> dict:
+    """Return accuracy and number of test images of weights that the user gave, after a check of how they are fed.
+
+    stated: normalization and accuracy of the model's configuration. Training images tell whether another of the usual
+    normalizations, or another order of the classes, fits the weights better; this is said. Raises UserError if the
+    accuracy stated is clearly missed: a check on test images, not a choice.
+    """
+    network, _ = load_network(checkpoint, model.architecture, dataset)
+    hints = [better_normalization(network, dataset, train, stated["normalization"])]
+    hints = [f"models.{model.name}: {hint}" for hint in [*hints, better_class_order(network, dataset, train)] if hint]
+    for hint in hints:
+        say(hint)
+    known = stated["accuracy"]
+    split = test if known is not None else test.first(min(len(test), ACCURACY_IMAGES), "accuracy")
+    correct = predicted_classes(network, dataset, split.images) == split.labels
+    if known is not None:
+        check_accuracy(correct, known, hints)
+    return {"accuracy": float(correct.mean()), "images": len(split)}
+
+
+def training_seconds(dataset: Dataset, model: ModelSpec, train: Split, batch_size: int) -> float:
+    """Return the seconds that forward and backward pass take for an image, of the faster of two batches."""
+    network = build_network(
+        model.architecture, len(dataset.classes), dataset.channels, model.seed, image_size=dataset.image_size
+    ).train()
+    batch, normalize = train.first(min(batch_size, len(train)), "training.batch_size"), Normalize(dataset)
+    context = check_training(network, normalize, batch.images)
+    seconds = []
+    for _ in range(2):
+        start = time.perf_counter()
+        with context():
+            loss, _ = mean_loss(network(normalize(torch.from_numpy(batch.images))), torch.from_numpy(batch.labels))
+            loss.backward()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds) / len(batch)
+
+
+def layers(trial: Trial, scopes: list[str], modes: list[str]) -> list[dict]:
+    """Return a row for each weight of the dense float32 file: its name and size, and what becomes of it.
+
+    For each scope the share of it that is zero or removed, for each mode whether it is int8; nothing where the scope or
+    the mode is refused.
+    """
+    dense = weights_of(trial.onnx_file("", "float32"))
+    pruned = {scope: weights_of(trial.onnx_file(scope, "float32")) for scope in scopes}
+    int8 = {mode: weights_of(trial.onnx_file("", mode)) for mode in modes if mode != "float32"}
+    rows = []
+    for name, weight in dense.items():
+        row = {"layer": name.removesuffix(".weight"), "weights": weight.size}
+        for scope, tensors in pruned.items():
+            kept = numpy.count_nonzero(tensors[name]) if name in tensors else None
+            row[f"{scope}: zero or removed"] = "" if kept is None else f"{1 - kept / weight.size:.0%}"
+        for mode, tensors in int8.items():
+            is_int8 = any(other.startswith(name) and tensors[other].dtype.itemsize == 1 for other in tensors)
+            row[mode] = ("int8" if is_int8 else "float32") if tensors else ""
+        rows.append(row)
+    return rows
+
+
+def weights_of(onnx_file: str) -> dict[str, numpy.ndarray]:
+    """Return the tensors of two dimensions or more of an ONNX file by name; none of a file that was refused."""
+    if not pathlib.Path(onnx_file).exists() or refusal(onnx_file) is not None:
+        return {}
+    tensors = onnx.load(onnx_file).graph.initializer
+    weights = (tensor for tensor in tensors if len(tensor.dims) > 1 and not tensor.name.startswith(PREPROCESS))
+    return {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in weights}
+
+
+def inference_seconds(onnx_file: str, images: numpy.ndarray) -> float:
+    """Return the seconds that an ONNX file takes for one image, the median of a few."""
+    times = time_in_turns({"": functools.partial(load, onnx_file, 1)}, images)
+    return float(numpy.median(times[""].wall)) / 1e9
+
+
+def few_of(split: Split) -> Split:
+    """Return the first images of a split, enough for two steps of training."""
+    return Split(split.images[:TRAINED_IMAGES], split.labels[:TRAINED_IMAGES])
+
+
+def cell(verdict: Mapping) -> str:
+    """Return in words which combination a verdict is of."""
+    return " with ".join(filter(None, (verdict["scope"], verdict["recovery"], verdict["mode"])))
+
+
+def check_model(
+    data: PreparedData,
+    test: Split,
+    model: ModelSpec,
+    settings: TrainingSettings,
+    *,
+    graph: str,
+    weights: str | None,
+    asked: Mapping,
+    stated: Mapping,
+    strict: bool,
+    output: str,
+) -> None:
+    """Write what was found (JSON): refused combinations, accuracy of given weights, layers, bytes, and seconds.
+
+    graph: as exported for the study; weights: the dense checkpoint of weights that the user gave; asked: scopes, the
+    highest rate, recoveries and modes; stated: normalization and accuracy of the model. Raises UserError if the model
+    cannot be part of the study at all, or, if strict, of one combination.
+    """
+    gentle = dataclasses.replace(settings, epochs=1, learning_rate=GENTLE, warmup_epochs=0, batch_size=16)
+    few = PreparedData(data.dataset, few_of(data.train), few_of(data.validation))
+    found = {}
+    bar = progress(3 + len(asked["scopes"]), " steps", f"check {model.name}")
+    with tempfile.TemporaryDirectory() as folder, bar as advance:
+        trial = Trial(few, model, gentle, pathlib.Path(folder))
+        if weights is not None:
+            found |= given_weights(data.dataset, model, weights, data.train, test, stated)
+        advance(1)
+        dense = weights or trial.dense()
+        advance(1)
+        verdicts = try_combinations(trial, dense, graph, asked, few_of(test), advance)
+        found["layers"] = layers(trial, asked["scopes"], asked["modes"])
+        float32 = trial.onnx_file("", "float32")
+        found["inference_seconds"] = inference_seconds(float32, few_of(test).images)
+        files = {mode: pathlib.Path(trial.onnx_file("", mode)) for mode in ("float32", *asked["modes"])}
+        found["bytes"] = {mode: file.stat().st_size for mode, file in files.items() if file.exists()}
+        found["bytes"]["checkpoint"] = pathlib.Path(dense).stat().st_size
+    found["training_seconds"] = training_seconds(data.dataset, model, data.train, settings.batch_size)
+    for row in verdicts:
+        say(f"models.{model.name}: {cell(row)} refused: {row['refused']}")
+    if strict and verdicts:
+        raise UserError(
+            f"models.{model.name}: strict: true, and {len(verdicts)} combination(s) asked for are refused; leave them "
+            f"out, or say strict: false"
+        )
+    write_json(output, {"model": model.name, "refused": verdicts, **found})
+
+
+if "snakemake" in globals():
+    with job(snakemake.log[0]):
+        compute_reproducibly(snakemake.threads)
+        params, inputs = snakemake.params, snakemake.input
+        data = PreparedData.read(inputs, params.trained_with)
+        check_model(
+            data,
+            data.dataset.split(inputs, "test"),
+            ModelSpec(snakemake.wildcards.model, params.stated["architecture"], params.seed),
+            TrainingSettings(**params.settings),
+            graph=inputs.graph,
+            weights=next(iter(inputs.weights), None),
+            asked=params.asked,
+            stated=params.stated,
+            strict=params.strict,
+            output=snakemake.output.report,
+        )

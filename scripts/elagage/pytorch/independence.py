@@ -1,0 +1,124 @@
+"""Whether the logits of an image depend on the image only: not on its neighbours, randomness or earlier calls."""
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from elagage.data import Dataset
+from elagage.errors import UserError
+from elagage.onnx.runtime import same_logits
+from elagage.pytorch.models import Normalize, checked_logits, copied, with_other_weights
+
+IMAGES = 8
+CHOSEN = 3  # has neighbours on both sides, and another place if the batch is reversed or shifted
+SHOWN = 5  # layers in a message
+
+
+def probe_images(dataset: Dataset) -> torch.Tensor:
+    """Return random images whose colours and contrasts differ, uint8 [8, channels, size, size]."""
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.rand(IMAGES, *shape, generator=generator)
+
+    colours, contrasts = random(dataset.channels, 1, 1), random(1, 1, 1)
+    noise = random(dataset.channels, dataset.image_size, dataset.image_size)
+    return (255 * (colours * (1 - contrasts) + noise * contrasts)).to(torch.uint8)
+
+
+def check_independence(network: nn.Module, dataset: Dataset) -> None:
+    """Raise UserError, naming layers, unless an image has the same logits alone, beside seven others, and once more.
+
+    In evaluation mode, on copies with other weights: a layer that starts with zeros shows nothing of those before it.
+    """
+    images, classes = probe_images(dataset), len(dataset.classes)
+    untouched = nn.Sequential(Normalize(dataset), with_other_weights(network)).eval()
+    deployed = copied(untouched)
+    first, again = (checked_logits(deployed, images, classes).numpy() for _ in range(2))
+    if not same_logits(again, first):
+        raise UserError(
+            "the network gives other logits when it is called again with the same images: in evaluation mode it "
+            "depends on randomness (dropout that is always on) or on earlier calls"
+        )
+    try:
+        alone = checked_logits(deployed, images[CHOSEN : CHOSEN + 1], classes).numpy()
+    except UserError:
+        if not _norms_without_statistics(deployed):
+            raise
+        alone = None  # one image has no statistics
+    if alone is None or not same_logits(first[CHOSEN : CHOSEN + 1], alone):
+        raise UserError(
+            f"an image gets other logits beside seven others than alone: {_culprits(untouched, images)}; deployed, an "
+            f"image has no neighbours; use layers that compute with each image by itself"
+        )
+
+
+def _norms_without_statistics(deployed: nn.Module) -> list[str]:
+    return [
+        f"{name.removeprefix('1.')!r} ({type(module).__name__})"
+        for name, module in deployed.named_modules()
+        if isinstance(module, _BatchNorm) and module.running_mean is None
+    ]
+
+
+def _culprits(deployed: nn.Module, images: torch.Tensor) -> str:
+    """Say which layers let images of a batch depend on each other."""
+    if norms := _norms_without_statistics(deployed):
+        rest = f" and {len(norms) - SHOWN} more" if len(norms) > SHOWN else ""
+        return f"batch normalization without running statistics in {', '.join(norms[:SHOWN])}{rest}"
+    together, alone = _steps(deployed, images), _steps(deployed, images[CHOSEN : CHOSEN + 1])
+    for step, expected in zip(together, alone, strict=False):
+        count, ways = len(expected.values), len(step.values) // len(expected.values)
+        if ways != IMAGES or step.values.shape[1:] != expected.values.shape[1:]:
+            continue  # the batch is not its first dimension
+        own = step.values[CHOSEN * count : (CHOSEN + 1) * count]
+        if not same_logits(own.numpy(), expected.values.numpy()):
+            return step.place
+    return "somewhere in its forward pass"
+
+
+def check_rebuilt(network: nn.Module, rebuilt: nn.Module, dataset: Dataset) -> None:
+    """Raise UserError if the network and one that was built with another seed differ when they have the same weights.
+
+    They do if building draws, or computes from weights, what is not in the state dict: no checkpoint would keep that.
+    """
+    images, classes, other = probe_images(dataset), len(dataset.classes), with_other_weights(network)
+    again = copied(rebuilt)
+    again.load_state_dict(other.state_dict())
+    logits, expected = (
+        checked_logits(nn.Sequential(Normalize(dataset), each).eval(), images, classes).numpy()
+        for each in (again, other)
+    )
+    if not same_logits(logits, expected):
+        raise UserError(
+            "built twice, the network gives other logits with the same weights: it keeps something that is drawn, or "
+            "computed from weights, when it is built, and that is not in its state dict; register it as a buffer, or "
+            "compute it in the forward pass"
+        )
+
+
+class _Step(NamedTuple):
+    place: str
+    values: torch.Tensor  # what a layer takes or returns, [n, ...]
+
+
+@torch.inference_mode()
+def _steps(deployed: nn.Module, images: torch.Tensor) -> list[_Step]:
+    """Return what each module of the network takes and returns, in the order in which it computes."""
+    network, steps = copied(deployed), []
+
+    def record(place: str, values: object) -> None:
+        tensor = values[0] if isinstance(values, tuple) and values else values
+        if isinstance(tensor, torch.Tensor) and tensor.is_floating_point() and tensor.dim() and len(tensor):
+            steps.append(_Step(place, tensor.clone()))
+
+    for name, module in network[1].named_modules():
+        place = f"{name!r} ({type(module).__name__})" if name else f"the network ({type(module).__name__})"
+        module.register_forward_pre_hook(
+            lambda module, inputs, place=place: record(f"in what is computed before {place}", inputs)
+        )
+        module.register_forward_hook(lambda module, inputs, output, place=place: record(f"in {place}", output))
+    network(images)
+    return steps

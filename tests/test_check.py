@@ -1,0 +1,126 @@
+"""The check of a model before anything is trained: a study in small, by the functions of the real jobs."""
+
+import json
+import pathlib
+
+import pytest
+
+from check import check, spoken
+from check_model import check_model
+from elagage.errors import UserError
+from elagage.plan import Plan
+from elagage.pytorch.checkpoints import load_network
+from elagage.pytorch.inspection import predicted_classes
+from elagage.pytorch.models import ModelSpec
+from elagage.pytorch.training import TrainingSettings
+from quantize_export import quantize_export
+
+NETWORKS = """
+from torch import nn
+
+
+def plain(num_classes, in_channels):
+    return nn.Sequential(
+        nn.Conv2d(in_channels, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, num_classes))
+
+
+def no_linear(num_classes, in_channels):
+    return nn.Sequential(nn.Conv2d(in_channels, num_classes, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+"""
+SETTINGS = TrainingSettings(
+    epochs=9, batch_size=8, learning_rate=0.1, momentum=0.9, weight_decay=0, warmup_epochs=1, flip=None
+)
+ALL = {
+    "scopes": ["local", "global", "channel"],
+    "rate": 0.5,
+    "recoveries": ["none", "batchnorm", "finetune", "rewind", "iterative"],
+    "modes": ["float32", "dynamic", "dynamic_conv", "static", "qat"],
+}
+
+
+@pytest.fixture
+def found(tmp_path, data, held_out):
+    """Return a function that checks a network and returns what the check wrote."""
+    (tmp_path / "networks.py").write_text(NETWORKS)
+
+    def of(architecture: str, asked=ALL, weights=None, strict=False, **stated) -> dict:
+        if architecture.endswith(".py") or not architecture.startswith("resnet"):
+            architecture = f"{tmp_path}/networks.py:{architecture}"
+        graph, output = str(tmp_path / "graph.onnx"), str(tmp_path / "check.json")
+        quantize_export(data.dataset, architecture, None, graph)
+        model = ModelSpec("mine", architecture, 0)
+        stated = {"normalization": "dataset", "accuracy": None} | stated
+        choices = {"graph": graph, "weights": weights, "asked": asked, "stated": stated, "strict": strict}
+        check_model(data, held_out, model, SETTINGS, **choices, output=output)
+        return json.loads(pathlib.Path(output).read_text())
+
+    return of
+
+
+def cells(found: dict) -> set[tuple[str, str, str]]:
+    return {(row["scope"], row["recovery"], row["mode"]) for row in found["refused"]}
+
+
+def test_a_network_that_can_do_everything_is_refused_nothing(found):
+    checked = found("resnet8")
+    assert checked["refused"] == []
+    assert "accuracy" not in checked
+    assert checked["training_seconds"] > 0 and checked["inference_seconds"] > 0
+    assert checked["bytes"]["static"] < checked["bytes"]["float32"]
+    layers = {row["layer"]: row for row in checked["layers"]}
+    assert layers["linear"]["dynamic"] == layers["stage2.0.conv1"]["static"] == layers["conv1"]["qat"] == "int8"
+    assert layers["conv1"]["dynamic"] == "float32"
+    assert {row["local: zero or removed"] for row in checked["layers"]} == {"50%"}
+    assert "elagage_preprocess.mean" not in layers
+
+
+def test_what_the_network_rules_out_is_refused_for_its_reason_and_all_else_is_tried(found):
+    checked = found("plain")
+    assert cells(checked) == {(scope, "batchnorm", "") for scope in ALL["scopes"]}
+    assert all("no batch norm" in row["refused"] for row in checked["refused"])
+
+
+def test_a_network_without_linear_layers_has_modes_all_the_same(found):
+    assert not {mode for *_, mode in cells(found("no_linear", ALL | {"scopes": ["global"]}))} & {"dynamic", "static"}
+
+
+def test_strict_stops_with_the_number_of_refused_combinations(found, tmp_path):
+    with pytest.raises(UserError, match="strict: true, and 3 combination"):
+        found("plain", strict=True)
+    assert not (tmp_path / "check.json").exists()
+
+
+def test_given_weights_are_measured_on_test_images_and_their_known_accuracy_is_checked(found, dense, data, held_out):
+    asked = {"scopes": ["global"], "rate": 0, "recoveries": ["none"], "modes": ["float32"]}
+    network, _ = load_network(dense, "resnet8", data.dataset)
+    correct = (predicted_classes(network, data.dataset, held_out.images) == held_out.labels).mean()
+    checked = found("resnet8", asked, weights=str(dense))
+    assert (checked["accuracy"], checked["images"]) == (correct, len(held_out))
+    with pytest.raises(UserError, match=r"not the stated 99\.90%"):
+        found("resnet8", asked, weights=str(dense), accuracy=0.999)
+
+
+def test_the_report_names_what_is_refused_and_how_much_there_is_to_do(found, tmp_path, dataset):
+    found("plain")
+    config = {
+        "models": {"mine": {"architecture": "networks.py:plain", "weights": None}},
+        "seeds": [0, 1],
+        "training": {"epochs": 9},
+        "pruning": {"scopes": ["local", "channel"], "rates": [0, 0.5], "recovery": ["none", "finetune"]},
+        "retraining": {"epochs": 2},
+        "quantization": {"modes": ["float32", "static"], "qat_epochs": 5},
+        "evaluation": {"latency_images": None},
+    }
+    work = Plan(config).work("mine")
+    # Of each seed: dense, and two recoveries of two scopes at one rate.
+    assert (work["checkpoints"], work["variants"], work["training_passes"]) == (10, 20, 2 * 9 + 4 * 2)
+    check([str(tmp_path / "check.json")], str(dataset / "dataset.json"), {"mine": work}, 2, str(tmp_path / "check.md"))
+    report = (tmp_path / "check.md").read_text()
+    assert "20 variants; about " in report
+    assert "**channel with batchnorm is refused**" in report
+    assert report.count("\n| ") == 3 + 1  # weights, header
+
+
+def test_durations_are_said_in_a_unit_that_people_would_take():
+    assert [spoken(seconds) for seconds in (5.2, 600, 36000)] == ["5 seconds", "10 minutes", "10.0 hours"]
