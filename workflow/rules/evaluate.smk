@@ -37,7 +37,7 @@ rule evaluate_size:
     log:
         "results/logs/evaluate_size/{model}/seed{seed}/{checkpoint}.log",
     conda:
-        "../../envs/packing.yaml"
+        "../../envs/onnx.yaml"
     threads: 1
     resources:
         mem_mb=times_attempt(2000),

@@ -19,6 +19,7 @@ WEIGHT_INPUTS = {
     "ConvInteger": (1,),
     "MatMulInteger": (1,),
 }
+PRODUCTS = {*WEIGHT_INPUTS, "Einsum"}
 INTEGER_ZERO_POINT_INPUT = 3  # of ConvInteger and MatMulInteger, both with the weight as input 1
 INTEGER_AXIS = {"ConvInteger": 0, "MatMulInteger": -1}  # along which the zero points of the weight differ
 # Operators whose result holds values of their first input, and no others but zeros: a weight may pass through them.

@@ -18,9 +18,11 @@ from onnxscript.rewriter.rules.common import (
 )
 
 from elagage.errors import UserError
+from elagage.onnx.contents import PRODUCTS
 
 WEIGHTS = "elagage_weights"  # metadata of an exported graph: the tensors that a checkpoint must have, as JSON
 PREPROCESS = "elagage_preprocess"  # module, and prefix of the nodes, that normalize the image
+UNTIED = ".use"  # between the name of a tensor and the number of a use that has a copy of its own
 INPUT, OUTPUT = "image", "logits"  # of the graph
 FUSE_BATCHNORM = (
     fuse_batchnorm_into_conv_rule,
@@ -86,16 +88,16 @@ def _shrinks(node: onnx_ir.Node) -> bool:
 
 
 def _join_equal(graph: onnx_ir.Graph) -> None:
-    """Let equal initializers be stored once.
+    """Let equal initializers be stored once, but weights only if they were one before they were untied.
 
-    But not weights of zeros, as pruned layers are when nothing is left of them: they are counted one by one.
+    Others are counted one by one, though layers may be equal before training, or when pruning left nothing of them.
     """
     first: dict[tuple, onnx_ir.Value] = {}
     for name, value in list(graph.initializers.items()):
         array = value.const_value.numpy()
-        if array.ndim > 1 and not array.any():
-            continue
-        kept = first.setdefault((array.dtype.str, array.shape, array.tobytes()), value)
+        weight = array.ndim > 1 and any(node.op_type in PRODUCTS for node, _ in value.uses())
+        owner = name.partition(UNTIED)[0] if weight else None
+        kept = first.setdefault((array.dtype.str, array.shape, array.tobytes(), owner), value)
         if kept is not value:
             value.replace_all_uses_with(kept)
             del graph.initializers[name]
@@ -116,7 +118,7 @@ def _untie_batchnorm(graph: onnx_ir.Graph) -> None:
         norms = {_batchnorm_after(node) for node in nodes}
         if len(norms) == 1 and None not in norms:
             for number, node in enumerate(nodes[1:], start=2):
-                _untie(graph, node, f".use{number}")
+                _untie(graph, node, f"{UNTIED}{number}")
 
 
 def _batchnorm_after(node: onnx_ir.Node) -> tuple | None:

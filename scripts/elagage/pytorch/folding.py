@@ -1,13 +1,14 @@
 """Weights that a network computes from its parameters in each call: computed once, so that pruning reaches them."""
 
 import functools
+from collections.abc import Iterator
 
 import torch
 from torch import nn
 from torch.nn.utils import parametrize, remove_spectral_norm, remove_weight_norm
 from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.prune import remove as remove_pruning
-from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.spectral_norm import SpectralNorm, SpectralNormLoadStateDictPreHook
 from torch.nn.utils.weight_norm import WeightNorm
 from torch.overrides import TorchFunctionMode
 
@@ -62,15 +63,29 @@ def _without_parametrizations(network: nn.Module) -> list[str]:
     for name, module in list(network.named_modules()):
         if parametrize.is_parametrized(module):
             module.parametrizations.eval()  # type: ignore[union-attr]  # no power iteration any more
-            for tensor in list(module.parametrizations):  # type: ignore[arg-type, union-attr]
+            tensors = list(module.parametrizations)  # type: ignore[arg-type, union-attr]
+            for tensor in tensors:
                 parametrize.remove_parametrizations(module, tensor)
-            folded.append(name)
-        hooks = [hook for hook in module._forward_pre_hooks.values() if isinstance(hook, tuple(REMOVALS))]
-        for hook in hooks:
-            remove = next(remove for kind, remove in REMOVALS.items() if isinstance(hook, kind))
-            remove(module, hook._tensor_name if isinstance(hook, BasePruningMethod) else hook.name)
-        folded += [name] if hooks else []
+        else:
+            tensors = list(_without_hooks(module))
+        # What was removed became the last parameter, and layers have their weight as the first.
+        later = {key: module._parameters.pop(key) for key in list(module._parameters) if key not in tensors}
+        module._parameters.update(later)
+        folded += [name] if tensors else []
     return folded
+
+
+def _without_hooks(module: nn.Module) -> Iterator[str]:
+    """Remove the hooks that compute weights before each call; yield the names of the weights."""
+    for hook in list(module._forward_pre_hooks.values()):
+        for kind, remove in REMOVALS.items():
+            if isinstance(hook, kind):
+                tensor = hook._tensor_name if isinstance(hook, BasePruningMethod) else hook.name
+                remove(module, tensor)
+                yield tensor
+    for key, hook in list(module._load_state_dict_pre_hooks.items()):
+        if isinstance(hook.hook, SpectralNormLoadStateDictPreHook):  # forgotten by remove_spectral_norm
+            del module._load_state_dict_pre_hooks[key]
 
 
 def _given(kind: type[nn.Module], parameter: str) -> type[nn.Module]:
