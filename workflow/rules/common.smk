@@ -2,9 +2,11 @@
 
 import functools
 import sys
+import time
 
 from snakemake.logging import logger
 
+STARTED = time.time()
 REPOSITORY = Path(workflow.basedir).parent
 sys.path.insert(0, str(REPOSITORY / "scripts"))
 
@@ -12,6 +14,7 @@ from elagage.code_checksum import code_checksums
 from elagage.configuration import check_files, configuration, read_command_line, read_file
 from elagage.errors import UserError
 from elagage.image_folder import image_fingerprint
+from elagage.job import failures
 from elagage.plan import DATASET, PRUNED, STEM, Plan, graph, pruned_for
 from elagage.record_outputs import record_outputs
 
@@ -26,6 +29,13 @@ def exit_on_user_error(function, *arguments):
     except UserError as error:
         logger.error(str(error))
         sys.exit(1)
+
+
+def show_failures() -> None:
+    """Show the messages of the jobs that failed in this run, each once, with the logs that have them."""
+    for message, logs in failures("results/logs", STARTED).items():
+        others = f" and {len(logs) - 1} more" if len(logs) > 1 else ""
+        print(f"\nerror: {message}\n(log: {logs[0]}{others})", file=sys.stderr)
 
 
 def read_configuration() -> dict:
