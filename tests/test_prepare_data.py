@@ -371,6 +371,16 @@ def test_a_file_that_is_no_image_is_refused_by_name(tmp_path, content):
     refused("image_folder", path, tmp_path / "out", "test/cat/other.jpg", "not a readable image", image_size=8)
 
 
+def test_a_name_that_is_not_utf8_is_refused_in_letters_that_every_terminal_has(tmp_path):
+    path = two_classes(tmp_path / "images")
+    try:
+        with open(os.fsencode(path) + b"/test/cat/caf\xe9.png", "wb") as file:
+            file.write(b"no image")
+    except OSError:
+        pytest.skip("this file system has UTF-8 names only")
+    refused("image_folder", path, tmp_path / "out", r"test/cat/caf\xe9.png: not a readable image", image_size=8)
+
+
 def test_a_link_to_nowhere_is_refused_by_name(tmp_path):
     path = two_classes(tmp_path / "images")
     (path / "test/cat/moved.png").symlink_to(tmp_path / "nowhere.png")
