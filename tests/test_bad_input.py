@@ -72,6 +72,11 @@ MISTAKES = {
     "no such weights": ("models: {m: {architecture: resnet8, weights: w.pt}}", "models.m.weights", "'w.pt'"),
     "list of weights": ("models: {m: {architecture: resnet8, weights: [w.pt]}}", "models.m.weights", ".pt"),
     "number as class": ("models: {m: {architecture: resnet8, classes: [1]}}", "models.m.classes[0]", "quotes"),
+    "resize below the crop": (
+        "dataset: {image_size: 16}\nmodels: {m: {architecture: resnet8, preprocessing: {resize: 15}}}",
+        "models.m.preprocessing.resize",
+        "16 or more",
+    ),
     "other channels": ("models: {m: {architecture: resnet8, preprocessing: {channels: HSV}}}", "channels", "BGR"),
     "no model": ("models: {}", "models"),
     "no such data set": ("dataset: {name: mnist}", "dataset.name", "'mnist'", "fashion_mnist"),

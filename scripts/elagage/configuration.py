@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 import jsonschema
 import yaml
 
-from elagage.data import KNOWN_SIZES, USUAL_IMAGES, check_classes
+from elagage.data import KNOWN_SIZES, OWN_SIZES, USUAL_IMAGES, check_classes
 from elagage.errors import UserError
 from elagage.image_folder import ImageFolder, scan_image_folder
 
@@ -236,6 +236,12 @@ def check_files(config: Mapping, note: Callable[[str], object] = print) -> None:
     if dataset["name"] == "image_folder" and dataset["image_size"] is None:
         raise UserError("configuration: dataset.image_size: an image_folder needs a size in pixels, such as 32")
     for name, model in config["models"].items():
+        resize, size = model["preprocessing"]["resize"], dataset["image_size"] or OWN_SIZES[dataset["name"]]
+        if isinstance(resize, int) and resize < size:
+            raise UserError(
+                f"configuration: models.{name}.preprocessing.resize: {resize} is less than the {size} pixels of "
+                f"dataset.image_size, to which images are cropped after it; state {size} or more"
+            )
         file, _, function = model["architecture"].rpartition(":")
         if function and file and not os.path.isfile(file):
             raise UserError(f"configuration: models.{name}.architecture: there is no file {file!r} in {os.getcwd()}")

@@ -17,6 +17,7 @@ import numpy
 
 from elagage.errors import UserError
 from elagage.files import read_json, write_json
+from elagage.geometry import COVER, Geometry
 from elagage.progress import progress
 
 # Pillow's names of raster formats. Never all that it knows: some run programs (EPS) or are not pictures.
@@ -253,11 +254,11 @@ def _checksum(file: pathlib.Path) -> str:
         return hashlib.sha256(file.read_bytes()).hexdigest()[:32]
 
 
-def read_image(file: pathlib.Path, size: int) -> numpy.ndarray:
+def read_image(file: pathlib.Path, size: int, geometry: Geometry = COVER) -> numpy.ndarray:
     """Return an image as uint8 [size, size] if it is grey, else [size, size, 3].
 
-    It is turned as its EXIF orientation says, scaled to cover the square and cropped at its centre. Raises UserError
-    if it cannot be read or has more than 8 bits per channel.
+    It is turned as its EXIF orientation says, then scaled and cropped. Raises UserError if it cannot be read or has
+    more than 8 bits per channel.
     """
     # Pillow is not in the environment of Snakemake itself, which imports this module to check the configuration.
     from PIL import Image, ImageOps
@@ -270,9 +271,7 @@ def read_image(file: pathlib.Path, size: int) -> numpy.ndarray:
                 raise UserError(f"{file}: {image.mode} pixels have more than 8 bits; save the image with 8 bits")
             grey = image.mode in ("1", "L", "LA")
             image = ImageOps.exif_transpose(image).convert("L" if grey else "RGB")
-            if image.size != (size, size):
-                image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
-            return numpy.asarray(image)
+            return numpy.asarray(geometry.square(image, size))
     except UserError:
         raise
     except Exception as error:  # damaged files raise of every kind, TypeError and struct.error too

@@ -13,9 +13,10 @@ sys.path.insert(0, str(REPOSITORY / "scripts"))
 from elagage.code_checksum import code_checksums
 from elagage.configuration import check_files, configuration, read_command_line, read_file
 from elagage.errors import UserError
+from elagage.geometry import COVER
 from elagage.image_folder import image_fingerprint
 from elagage.job import failures
-from elagage.plan import DATASET, PRUNED, STEM, Plan, graph, pruned_for
+from elagage.plan import PRUNED, STEM, Plan, graph, pruned_for
 from elagage.record_outputs import record_outputs
 
 
@@ -70,12 +71,20 @@ def image_checksum() -> str | None:
     return exit_on_user_error(image_fingerprint, config["dataset"]["path"], ".snakemake/image_checksums.json")
 
 
-def split_arrays(split: str) -> dict[str, str]:
+def data_file(name: str):
+    """Return a function that looks up a file of the images as a job's model takes them."""
+    return lambda wildcards: f"{PLAN.data(wildcards.model)}/{name}"
+
+
+DATASET = data_file("dataset.json")
+
+
+def split_arrays(split: str) -> dict:
     """Return the two arrays of a split as named inputs.
 
     They are `ancient` because dataset.json, always an input beside them, holds their checksums.
     """
-    return {f"{split}_{kind}": ancient(f"results/data/{split}_{kind}.npy") for kind in ("images", "labels")}
+    return {f"{split}_{kind}": ancient(data_file(f"{split}_{kind}.npy")) for kind in ("images", "labels")}
 
 
 def architecture(wildcards) -> str:
@@ -131,6 +140,7 @@ if workflow.remote_exec:
 wildcard_constraints:
     model=one_of(config["models"]),
     seed=one_of(map(str, config["seeds"])),
+    geometry=one_of(PLAN.other_geometries),
     scope="local|global|channel",
     rate=one_of(map(str, PLAN.rates)),
     recovery=one_of(PLAN.retraining_recoveries),
