@@ -3,7 +3,6 @@
 import concurrent.futures
 import dataclasses
 import functools
-import itertools
 import pathlib
 
 import numpy
@@ -12,6 +11,7 @@ from elagage.data import KNOWN_SIZES, SPLITS, Dataset, save_array
 from elagage.downloads import Labelled, read_downloaded
 from elagage.errors import UserError
 from elagage.files import sha256, write_json
+from elagage.geometry import COVER, Geometry
 from elagage.image_folder import read_image, scan_image_folder
 from elagage.job import job
 from elagage.progress import progress
@@ -19,7 +19,7 @@ from elagage.progress import progress
 SPLIT_SEED = 0  # one fixed split, so that results of different studies can be compared
 
 
-def digits(path: str, size: int | None) -> tuple[dict[str, Labelled], list[str]]:
+def digits(path: str, size: int | None, geometry: Geometry) -> tuple[dict[str, Labelled], list[str]]:
     """scikit-learn's 8x8 digits with 17 grey levels."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
@@ -31,29 +31,30 @@ def digits(path: str, size: int | None) -> tuple[dict[str, Labelled], list[str]]
     )
     names = [str(name) for name in loaded.target_names]
     parts = {"train": (train_images, train_labels), "test": (test_images, test_labels)}
-    return {split: (_resized(images, size), labels) for split, (images, labels) in parts.items()}, names
+    return {split: (_resized(images, size, geometry), labels) for split, (images, labels) in parts.items()}, names
 
 
-def downloaded(name: str, path: str, size: int | None) -> tuple[dict[str, Labelled], list[str]]:
+def downloaded(name: str, path: str, size: int | None, geometry: Geometry) -> tuple[dict[str, Labelled], list[str]]:
     """Return one of torchvision's data sets, downloaded to `path` unless it is there."""
     *parts, classes = read_downloaded(name, path)
-    resized = [(_resized(images, size), labels) for images, labels in parts]
+    resized = [(_resized(images, size, geometry), labels) for images, labels in parts]
     return dict(zip(("train", "test"), resized, strict=True)), classes
 
 
-def image_folder(path: str, size: int) -> tuple[dict[str, Labelled], list[str]]:
+def image_folder(path: str, size: int, geometry: Geometry) -> tuple[dict[str, Labelled], list[str]]:
     """The user's own images; each split is shuffled once, so that its first images are of all classes."""
     folder = scan_image_folder(path)
     for note in folder.notes:
         print(note)
     parts = {}
+    read = functools.partial(read_image, size=size, geometry=geometry)
     for split, files in folder.splits.items():
         order = numpy.random.default_rng(SPLIT_SEED).permutation(len(files))
         with progress(len(files), " images", f"decode {split}") as advance:
             images = []
             # Pillow releases the lock while it decodes, so threads use every core.
             with concurrent.futures.ThreadPoolExecutor() as pool:
-                for image in pool.map(read_image, (files[index][0] for index in order), itertools.repeat(size)):
+                for image in pool.map(read, (files[index][0] for index in order)):
                     images.append(image)
                     advance(1)
         parts[split] = images, numpy.array([files[index][1] for index in order])
@@ -79,14 +80,13 @@ def _with_channels(image: numpy.ndarray, grey: bool) -> numpy.ndarray:
     return image if grey or image.ndim == 3 else numpy.stack([image] * 3, axis=-1)
 
 
-def _resized(images: numpy.ndarray, size: int | None) -> numpy.ndarray:
-    if size is None or images.shape[1:3] == (size, size):
+def _resized(images: numpy.ndarray, size: int | None, geometry: Geometry) -> numpy.ndarray:
+    size = size or images.shape[1]
+    if images.shape[1:3] == (size, size) and geometry.resize in (None, "squash"):
         return images
     from PIL import Image
 
-    return numpy.stack(
-        [numpy.asarray(Image.fromarray(i).resize((size, size), Image.Resampling.BILINEAR)) for i in images]
-    )
+    return numpy.stack([numpy.asarray(geometry.square(Image.fromarray(image), size)) for image in images])
 
 
 def _channels_first(images: numpy.ndarray) -> numpy.ndarray:
@@ -127,9 +127,19 @@ def split_validation(train: Labelled, fraction: float, classes: list[str]) -> tu
     return (images[kept], labels[kept]), (images[validation], labels[validation])
 
 
-def prepare_data(name: str, path: str, image_size: int | None, validation_fraction: float, outputs: dict) -> None:
-    """Write `<split>_images`, uint8 [n, channels, size, size], `<split>_labels`, int64 [n], and `dataset` (JSON)."""
-    parts, classes = LOADERS[name](path, image_size)
+def prepare_data(
+    name: str,
+    path: str,
+    image_size: int | None,
+    validation_fraction: float,
+    outputs: dict,
+    geometry: Geometry = COVER,
+) -> None:
+    """Write `<split>_images`, uint8 [n, channels, size, size], `<split>_labels`, int64 [n], and `dataset` (JSON).
+
+    Splits, their order and labels are the same for all geometries.
+    """
+    parts, classes = LOADERS[name](path, image_size, geometry)
     if "validation" not in parts:
         parts["train"], parts["validation"] = split_validation(parts["train"], validation_fraction, classes)
     parts = {split: (_channels_first(parts[split][0]), parts[split][1].astype(numpy.int64)) for split in SPLITS}
@@ -147,6 +157,7 @@ def prepare_data(name: str, path: str, image_size: int | None, validation_fracti
         std=std,
         flip=FLIP[name],
         images={split: len(labels) for split, (_, labels) in parts.items()},
+        **geometry._asdict(),
         sha256={pathlib.Path(file).name: sha256(file) for key, file in outputs.items() if key != "dataset"},
     )
     write_json(outputs["dataset"], dataclasses.asdict(dataset))
@@ -175,4 +186,5 @@ if "snakemake" in globals():
             snakemake.params.image_size,
             snakemake.params.validation_fraction,
             dict(snakemake.output.items()),
+            Geometry(*snakemake.params.geometry),
         )

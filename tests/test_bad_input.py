@@ -1,5 +1,6 @@
 """Bad input as users produce it: one clear error, before any job if possible, and nothing left behind."""
 
+import os
 import pathlib
 import re
 
@@ -12,7 +13,7 @@ from torch import nn
 
 from elagage.configuration import check_files, configuration, read_command_line, read_file
 from elagage.errors import UserError
-from elagage.image_folder import image_fingerprint
+from elagage.image_folder import image_fingerprint, scan_image_folder
 from elagage.pytorch.checkpoints import save_checkpoint
 from elagage.pytorch.models import ModelSpec, build_network
 from elagage.pytorch.training import TrainingSettings
@@ -71,6 +72,11 @@ MISTAKES = {
     "no such weights": ("models: {m: {architecture: resnet8, weights: w.pt}}", "models.m.weights", "'w.pt'"),
     "list of weights": ("models: {m: {architecture: resnet8, weights: [w.pt]}}", "models.m.weights", ".pt"),
     "number as class": ("models: {m: {architecture: resnet8, classes: [1]}}", "models.m.classes[0]", "quotes"),
+    "resize below the crop": (
+        "dataset: {image_size: 16}\nmodels: {m: {architecture: resnet8, preprocessing: {resize: 15}}}",
+        "models.m.preprocessing.resize",
+        "16 or more",
+    ),
     "other channels": ("models: {m: {architecture: resnet8, preprocessing: {channels: HSV}}}", "channels", "BGR"),
     "no model": ("models: {}", "models"),
     "no such data set": ("dataset: {name: mnist}", "dataset.name", "'mnist'", "fashion_mnist"),
@@ -153,6 +159,43 @@ MISTAKES = {
 @pytest.mark.parametrize("text, words", [(text, words) for text, *words in MISTAKES.values()], ids=MISTAKES)
 def test_a_mistake_names_key_and_value_and_what_is_allowed(text, words):
     refused(text, *words)
+
+
+@pytest.mark.parametrize("file", ["net.onnx", "net.h5", "Net.KERAS", "net.tflite"])
+@pytest.mark.parametrize("text", ["architecture: {file}", "architecture: resnet8, weights: {file}"])
+def test_a_model_of_another_kind_is_named_with_what_to_bring(file, text):
+    refused(f"models: {{m: {{{text.format(file=file)}}}}}", "models.m", file, "bring the PyTorch model")
+
+
+def test_weights_that_are_a_link_to_itself_are_refused(study):
+    (study / "w.pt").symlink_to("w.pt")
+    refused("models: {m: {architecture: resnet8, weights: w.pt}}", "models.m.weights", "'w.pt'")
+
+
+@pytest.mark.parametrize("place", ["pictures", "pictures/train", "pictures/train/cat", "pictures/train/cat/x.png"])
+def test_a_link_to_itself_is_refused_by_name(study, place):
+    image_folder(study / "pictures", {"cat": 20, "dog": 20}, {"cat": 20, "dog": 20})
+    link = study / place
+    if link.exists():
+        link.rename(study / "moved")
+    link.symlink_to(link)
+    with pytest.raises(UserError, match=rf"dataset\.path: {place}: .*links; remove or replace it"):
+        image_fingerprint("pictures", "known.json")
+
+
+def test_a_pipe_named_like_an_image_is_refused_and_not_waited_for(study):
+    image_folder(study / "pictures", {"cat": 20, "dog": 20}, {"cat": 20, "dog": 20})
+    os.mkfifo(study / "pictures/train/cat/x.png")
+    with pytest.raises(UserError, match=r"pictures/train/cat/x\.png: is no file"):
+        image_fingerprint("pictures", "known.json")
+
+
+def test_images_beside_the_class_folders_are_left_out_and_said(study):
+    image_folder(study / "pictures", {"cat": 20, "dog": 20}, {"cat": 20, "dog": 20})
+    (study / "pictures/train/cat/0.png").rename(study / "pictures/train/lost.png")
+    assert scan_image_folder("pictures").notes == [
+        "dataset.path: pictures/train: left out 1 images that lie in no class folder"
+    ]
 
 
 @pytest.mark.parametrize("table", ["dataset", "training", "pruning", "quantization", "evaluation"])
@@ -315,8 +358,11 @@ FILES = {
     "model twice": ("models:\n  a: {architecture: resnet8}\n  a: {architecture: resnet20}\n", ["'a'", "line 3"]),
     "JSON key twice": ('{"seeds": [0], "seeds": [1]}', ["'seeds'", "line 1"]),
     "list as key": ("[seeds]: 1\n", ["line 1"]),
-    "zero byte": ("seeds: [0]\0\n", ["character"]),
-    "latin-1": ('dataset: {path: "café"}\n'.encode("latin-1"), ["UTF-8"]),
+    "zero byte": ("seeds: [0]\n#\0\n", ["line 2", "character"]),
+    "latin-1": ('seeds: [0]\ndataset: {path: "café"}\n'.encode("latin-1"), ["line 2", "UTF-8"]),
+    "percent sign": ("seeds: [0]\n%dataset\n", ["line 3"]),
+    "impossible date": ("seeds: [0]\nmodels: 2024-13-45\n", ["line 2", "month"]),
+    "thousands of brackets": ("[" * 5000, ["too deep"]),
     "UTF-16": ("seeds: [0]\n".encode("utf-16"), ["UTF-8"]),
 }
 
@@ -333,8 +379,9 @@ def test_a_file_that_is_no_configuration_is_named_with_the_line(study, content, 
 
 def test_a_folder_or_nothing_in_place_of_a_file_is_refused_by_name(study):
     (study / "folder.yaml").mkdir()
-    for name in ("folder.yaml", "absent.yaml"):
-        with pytest.raises(UserError, match=name):
+    (study / "loop.yaml").symlink_to("loop.yaml")
+    for name in ("folder.yaml", "absent.yaml", "loop.yaml"):
+        with pytest.raises(UserError, match=rf"{name}.*--configfile"):
             read_file(name)
 
 
@@ -367,7 +414,9 @@ def test_numbers_in_lists_and_tables_of_the_command_line_are_numbers():
     }
 
 
-@pytest.mark.parametrize("text", ["[1", "{", "a: b: c", "*x", "%", "@x", "'", "!!python/name:os.system"])
+@pytest.mark.parametrize(
+    "text", ["[1", "{", "a: b: c", "*x", "%", "@x", "'", "!!python/name:os.system", "2024-13-45", "[" * 5000]
+)
 def test_garbage_on_the_command_line_is_refused_as_it_is(text):
     with pytest.raises(UserError, match="seeds"):
         configuration([read_command_line({"seeds": text})], SCHEMA)

@@ -36,6 +36,10 @@ def check(bad: bad_runs.BadInput, study: pathlib.Path, target: str, folder: path
     assert 'File "' not in ended.output
     assert ("Select jobs" in ended.output) == bad.message.startswith("error: ")
     assert ended.made == []
+    if bad.message.startswith("error: "):
+        last = ended.output.strip().splitlines()[-2:]
+        assert last[0].startswith(bad.message)
+        assert last[1].startswith("(log: results/logs/")
     assert not (folder / "executed").exists()
 
 

@@ -32,7 +32,7 @@ MODEL = {  # what is left out
     "weights": None,
     "weights_key": None,
     "normalization": "dataset",
-    "preprocessing": {"channels": "RGB", "range": 1},
+    "preprocessing": {"resize": None, "interpolation": "bilinear", "channels": "RGB", "range": 1},
     "classes": None,
     "accuracy": None,
 }

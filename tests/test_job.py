@@ -5,6 +5,8 @@ import subprocess
 import pytest
 from runners import python
 
+from elagage.job import failures
+
 
 def run(body: str, tmp_path) -> subprocess.CompletedProcess:
     """Run the body of a job in a process of its own; its log is logs/a.log below tmp_path."""
@@ -48,3 +50,20 @@ def test_an_unexpected_error_names_the_log_which_has_the_traceback(tmp_path):
     assert "ZeroDivisionError" in done.stderr
     assert str(tmp_path / "logs/a.log") in done.stderr
     assert "Traceback" in (tmp_path / "logs/a.log").read_text()
+
+
+def test_the_failures_of_a_run_are_each_message_once_with_its_logs(tmp_path):
+    run('raise UserError("of a run before")', tmp_path)
+    (tmp_path / "logs/a.log").rename(tmp_path / "logs/before.log")
+    since = (tmp_path / "logs/before.log").stat().st_mtime + 0.001
+    for name, body in (
+        ("b", 'raise UserError("two\\nlines")'),
+        ("c", 'raise UserError("two\\nlines")'),
+        ("d", "1 / 0"),
+    ):
+        run(f'print("error: none yet"); {body}', tmp_path)
+        (tmp_path / "logs/a.log").rename(tmp_path / f"logs/{name}.log")
+    run('print("no error: all is well")', tmp_path)
+    (message, logs), (unexpected, _) = failures(tmp_path, since).items()
+    assert (message, logs) == ("two\nlines", [f"{tmp_path}/logs/b.log", f"{tmp_path}/logs/c.log"])
+    assert unexpected.startswith("unexpected ZeroDivisionError")

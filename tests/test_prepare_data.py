@@ -13,6 +13,7 @@ from PIL import Image
 from elagage.data import SPLITS, Dataset, Split
 from elagage.errors import UserError
 from elagage.files import sha256
+from elagage.geometry import Geometry
 from elagage.image_folder import image_fingerprint, read_image
 from prepare_data import channel_moments, prepare_data, split_validation
 
@@ -273,6 +274,36 @@ def test_an_image_that_is_not_square_is_scaled_to_cover_and_cropped_at_its_centr
         assert (found == 20).all()
 
 
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+@pytest.mark.parametrize("shape", [(40, 30), (30, 41), (33, 33), (9, 70)])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "nearest", "box", "lanczos"])
+def test_resize_and_crop_are_those_of_torchvision(tmp_path, mode, shape, interpolation):
+    transforms = pytest.importorskip("torchvision.transforms")
+    image = noise().resize(shape).convert(mode)
+    image.save(tmp_path / "1.png")
+    expected = transforms.CenterCrop(16)(transforms.Resize(20, transforms.InterpolationMode(interpolation))(image))
+    assert numpy.array_equal(read_image(tmp_path / "1.png", 16, Geometry(20, interpolation)), numpy.asarray(expected))
+    squashed = image.resize((16, 16), Image.Resampling[interpolation.upper()])
+    read = read_image(tmp_path / "1.png", 16, Geometry("squash", interpolation))
+    assert numpy.array_equal(read, numpy.asarray(squashed))
+
+
+def test_another_geometry_has_other_pixels_of_the_same_images_in_the_same_order(tmp_path):
+    images = {f"{split}/{name}/0.png": noise() for split in ("train", "test") for name in "ab"}
+    images |= {name.replace("0.png", f"{number}.png"): thirds(24, 8) for name in images for number in (1, 2, 3)}
+    path = write_folder(tmp_path / "images", images)
+    dataset, splits = prepared("image_folder", path, tmp_path / "cover", 8)
+    prepare_data("image_folder", str(path), 8, 0.25, outputs(tmp_path / "squash"), Geometry("squash", "bicubic"))
+    other, others = read(tmp_path / "squash")
+    assert_consistent(tmp_path / "squash", other, others)
+    for name in SPLITS:
+        assert (others[name].labels == splits[name].labels).all()
+        assert others[name].images.shape == splits[name].images.shape
+    assert (others["test"].images != splits["test"].images).any()
+    assert "covers the square (bilinear" in dataset.preprocessing()["size"]
+    assert "whatever its shape (bicubic" in other.preprocessing()["size"]
+
+
 @pytest.mark.parametrize(
     "orientation, upright",  # https://www.cipa.jp/std/documents/e/DC-008-2012_E.pdf, tag 274
     [
@@ -369,6 +400,16 @@ def test_a_file_that_is_no_image_is_refused_by_name(tmp_path, content):
     path = two_classes(tmp_path / "images")
     (path / "test/cat/other.jpg").write_bytes(content)
     refused("image_folder", path, tmp_path / "out", "test/cat/other.jpg", "not a readable image", image_size=8)
+
+
+def test_a_name_that_is_not_utf8_is_refused_in_letters_that_every_terminal_has(tmp_path):
+    path = two_classes(tmp_path / "images")
+    try:
+        with open(os.fsencode(path) + b"/test/cat/caf\xe9.png", "wb") as file:
+            file.write(b"no image")
+    except OSError:
+        pytest.skip("this file system has UTF-8 names only")
+    refused("image_folder", path, tmp_path / "out", r"test/cat/caf\xe9.png: not a readable image", image_size=8)
 
 
 def test_a_link_to_nowhere_is_refused_by_name(tmp_path):

@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterable, Mapping
 import jsonschema
 import yaml
 
-from elagage.data import KNOWN_SIZES, USUAL_IMAGES, check_classes
+from elagage.data import KNOWN_SIZES, OWN_SIZES, USUAL_IMAGES, check_classes
 from elagage.errors import UserError
 from elagage.image_folder import ImageFolder, scan_image_folder
 
 MODEL_FILES = "architecture", "weights"
+# Endings of files that hold models of other kinds, which cannot be trained in PyTorch.
+OTHER_MODELS = {".onnx": "ONNX", ".h5": "Keras", ".keras": "Keras", ".tflite": "TensorFlow Lite", ".pb": "TensorFlow"}
 # Trainings that start from a trained model take training.learning_rate divided by this. The papers go on at the last
 # learning rate (Renda et al. 2020, section 3), a hundredth of the first in their step schedules. Ours ends at 0, where
 # nothing learns.
@@ -40,6 +42,13 @@ _Validator = jsonschema.validators.extend(
 class _Loader(yaml.SafeLoader):
     """YAML in which a key that is stated twice is a mistake: the parser would silently drop the first."""
 
+    def construct_object(self, node, deep=False):
+        """Name the line of a value that Python refuses, such as a date of month 13."""
+        try:
+            return super().construct_object(node, deep)
+        except ValueError as error:
+            raise yaml.constructor.ConstructorError(problem=str(error), problem_mark=node.start_mark) from error
+
     def construct_mapping(self, node, deep=False):
         """Refuse keys that are stated twice, except the merge key `<<`."""
         seen = set()
@@ -60,15 +69,23 @@ def read_file(path: str | os.PathLike) -> dict:
     Raises UserError with file and line if it is missing, is no YAML, states a key twice or is no table.
     """
     try:
-        content = yaml.load(pathlib.Path(path).read_text(encoding="utf-8"), _Loader)
+        text = pathlib.Path(path).read_text(encoding="utf-8")
+        content = yaml.load(text, _Loader)
     except FileNotFoundError as error:
         raise UserError(f"there is no {path} in {os.getcwd()}; name one with --configfile") from error
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; name a configuration file with --configfile") from error
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not encoded in UTF-8: {error}; save it as UTF-8") from error
-    except (yaml.YAMLError, OSError) as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f"line {mark.line + 1}: " if mark else ""
-        raise UserError(f"{path}: {place}{getattr(error, 'problem', None) or error}") from error
+        line = error.object[: error.start].count(b"\n") + 1
+        raise UserError(f"{path}: line {line}: not encoded in UTF-8; save the file as UTF-8") from error
+    except yaml.reader.ReaderError as error:
+        line = text[: error.position].count("\n") + 1
+        raise UserError(f"{path}: line {line}: a character of code {error.character:#x}; remove it") from error
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else "?"
+        raise UserError(f"{path}: line {line}: {error.problem}") from error
+    except RecursionError as error:
+        raise UserError(f"{path}: nests lists or tables too deep; write it flat") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds {content!r}, not a table of keys and values such as seeds: [0]")
     return content
@@ -82,7 +99,7 @@ def read_command_line(value):
         return [read_command_line(part) for part in value]
     try:
         return yaml.safe_load(value) if isinstance(value, str) else value
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         return value
 
 
@@ -177,6 +194,9 @@ def _message(mistake: jsonschema.ValidationError, schema: Mapping) -> str:
         written = int(number) if "integer" in mistake.validator_value and number.is_integer() else number
         # Not Python's 1e-05, which YAML reads as text as well.
         text += f" (YAML reads {mistake.instance!r} as text: write {yaml.safe_dump(written).split()[0]})"
+    kind = OTHER_MODELS.get(pathlib.Path(str(mistake.instance)).suffix.lower())
+    if kind and place.startswith("models."):
+        text += f": it is a model of {kind}; bring the PyTorch model, as architecture file.py:function and its weights"
     allowed = mistake.schema.get("description", "")
     if mistake.validator == "type" and "properties" in mistake.schema:
         allowed = f"a table of {', '.join(mistake.schema['properties'])}"
@@ -216,12 +236,18 @@ def check_files(config: Mapping, note: Callable[[str], object] = print) -> None:
     if dataset["name"] == "image_folder" and dataset["image_size"] is None:
         raise UserError("configuration: dataset.image_size: an image_folder needs a size in pixels, such as 32")
     for name, model in config["models"].items():
+        resize, size = model["preprocessing"]["resize"], dataset["image_size"] or OWN_SIZES[dataset["name"]]
+        if isinstance(resize, int) and resize < size:
+            raise UserError(
+                f"configuration: models.{name}.preprocessing.resize: {resize} is less than the {size} pixels of "
+                f"dataset.image_size, to which images are cropped after it; state {size} or more"
+            )
         file, _, function = model["architecture"].rpartition(":")
         if function and file and not os.path.isfile(file):
             raise UserError(f"configuration: models.{name}.architecture: there is no file {file!r} in {os.getcwd()}")
         if model["weights"] is None:
             continue
-        if pathlib.Path(model["weights"]).resolve().is_relative_to(pathlib.Path("results/models", name).resolve()):
+        if pathlib.Path(os.path.realpath(model["weights"])).is_relative_to(os.path.realpath(f"results/models/{name}")):
             raise UserError(
                 f"configuration: models.{name}.weights: {model['weights']!r} is where the study writes this model; "
                 f"move the file out of results/"

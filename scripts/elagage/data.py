@@ -9,6 +9,7 @@ import numpy
 
 from elagage.errors import UserError
 from elagage.files import read_json, reading, whole_file
+from elagage.geometry import Geometry
 
 SPLITS = ("train", "validation", "test")
 LISTED = 5  # mistakes in a message
@@ -20,6 +21,7 @@ KNOWN_SIZES = {
     "cifar100": (50_000, 10_000),
     "fashion_mnist": (60_000, 10_000),
 }
+OWN_SIZES = {"digits": 8, "cifar10": 32, "cifar100": 32, "fashion_mnist": 28}  # pixels of a side
 
 # Mean and standard deviation per channel, of full scale, that published weights expect.
 NORMALIZATIONS = {
@@ -53,6 +55,8 @@ class Dataset:
     flip: bool  # whether a mirrored image is still one of its class
     images: dict[str, int]  # split -> number of images
     sha256: dict[str, str]  # file name -> checksum
+    resize: int | str | None = None  # as in Geometry
+    interpolation: str = "bilinear"
     bgr: bool = False  # whether the network takes the three channels of the images, which are RGB, in reverse order
 
     @classmethod
@@ -116,6 +120,8 @@ class Dataset:
         """Return what an ONNX file tells its user of the images that it takes."""
         return {
             "input": f"uint8 [batch, {self.channels}, {self.image_size}, {self.image_size}], raw pixels",
+            "colours": "grey" if self.channels == 1 else "RGB",
+            "size": Geometry(self.resize, self.interpolation).description(self.image_size),
             "mean": self.mean,
             "std": self.std,
         }

@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import os
 import pathlib
+import stat
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ import numpy
 
 from elagage.errors import UserError
 from elagage.files import read_json, write_json
+from elagage.geometry import COVER, Geometry
 from elagage.progress import progress
 
 # Pillow's names of raster formats. Never all that it knows: some run programs (EPS) or are not pictures.
@@ -53,6 +55,9 @@ def scan_image_folder(path: str) -> ImageFolder:
     lead nowhere or in circles, or if more than MOST_LEFT_OUT of what may be photos cannot be read.
     """
     root = pathlib.Path(path)
+    if root.is_symlink():
+        with _reading(root):
+            root.stat()
     if not root.is_dir():
         raise UserError(
             f"configuration: dataset.path: there is no folder {str(root)!r} in {os.getcwd()}; "
@@ -64,6 +69,9 @@ def scan_image_folder(path: str) -> ImageFolder:
     splits = {split: _labelled(folder, classes, left_out) for split, folder in folders.items()}
     images = sum(map(len, splits.values()))
     notes += _left_out(path, left_out, images)
+    for folder in folders.values():
+        beside = sum(file.suffix.lower() in ENDINGS and not _is_note(file.name) for file in folder.glob("*.*"))
+        notes += [f"dataset.path: {folder}: left out {beside} images that lie in no class folder"] if beside else []
     if "test" not in splits:
         splits["train"], splits["test"] = _hashed_split(splits.pop("train"), root)
         notes.append(
@@ -75,6 +83,10 @@ def scan_image_folder(path: str) -> ImageFolder:
 
 def _split_folders(root: pathlib.Path) -> tuple[dict[str, pathlib.Path], list[str]]:
     """Return the folder of each split that is there, and what is to be known of it."""
+    for name in ("train", "test", *VALIDATION):
+        if (root / name).is_symlink():
+            with _reading(root / name):
+                (root / name).stat()
     found = {name: root / name for name in ("train", "test", *VALIDATION) if (root / name).is_dir()}
     validation = next((name for name in VALIDATION if name in found), None)
     if "train" not in found:
@@ -114,7 +126,7 @@ def _classes(path: str, folders: Mapping[str, pathlib.Path]) -> list[str]:
 
 
 def _class_names(folder: pathlib.Path) -> Iterator[str]:
-    with os.scandir(folder) as entries:
+    with _reading(folder), os.scandir(folder) as entries:
         yield from (entry.name for entry in entries if not _is_note(entry.name) and _is_folder(entry))
 
 
@@ -124,14 +136,17 @@ def _is_note(name: str) -> bool:
 
 
 def _is_folder(entry: os.DirEntry) -> bool:
-    try:
+    with _reading(entry.path):
         return entry.is_dir()
-    except OSError as error:  # such as a link to itself
-        raise _unreadable(entry.path, error) from error
 
 
-def _unreadable(path: str | os.PathLike, error: OSError) -> UserError:
-    return UserError(f"configuration: dataset.path: {path}: {error.strerror}; remove or replace it")
+@contextlib.contextmanager
+def _reading(path: str | os.PathLike) -> Iterator[None]:
+    """Name a file or folder that the system cannot read, such as a link to itself."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"configuration: dataset.path: {path}: {error.strerror}; remove or replace it") from error
 
 
 def _labelled(folder: pathlib.Path, classes: list[str], left_out: collections.Counter) -> list[File]:
@@ -146,6 +161,7 @@ def _labelled(folder: pathlib.Path, classes: list[str], left_out: collections.Co
             raise UserError(
                 f"configuration: dataset.path: {folder / name} has no image that is read ({', '.join(ENDINGS)})"
                 + (f"; the endings in it: {', '.join(there)}" if there else "")
+                + "; add images to it, or remove the folder"
             )
         files += [(file, index) for file in images]
     return files
@@ -158,7 +174,7 @@ def _files(folder: pathlib.Path, above: tuple[pathlib.Path, ...]) -> Iterator[pa
         raise UserError(
             f"configuration: dataset.path: {folder} is a link to a folder that it lies in; remove or replace it"
         )
-    with os.scandir(folder) as entries:
+    with _reading(folder), os.scandir(folder) as entries:
         for entry in entries:
             if _is_note(entry.name):
                 continue
@@ -225,26 +241,24 @@ def _read_known(path: str) -> dict[str, list]:
 
 
 def _signature(file: pathlib.Path) -> list[int]:
-    try:
+    with _reading(file):
         status = file.stat()
-    except OSError as error:
-        raise _unreadable(file, error) from error
+    if not stat.S_ISREG(status.st_mode):  # a pipe or a socket, which would be waited for
+        raise UserError(f"configuration: dataset.path: {file}: is no file of pixels; remove it")
     # The time of the last change of content or name cannot be set back, unlike that of the last change of content.
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
 
 
 def _checksum(file: pathlib.Path) -> str:
-    try:
+    with _reading(file):
         return hashlib.sha256(file.read_bytes()).hexdigest()[:32]
-    except OSError as error:
-        raise _unreadable(file, error) from error
 
 
-def read_image(file: pathlib.Path, size: int) -> numpy.ndarray:
+def read_image(file: pathlib.Path, size: int, geometry: Geometry = COVER) -> numpy.ndarray:
     """Return an image as uint8 [size, size] if it is grey, else [size, size, 3].
 
-    It is turned as its EXIF orientation says, scaled to cover the square and cropped at its centre. Raises UserError
-    if it cannot be read or has more than 8 bits per channel.
+    It is turned as its EXIF orientation says, then scaled and cropped. Raises UserError if it cannot be read or has
+    more than 8 bits per channel.
     """
     # Pillow is not in the environment of Snakemake itself, which imports this module to check the configuration.
     from PIL import Image, ImageOps
@@ -257,9 +271,7 @@ def read_image(file: pathlib.Path, size: int) -> numpy.ndarray:
                 raise UserError(f"{file}: {image.mode} pixels have more than 8 bits; save the image with 8 bits")
             grey = image.mode in ("1", "L", "LA")
             image = ImageOps.exif_transpose(image).convert("L" if grey else "RGB")
-            if image.size != (size, size):
-                image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
-            return numpy.asarray(image)
+            return numpy.asarray(geometry.square(image, size))
     except UserError:
         raise
     except Exception as error:  # damaged files raise of every kind, TypeError and struct.error too

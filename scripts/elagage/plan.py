@@ -7,9 +7,9 @@ from collections.abc import Mapping
 
 from elagage.code_checksum import code_checksums
 from elagage.data import USUAL_IMAGES
+from elagage.geometry import COVER, Geometry
 from elagage.user_code import import_roots
 
-DATASET = "results/data/dataset.json"
 PRUNED = "results/models/{model}/seed{seed}/{scope}/{rate}"  # folder of the checkpoints of a scope and rate
 STEM = "results/models/{model}/seed{seed}/{checkpoint}"  # of a checkpoint, without its ending
 MEASUREMENTS = ("accuracy", "size", "latency")
@@ -180,6 +180,22 @@ class Plan:
         """The settings of `training` as quantization-aware training uses them."""
         qat = {key: self.config["quantization"][f"qat_{key}"] for key in ("epochs", "learning_rate")}
         return self.config["training"] | qat | {"warmup_epochs": 0}
+
+    def geometry(self, model: str) -> Geometry:
+        """Return how images are scaled and cropped for a model."""
+        preprocessing = self.config["models"][model]["preprocessing"]
+        return Geometry(preprocessing["resize"], preprocessing["interpolation"])
+
+    @property
+    def other_geometries(self) -> dict[str, Geometry]:
+        """The geometries that models state, by name, but for the usual one."""
+        stated = map(self.geometry, self.config["models"])
+        return {str(geometry): geometry for geometry in stated if geometry != COVER}
+
+    def data(self, model: str) -> str:
+        """Return the folder of the images as a model takes them."""
+        geometry = self.geometry(model)
+        return "results/data" if geometry == COVER else f"results/data/{geometry}"
 
     def trained_with(self, model: str) -> dict:
         """Return what the weights of a model expect of images, and the order of its classes, for Dataset.as_trained."""

@@ -37,7 +37,7 @@ rule check_model:
 
 rule check:
     input:
-        dataset=DATASET,
+        dataset="results/data/dataset.json",
         reports=expand("results/check/{model}.json", model=config["models"]),
     output:
         "results/check.md",

@@ -2,10 +2,12 @@
 
 import functools
 import sys
+import time
 
 from snakemake.dag import DAG
 from snakemake.logging import logger
 
+STARTED = time.time()
 REPOSITORY = Path(workflow.basedir).parent
 sys.path.insert(0, str(REPOSITORY / "scripts"))
 
@@ -13,8 +15,10 @@ from elagage.ancient_inputs import respect_ancient
 from elagage.code_checksum import code_checksums
 from elagage.configuration import check_files, configuration, read_command_line, read_file
 from elagage.errors import UserError
+from elagage.geometry import COVER
 from elagage.image_folder import image_fingerprint
-from elagage.plan import DATASET, PRUNED, STEM, Plan, graph, pruned_for
+from elagage.job import failures
+from elagage.plan import PRUNED, STEM, Plan, graph, pruned_for
 from elagage.record_outputs import record_outputs
 
 
@@ -28,6 +32,13 @@ def exit_on_user_error(function, *arguments):
     except UserError as error:
         logger.error(str(error))
         sys.exit(1)
+
+
+def show_failures() -> None:
+    """Show the messages of the jobs that failed in this run, each once, with the logs that have them."""
+    for message, logs in failures("results/logs", STARTED).items():
+        others = f" and {len(logs) - 1} more" if len(logs) > 1 else ""
+        print(f"\nerror: {message}\n(log: {logs[0]}{others})", file=sys.stderr)
 
 
 def read_configuration() -> dict:
@@ -62,12 +73,20 @@ def image_checksum() -> str | None:
     return exit_on_user_error(image_fingerprint, config["dataset"]["path"], ".snakemake/image_checksums.json")
 
 
-def split_arrays(split: str) -> dict[str, str]:
+def data_file(name: str):
+    """Return a function that looks up a file of the images as a job's model takes them."""
+    return lambda wildcards: f"{PLAN.data(wildcards.model)}/{name}"
+
+
+DATASET = data_file("dataset.json")
+
+
+def split_arrays(split: str) -> dict:
     """Return the two arrays of a split as named inputs.
 
     They are `ancient` because dataset.json, always an input beside them, holds their checksums.
     """
-    return {f"{split}_{kind}": ancient(f"results/data/{split}_{kind}.npy") for kind in ("images", "labels")}
+    return {f"{split}_{kind}": ancient(data_file(f"{split}_{kind}.npy")) for kind in ("images", "labels")}
 
 
 def architecture(wildcards) -> str:
@@ -132,6 +151,7 @@ if workflow.remote_exec:
 wildcard_constraints:
     model=one_of(config["models"]),
     seed=one_of(map(str, config["seeds"])),
+    geometry=one_of(PLAN.other_geometries),
     scope="local|global|channel",
     rate=one_of(map(str, PLAN.rates)),
     recovery=one_of(PLAN.retraining_recoveries),
