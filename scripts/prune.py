@@ -27,10 +27,8 @@ def prune(dataset: Dataset, source: str, architecture: str, *, scope: str, rate:
             counts = magnitude_prune(network, dataset, scope, rate)
         left = unpruned(network, dataset)
     if left:
-        say(
-            f"{architecture}: not pruned, as no parameters but computed in the forward pass: {sum(left.values())} "
-            f"weights of {', '.join(f'{layer or type(network).__name__} ({size})' for layer, size in left.items())}"
-        )
+        layers = [f"{layer or 'the network itself'} ({size or 'mixed'})" for layer, size in left.items()]
+        say(f"{architecture}: not pruned, since they are computed in the forward pass: weights of {', '.join(layers)}")
     remaining = counts.weights - counts.zeros
     print(f"{counts.zeros} of {counts.weights} weights are zero, and {dense_weights - counts.weights} are removed")
     print(f"together {1 - remaining / dense_weights:.4%} of the dense network's {dense_weights} weights")

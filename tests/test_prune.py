@@ -5,18 +5,21 @@ import itertools
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from elagage.data import Dataset
 from elagage.errors import RefusedError, UserError
 from elagage.files import sha256
 from elagage.pytorch.checkpoints import load_checkpoint, save_checkpoint
 from elagage.pytorch.models import build_network
-from elagage.pytorch.pruning import WeightCounts, hold_zeros, magnitude_prune, prunable
+from elagage.pytorch.pruning import SCOPES as PRUNE
+from elagage.pytorch.pruning import WeightCounts, count_weights, hold_zeros, magnitude_prune, prunable
 from elagage.version import VERSION
 from prune import prune
 
 COLOUR = Dataset("colour", ["a", "b"], 3, 8, [0.5] * 3, [0.2] * 3, True, {}, {})
 GREY = Dataset("grey", ["a", "b"], 1, 3, [0.5], [0.2], True, {}, {})
+COLOUR_9 = Dataset("colour", ["a", "b"], 3, 9, [0.5] * 3, [0.2] * 3, True, {}, {})
 SCOPES = ["local", "global"]
 RATES = [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.999]
 
@@ -200,6 +203,111 @@ def test_a_module_called_several_times_counts_once_and_is_pruned_in_every_call(s
     by_hand = filled(nn.Conv2d(1, 1, 2, bias=False), [0, 0, 3, -4])
     image = torch.randn(1, 1, 5, 5, generator=torch.Generator().manual_seed(0))
     assert torch.equal(network(image), by_hand(by_hand(image)))
+
+
+class AllKinds(nn.Module):
+    """Weights that meet the image in every kind of product, and parameters that meet it in none."""
+
+    def __init__(self):
+        super().__init__()
+        self.positions = nn.Parameter(torch.randn(1, 9, 8))
+        self.token, self.names = nn.Parameter(torch.randn(1, 1, 8)), nn.Embedding(4, 8)
+        self.patches = nn.Conv2d(3, 8, 3, padding=1, stride=3)
+        self.norm, self.gain = nn.LayerNorm(8), nn.Parameter(torch.ones(8, 1))
+        self.attention = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.lstm = nn.LSTM(8, 8, batch_first=True, bidirectional=True)
+        self.gru, self.rnn = nn.GRU(16, 8, batch_first=True), nn.RNN(8, 8, batch_first=True)
+        self.bare, self.kernel = nn.Parameter(torch.randn(6, 8)), nn.Parameter(torch.randn(5, 6, 1))
+        self.mixture, self.queries = nn.Parameter(torch.randn(5, 7)), nn.Parameter(torch.randn(1, 2, 7))
+        self.query, self.bilinear = nn.Linear(7, 7), nn.Bilinear(7, 7, 4)
+        self.upscale, self.head = nn.ConvTranspose1d(4, 4, 2), nn.Linear(4, 2)
+        self.bias_table = nn.Sequential(nn.Linear(2, 5), nn.ReLU(), nn.Linear(5, 2))
+        self.auxiliary, self.unused = nn.Linear(8, 2), nn.Conv2d(3, 3, 3)
+
+    def forward(self, x):
+        x = self.patches(x).flatten(2).transpose(1, 2) + self.positions + self.names(torch.tensor([1]))
+        x = self.attention(self.norm(torch.cat([self.token.expand(len(x), -1, -1), x], 1)) * self.gain.T)
+        auxiliary = self.auxiliary(x.mean(1)) if self.training else 0
+        x = self.rnn(self.gru(self.lstm(x)[0])[0])[0]
+        x = functional.conv1d(functional.linear(x, self.bare).transpose(1, 2), self.kernel)
+        x = torch.einsum("bcl,cd->bld", x, self.mixture)
+        scores = self.query(self.queries.expand(len(x), -1, -1)) @ x.transpose(1, 2)
+        x = (scores.softmax(-1) @ x).transpose(1, 2).contiguous().mean(2)
+        x = self.upscale(self.bilinear(x, x).unsqueeze(-1)).mean(-1)
+        return self.head(x) + self.bias_table(torch.ones(1, 2)) + auxiliary
+
+
+MULTIPLIED = """
+patches.weight attention.self_attn.in_proj_weight attention.self_attn.out_proj.weight attention.linear1.weight
+attention.linear2.weight lstm.weight_ih_l0 lstm.weight_hh_l0 lstm.weight_ih_l0_reverse lstm.weight_hh_l0_reverse
+gru.weight_ih_l0 gru.weight_hh_l0 rnn.weight_ih_l0 rnn.weight_hh_l0 bare kernel mixture queries query.weight
+bilinear.weight upscale.weight head.weight
+"""
+
+
+@pytest.mark.parametrize("gradients", [True, False])
+def test_what_a_forward_pass_multiplies_with_activations_is_pruned_and_nothing_else(gradients):
+    network = AllKinds().requires_grad_(gradients).train()
+    names = {id(parameter): name for name, parameter in network.named_parameters()}
+    found = [names[id(getattr(module, name))] for module, name in prunable(network, COLOUR_9)]
+    assert sorted(found) == sorted(MULTIPLIED.split())
+    assert found == [name for name in names.values() if name in found]  # in the order of the network
+    assert network.training
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_every_kind_of_weight_is_pruned_and_held(scope):
+    network = AllKinds()
+    counts = magnitude_prune(network, COLOUR_9, scope, 0.5)
+    assert counts.zeros == pytest.approx(counts.weights / 2, abs=len(MULTIPLIED.split()))
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
+    hold_zeros(prunable(network, COLOUR_9), optimizer)
+    for _ in range(3):
+        optimizer.zero_grad()
+        network.train()(torch.randn(2, 3, 9, 9)).square().sum().backward()
+        optimizer.step()
+    assert count_weights(network, COLOUR_9) == counts
+
+
+class Caching(nn.Module):
+    """Keeps, in evaluation mode, what it computed from its weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale, self.head, self.cache = nn.Parameter(torch.randn(1, 1)), nn.Linear(9, 2), None
+
+    def forward(self, x):
+        if self.training or self.cache is None:
+            self.cache = self.scale.exp()
+        return self.head(x.flatten(1) * self.cache)
+
+
+def test_looking_for_weights_leaves_nothing_behind_in_the_network():
+    network = Caching().eval()
+    (weight,) = prunable(network, GREY)
+    assert weight == (network.head, "weight")
+    assert network.cache is None
+    assert not network.head._forward_hooks
+    assert not network.head._forward_pre_hooks
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
+def test_the_same_weights_as_pytorchs_own_pruning_choose_even_among_equal_ones(scope, rate):
+    weights = [torch.randn(50, 20).round(decimals=1), torch.randn(7, 300).round(decimals=1)]  # most are not alone
+    layers = [nn.Linear(20, 50), nn.Linear(300, 7)]
+    for layer, weight in zip(layers, weights, strict=True):
+        layer.weight.data.copy_(weight)
+    if scope == "local":
+        for layer in layers:
+            nn.utils.prune.l1_unstructured(layer, "weight", round(rate * layer.weight.numel()))
+    else:
+        total = sum(weight.numel() for weight in weights)
+        chosen = {"pruning_method": nn.utils.prune.L1Unstructured, "amount": round(rate * total)}
+        nn.utils.prune.global_unstructured([(layer, "weight") for layer in layers], **chosen)
+    PRUNE[scope](weights, rate)
+    assert all(torch.equal(layer.weight, weight) for layer, weight in zip(layers, weights, strict=True))
 
 
 @pytest.mark.parametrize("scope", SCOPES)

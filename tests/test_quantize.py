@@ -19,6 +19,7 @@ from networks import (
     NoWeights,
     ReusedBlock,
     SharedConvolution,
+    Tied,
     images,
     lively,
     onnx_logits,
@@ -27,10 +28,11 @@ from networks import (
     torch_logits,
 )
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from elagage.data import Split
-from elagage.errors import UserError
-from elagage.onnx.contents import count_contents
+from elagage.errors import RefusedError, UserError
+from elagage.onnx.contents import count_contents, stored_weights
 from elagage.onnx.deployed import describe, description, strip
 from elagage.onnx.graph import with_weights
 from elagage.onnx.macs import count_multiply_accumulates
@@ -38,7 +40,7 @@ from elagage.onnx.quantization import quantize
 from elagage.pytorch.checkpoints import save_checkpoint
 from elagage.pytorch.export import export_graph
 from elagage.pytorch.pruning import count_weights, magnitude_prune
-from quantize import quantize_checkpoint
+from quantize import check_zeros, quantize_checkpoint
 
 SLOW = ("resnet20", "torchvision_resnet18")
 EACH = [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in NETWORKS]
@@ -243,8 +245,146 @@ def test_multiply_accumulates_of_single_operators():
     assert count(make("MatMul", ["x", "x"], ["y"]), [2, 5, 5]) == 2 * 5 * 5 * 5  # a product without weights
     assert count(make("Relu", ["x"], ["y"]), [7]) == 0
     assert count(make("MatMul", ["x", "w"], ["y"]), ["unknown", 7], floats((7, 3))) is None
-    assert count(make("Einsum", ["x", "w"], ["y"], equation="bi,ij->bj"), [7], floats((7, 3))) is None
+    assert count(make("Einsum", ["x", "w"], ["y"], equation="bi,ij->bj"), [7], floats((7, 3))) == 7 * 3
+    assert count(make("Einsum", ["x", "w"], ["y"], equation="...i, ij -> ...j"), [4, 7], floats((7, 3))) == 4 * 7 * 3
+    recurrent = floats((2, 4 * 6, 7)), floats((2, 4 * 6, 6))  # both directions
+    lstm = make("LSTM", ["x", "w", "v"], ["y"], hidden_size=6, direction="bidirectional", layout=0)
+    assert count(lstm, [5, 7], *recurrent) == 5 * 2 * 24 * (7 + 6)
     assert count(make("MatMul", ["x", "w"], ["y"]), [99], floats((99, 50))) == 99 * 50  # more than a shape would take
+
+
+def test_multiply_accumulates_are_those_that_pytorch_counts():
+    """Of attention, of steps of an LSTM, and of sizes that shape inference does not find."""
+    network = Recurrent()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(torch.zeros(1, 3, SIZE, SIZE))
+    model = with_weights(export_graph(network, DATASET), tensors(network))
+    steps = SIZE * sum(weight.numel() for name, weight in network.rows.named_parameters() if "weight" in name)
+    attention = 2 * SIZE * SIZE * 8  # queries with keys, shares with values
+    assert count_multiply_accumulates(model) == counter.get_total_flops() // 2 + steps + attention
+
+
+class Recurrent(nn.Module):
+    """An LSTM over rows, attention, an einsum, a product from the left."""
+
+    def __init__(self, num_classes=3, in_channels=3):
+        super().__init__()
+        self.rows = nn.LSTM(in_channels * SIZE, 8, batch_first=True)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.mixture, self.left = nn.Parameter(torch.randn(8, 5)), nn.Parameter(torch.randn(4, SIZE))
+        self.linear = nn.Linear(20, num_classes)
+
+    def forward(self, x):
+        x = self.rows(x.permute(0, 2, 1, 3).flatten(2))[0]
+        x = self.attention(x, x, x, need_weights=False)[0]
+        x = self.left @ torch.einsum("bld,de->ble", x, self.mixture)
+        return self.linear(x.flatten(1))
+
+
+@pytest.mark.parametrize("mode", ["float32", "dynamic_conv", "static"])
+def test_all_weights_that_pruning_counts_are_counted_in_the_file(mode):
+    network = Recurrent()
+    counts = magnitude_prune(network, DATASET, "local", 0.7)
+    model = with_weights(export_graph(network, DATASET), tensors(network))
+    contents = count_contents(model if mode == "float32" else quantize(model, mode, images(64)))
+    assert contents["weights"] == counts.weights == sum(p.numel() for p in network.parameters() if p.dim() > 1)
+    assert contents["zeros"] >= counts.zeros
+    if mode == "float32":
+        assert contents["zeros"] == counts.zeros
+        assert relative_error(onnx_logits(model, images(4)), torch_logits(network, images(4))) < 1e-5
+    if mode == "dynamic_conv":  # not for recurrent layers
+        assert contents["int8_weights"] < contents["weights"]
+
+
+def test_a_weight_counts_through_what_moves_its_values():
+    """Behind a scale and a transposition; halves of a reshaped tensor; dequantized with zero points."""
+    make, info = onnx.helper.make_node, onnx.helper.make_tensor_value_info
+    weight = numpy.arange(24, dtype=numpy.float32).reshape(4, 6)  # one zero
+    int8 = numpy.arange(24, dtype=numpy.int8).reshape(6, 4)  # four stand for zero
+    constants = {
+        "moved": weight,
+        "split": weight,
+        "int8": int8,
+        "unused": weight,
+        "half": numpy.float32(0.5),
+        "scales": numpy.full(4, 0.1, numpy.float32),
+        "zeros": numpy.int8([0, 5, 10, 15]),
+        "shape": numpy.int64([4, 6]),
+    }
+    nodes = [
+        make("Mul", ["moved", "half"], ["scaled"]),
+        make("Transpose", ["scaled"], ["transposed"]),
+        make("MatMul", ["x", "transposed"], ["a"]),
+        make("Reshape", ["split", "shape"], ["reshaped"]),
+        make("Split", ["reshaped"], ["left", "right"], axis=0, num_outputs=2),
+        make("Gemm", ["x", "left"], ["b"], transB=1),
+        make("Gemm", ["x", "right"], ["c"], transB=1),
+        make("DequantizeLinear", ["int8", "scales", "zeros"], ["float"], axis=1),
+        make("MatMul", ["x", "float"], ["d"]),
+        make("Add", ["x", "unused"], ["e"]),
+    ]
+    outputs = [info(name, onnx.TensorProto.FLOAT, None) for name in "abcde"]
+    named = [onnx.numpy_helper.from_array(array, name) for name, array in constants.items()]
+    graph = onnx.helper.make_graph(nodes, "g", [info("x", onnx.TensorProto.FLOAT, ["n", 6])], outputs, named)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)])
+    found = {weight.name: weight for weight in stored_weights(model)}
+    assert {name: (weight.size, weight.zeros, weight.int8) for name, weight in found.items()} == {
+        "moved": (24, 1, False),
+        "split": (24, 1, False),
+        "int8": (24, int((int8 == [0, 5, 10, 15]).sum()), True),
+    }
+    contents = count_contents(model)
+    assert (contents["weights"], contents["int8_weights"], contents["operators"]) == (72, 24, 4)
+
+
+def test_layers_that_are_equal_are_counted_one_by_one_and_a_shared_weight_once():
+    network = nn.Sequential(Tied(), nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False))
+    for layer in network[1:]:
+        nn.init.zeros_(layer.weight)
+    magnitude_prune(network, DATASET, "global", 0.9)
+    counts = count_weights(network, DATASET)
+    contents = count_contents(with_weights(export_graph(network, DATASET), tensors(network)))
+    assert (contents["weights"], contents["zeros"]) == (counts.weights, counts.zeros)
+
+
+class Transposed(nn.Module):
+    """A large weight that the network standardizes and transposes itself, and a small one that it spreads."""
+
+    def __init__(self, num_classes=3, in_channels=3):
+        super().__init__()
+        self.weight, self.row = nn.Parameter(torch.randn(600, 768)), nn.Parameter(torch.randn(1, 600))
+        self.linear = nn.Linear(600, num_classes)
+
+    def forward(self, x):
+        weight = (self.weight - self.weight.mean(1, keepdim=True)) / (self.weight.std(1, keepdim=True) + 1)
+        return self.linear(x.flatten(1) @ weight.T + self.row.expand(600, 600).sum(0))
+
+
+def test_a_weight_of_any_size_is_computed_once_and_the_file_does_not_grow():
+    network = Transposed()
+    model = with_weights(export_graph(network, DATASET), tensors(network))
+    assert relative_error(onnx_logits(model, images(4)), torch_logits(network, images(4))) < 1e-5
+    assert count_contents(model)["weights"] == 600 * 768 + 3 * 600
+    assert not {"ReduceMean", "Sqrt", "Transpose"} & {node.op_type for node in model.graph.node}
+    assert len(model.SerializeToString()) < 4 * 1.01 * sum(p.numel() for p in network.parameters())
+
+
+def test_zeros_that_the_file_lacks_are_refused_with_the_names_of_the_weights():
+    model = float_model(lively(ReusedBlock()), ReusedBlock)
+    pruned = {"rate": 0.5, "zeros": 1392, "weights": 2784}
+    with pytest.raises(RefusedError, match=r"0\.00% of the 2784 .* not 50\.00% .* reach conv\.weight \(2304\), stem"):
+        check_zeros(model, pruned)
+    check_zeros(model, {})  # dense
+    check_zeros(model, pruned | {"zeros": 0})
+    check_zeros(model, pruned | {"zeros": 1, "unpruned": {"layer": 10000}})
+
+
+def test_ranges_are_those_of_all_images_whatever_the_batch(monkeypatch):
+    model, files = float_model(lively(NETWORKS["resnet8"]()), NETWORKS["resnet8"]), []
+    for batch in (8, 64):
+        monkeypatch.setattr("elagage.onnx.quantization.CALIBRATION_BATCH", batch)
+        files.append(quantize(model, "static", images(100)).SerializeToString())
+    assert files[0] == files[1]
 
 
 def test_names_in_subgraphs_follow_and_an_input_is_never_joined():

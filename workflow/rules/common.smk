@@ -1,6 +1,7 @@
 """The checked configuration, the plan of the study, and what rules look up by wildcard."""
 
 import functools
+import os
 import sys
 import time
 
@@ -64,6 +65,21 @@ def user_code(model: str) -> str | None:
 def times_attempt(first: int):
     """Return a resource that is `first` in the first attempt of a job and grows by as much with each retry."""
     return lambda wildcards, attempt: first * attempt
+
+
+def megabytes(first: int, per_weight: float = 0, per_image: float = 0):
+    """Return the memory of a job: that of a small one, and what it takes beside it, more with each retry.
+
+    per_weight: times the bytes of the checkpoints and ONNX files that it reads; per_image: times those of a float32
+    channel of an image.
+    """
+
+    def resource(wildcards, input, attempt):
+        weights = sum(os.path.getsize(file) for file in input if file.endswith((".safetensors", ".onnx")))
+        image = 4 * (config["dataset"]["image_size"] or 0) ** 2
+        return attempt * round(first + (per_weight * weights + per_image * image) / 1e6)
+
+    return resource
 
 
 def image_checksum() -> str | None:

@@ -18,7 +18,7 @@ rule evaluate_accuracy:
         "../../envs/onnx.yaml"
     threads: 1
     resources:
-        mem_mb=times_attempt(1000),
+        mem_mb=megabytes(1000, per_weight=2, per_image=5000),
         runtime=times_attempt(10),
     params:
         code=code("evaluate_accuracy"),
@@ -40,7 +40,7 @@ rule evaluate_size:
         "../../envs/onnx.yaml"
     threads: 1
     resources:
-        mem_mb=times_attempt(2000),
+        mem_mb=megabytes(1000, per_weight=6),
         runtime=times_attempt(10),
     params:
         code=code("evaluate_size"),

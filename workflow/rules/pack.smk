@@ -15,7 +15,7 @@ rule pack:
         "../../envs/packing.yaml"
     threads: 1
     resources:
-        mem_mb=times_attempt(1000),
+        mem_mb=megabytes(500, per_weight=6),
         runtime=times_attempt(5),
     params:
         code=code("pack"),

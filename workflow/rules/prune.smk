@@ -13,7 +13,7 @@ rule prune:
         "../../envs/pytorch.yaml"
     threads: 1
     resources:
-        mem_mb=times_attempt(2000),
+        mem_mb=megabytes(1500, per_weight=9),
         runtime=times_attempt(5),
     params:
         architecture=architecture,

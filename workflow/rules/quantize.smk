@@ -54,7 +54,7 @@ rule quantize:
         "../../envs/onnx.yaml"
     threads: 1
     resources:
-        mem_mb=times_attempt(2000),
+        mem_mb=megabytes(2000, per_weight=4, per_image=10000),
         runtime=times_attempt(5),
     params:
         trained_with=trained_with,

@@ -22,6 +22,7 @@ from elagage.onnx.contents import PRODUCTS
 
 WEIGHTS = "elagage_weights"  # metadata of an exported graph: the tensors that a checkpoint must have, as JSON
 PREPROCESS = "elagage_preprocess"  # module, and prefix of the nodes, that normalize the image
+NUMBER_BITS = 32  # that tell initializers apart
 UNTIED = ".use"  # between the name of a tensor and the number of a use that has a copy of its own
 INPUT, OUTPUT = "image", "logits"  # of the graph
 FUSE_BATCHNORM = (
@@ -46,23 +47,36 @@ def with_weights(graph: onnx_ir.Model, state: Mapping[str, numpy.ndarray]) -> on
         if name not in state:
             raise UserError(f"the checkpoint lacks {name}, which the exported graph has; delete both and run again")
     tensors = {initializer_name(name): tensor for name, tensor in state.items()}
-    for name, value in graph.graph.initializers.items():
+    for number, (name, value) in enumerate(graph.graph.initializers.items()):
         if name in tensors:
             if tuple(value.shape) != tensors[name].shape:
                 raise UserError(f"{name} has shape {tensors[name].shape}, the exported graph {tuple(value.shape)}")
-            value.const_value = onnx_ir.tensor(tensors[name], name=name)
+            value.const_value = onnx_ir.tensor(_told_apart(tensors[name], number), name=name)
     optimizer.optimize(graph)
     _fold_weights(graph)
     _untie_batchnorm(graph.graph)
     rewriter.rewrite(graph, pattern_rewrite_rules=FUSE_BATCHNORM)
-    _join_equal(graph.graph)
-    onnx_ir.passes.common.RemoveUnusedNodesPass()(graph)
     for value in graph.graph.initializers.values():
         array = value.const_value.numpy()
         if array.dtype == numpy.float32:
             # Folding a negative scale turned pruned weights into -0.0, whose signs would not compress.
             value.const_value = onnx_ir.tensor(array + numpy.float32(0), name=value.name)
+    _join_equal(graph.graph)
+    onnx_ir.passes.common.RemoveUnusedNodesPass()(graph)
     return onnx_ir.to_proto(graph)
+
+
+def _told_apart(tensor: numpy.ndarray, number: int) -> numpy.ndarray:
+    """Return a matrix of zeros, as of a layer of which pruning left nothing, with signs that spell the number.
+
+    onnxscript's optimizer joins small tensors of the same bytes.
+    """
+    if tensor.ndim < 2 or tensor.any() or tensor.dtype != numpy.float32:
+        return tensor
+    signs = numpy.where([number >> bit & 1 for bit in range(min(tensor.size, NUMBER_BITS))], -0.0, 0.0)
+    told = tensor.copy()
+    told.flat[: len(signs)] = signs
+    return told
 
 
 def _fold_weights(graph: onnx_ir.Model) -> None:

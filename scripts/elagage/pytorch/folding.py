@@ -68,10 +68,10 @@ def _without_parametrizations(network: nn.Module) -> list[str]:
                 parametrize.remove_parametrizations(module, tensor)
         else:
             tensors = list(_without_hooks(module))
-        # What was removed became the last parameter, and layers have their weight as the first.
-        later = {key: module._parameters.pop(key) for key in list(module._parameters) if key not in tensors}
-        module._parameters.update(later)
-        folded += [name] if tensors else []
+        if tensors:  # which became the last parameters, and layers have their weight as the first
+            later = {key: module._parameters.pop(key) for key in list(module._parameters) if key not in tensors}
+            module._parameters.update(later)
+            folded.append(name)
     return folded
 
 

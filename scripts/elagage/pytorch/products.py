@@ -91,6 +91,7 @@ class _Tracer(TorchDispatchMode):
         self.dependent = {_storage(images)}
         self.sources: dict[int, set[int]] = defaultdict(set)  # storage -> ids of parameters it is computed from
         self.copies: dict[int, set[int]] = {}  # storage -> ids of parameters whose values it holds
+        self.spread: set[int] = set()  # ids of views of constants that are repeated for each image
         self.alive = [images]  # a storage that is freed could be taken for the next at its place
         self.places: dict[int, list[nn.Parameter]] = defaultdict(list)
         for parameter in network.parameters():
@@ -113,27 +114,25 @@ class _Tracer(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
-        operator, inputs, outputs = (
-            func.overloadpacket,
-            list(_tensors([*args, *(kwargs or {}).values()])),
-            list(_tensors([result])),
-        )
+        operator, inputs = func.overloadpacket, list(_tensors([*args, *(kwargs or {}).values()]))
         if operator in FACTORS:
             self._note(operator, [args[place] for place in FACTORS[operator]])
-        dependent = any(_storage(tensor) in self.dependent for tensor in inputs) or (
-            (not inputs or operator in (aten.expand, aten.repeat))
-            and any(tensor.dim() and len(tensor) == BATCH for tensor in outputs)
-        )
+        spread = any(id(tensor) in self.spread for tensor in inputs)
+        dependent = any(_storage(tensor) in self.dependent for tensor in inputs)
         sources = set().union(*(self.sources[_storage(tensor)] for tensor in inputs))
-        copied = set().union(*(self._values(tensor) for tensor in inputs)) if operator in MOVES else set()
-        for tensor in outputs:
+        shared = {_storage(tensor) for tensor in inputs}
+        for tensor in _tensors([result]):
             storage = _storage(tensor)
             self.alive.append(tensor)
             self.sources[storage] |= sources
-            if dependent:
+            of_batch = tensor.dim() > 0 and len(tensor) == BATCH
+            if storage in shared and (spread or (operator is aten.expand and of_batch)):
+                self.spread.add(id(tensor))
+            elif dependent or spread or (of_batch and (not inputs or operator is aten.repeat)):
                 self.dependent.add(storage)
             if operator in MOVES:
-                self.copies[storage] = copied
+                values = [self._values(tensor) for tensor in (inputs[1:] if operator is aten.copy_ else inputs)]
+                self.copies[storage] = set().union(*values) if all(values) else set()
             elif func._schema.is_mutable:
                 self.copies.pop(storage, None)
         return result
@@ -150,16 +149,16 @@ class _Tracer(TorchDispatchMode):
 
     def _note(self, operator, factors: list) -> None:
         tensors = [tensor for tensor in _tensors(factors) if tensor.dim() > 1 or isinstance(factors[1], torch.Tensor)]
-        constant = [tensor for tensor in tensors if _storage(tensor) not in self.dependent]
-        if operator is aten.convolution and _storage(factors[1]) in self.dependent:
+        constant = [_storage(tensor) not in self.dependent for tensor in tensors]
+        if operator is aten.convolution and not constant[1]:
             self.mixed[self.layers[-1]] = None
-        if len(constant) == len(tensors):
-            return
-        for tensor in constant:
+        if all(constant) and not any(id(tensor) in self.spread for tensor in tensors):
+            return  # computed once, whatever the image
+        for tensor, of_weights in zip(tensors, constant, strict=True):
             values = self._values(tensor)
             self.used |= values
-            if not values:
-                self.others[self.layers[-1], _storage(tensor)] = tensor.numel()
+            if of_weights and not values:
+                self.others[self.layers[-1], _storage(tensor)] = tensor.untyped_storage().nbytes() // tensor.itemsize
 
     def note_layer(self, weight: torch.Tensor) -> None:
         """Note the weight that the running layer calls its function with, if it is computed from parameters only."""
