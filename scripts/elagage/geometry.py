@@ -28,7 +28,7 @@ class Geometry(typing.NamedTuple):
         method = Image.Resampling[self.interpolation.upper()]
         if self.resize is None:
             return image if image.size == (size, size) else ImageOps.fit(image, (size, size), method)
-        if self.resize == "squash":
+        if isinstance(self.resize, str):
             return image.resize((size, size), method)
         width, height = image.size
         # Resize(resize), then CenterCrop(size): torchvision/transforms/functional.py.
@@ -39,9 +39,12 @@ class Geometry(typing.NamedTuple):
 
     def description(self, size: int) -> str:
         """Return in words how to prepare an image for a network."""
-        scaled = {None: "until it covers the square", "squash": "to the square, whatever its shape"}.get(
-            self.resize, f"until its shorter side has {self.resize} pixels"
-        )
+        if self.resize is None:
+            scaled = "until it covers the square"
+        elif self.resize == "squash":
+            scaled = "to the square, whatever its shape"
+        else:
+            scaled = f"until its shorter side has {self.resize} pixels"
         cropped = "" if self.resize == "squash" else f", then cropped at the centre to {size}x{size} pixels"
         return f"scaled {scaled} ({self.interpolation}, antialiased){cropped}"
 
