@@ -43,8 +43,8 @@ from elagage.statistics import mean_difference_interval, share_became_correct
 # Relative error of logits between PyTorch and ONNX Runtime. Sums in another order round some values to the next level:
 # 0.001 to 0.02 in most networks, 0.08 in an untrained ResNet-18. A block that is called several times and rounded
 # wrongly makes 0.8. Networks that amplify flipped levels may differ by as much as their int8 logits move when each
-# pixel changes by a grey level at most: it is 0.5 to 0.9 times that in untrained ShuffleNetV2, LCNet, RegNet and
-# MobileNetV4.
+# pixel changes by a grey level at most: it is 0.5 to 0.9 times that in untrained ShuffleNetV2, EfficientNet and
+# others.
 MAX_ERROR = 0.25
 # The same between the prepared network without rounding and the float32 one: folding makes 1e-6.
 MAX_FLOAT32_ERROR = 1e-3
