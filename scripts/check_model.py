@@ -18,7 +18,7 @@ from elagage.data import Dataset, PreparedData, Split
 from elagage.errors import RefusedError, UserError
 from elagage.files import refusal, write_json
 from elagage.job import job, say
-from elagage.onnx.graph import PREPROCESS
+from elagage.onnx.contents import Weight, stored_weights
 from elagage.onnx.runtime import load, predictions
 from elagage.progress import progress
 from elagage.pytorch.checkpoints import load_network
@@ -212,29 +212,26 @@ def layers(trial: Trial, scopes: list[str], modes: list[str]) -> list[dict]:
     For each scope the share of it that is zero or removed, for each mode whether it is int8; nothing where the scope or
     the mode is refused.
     """
-    dense = weights_of(trial.onnx_file("", "float32"))
     pruned = {scope: weights_of(trial.onnx_file(scope, "float32")) for scope in scopes}
     int8 = {mode: weights_of(trial.onnx_file("", mode)) for mode in modes if mode != "float32"}
     rows = []
-    for name, weight in dense.items():
+    for name, weight in weights_of(trial.onnx_file("", "float32")).items():
         row = {"layer": name.removesuffix(".weight"), "weights": weight.size}
-        for scope, tensors in pruned.items():
-            kept = numpy.count_nonzero(tensors[name]) if name in tensors else None
-            row[f"{scope}: zero or removed"] = "" if kept is None else f"{1 - kept / weight.size:.0%}"
-        for mode, tensors in int8.items():
-            is_int8 = any(other.startswith(name) and tensors[other].dtype.itemsize == 1 for other in tensors)
-            row[mode] = ("int8" if is_int8 else "float32") if tensors else ""
+        for scope, weights in pruned.items():
+            left = weights[name].size - weights[name].zeros if name in weights else None
+            row[f"{scope}: zero or removed"] = "" if left is None else f"{1 - left / weight.size:.0%}"
+        for mode, weights in int8.items():
+            is_int8 = any(other.startswith(name) and weights[other].int8 for other in weights)
+            row[mode] = ("int8" if is_int8 else "float32") if weights else ""
         rows.append(row)
     return rows
 
 
-def weights_of(onnx_file: str) -> dict[str, numpy.ndarray]:
-    """Return the tensors of two dimensions or more of an ONNX file by name; none of a file that was refused."""
+def weights_of(onnx_file: str) -> dict[str, Weight]:
+    """Return the weights of an ONNX file by name; none of a file that was refused."""
     if not pathlib.Path(onnx_file).exists() or refusal(onnx_file) is not None:
         return {}
-    tensors = onnx.load(onnx_file).graph.initializer
-    weights = (tensor for tensor in tensors if len(tensor.dims) > 1 and not tensor.name.startswith(PREPROCESS))
-    return {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in weights}
+    return {weight.name: weight for weight in stored_weights(onnx.load(onnx_file))}
 
 
 def inference_seconds(onnx_file: str, images: numpy.ndarray) -> float:

@@ -226,6 +226,57 @@ def relative_error(got: numpy.ndarray, expected: numpy.ndarray) -> float:
     return float(numpy.linalg.norm(got - expected) / numpy.linalg.norm(expected))
 
 
+class InPlace(nn.Module):
+    """Changes the images that it is given, and what the backward pass of its ReLU needs."""
+
+    def __init__(self, num_classes=3, in_channels=3):
+        super().__init__()
+        self.register_buffer("mean", torch.full((1, in_channels, 1, 1), 0.4))
+        self.conv, self.linear = nn.Conv2d(in_channels, 16, 3, 2, 1), nn.Linear(16, num_classes)
+
+    def forward(self, x):
+        x.sub_(self.mean).div_(0.2)
+        x = functional.relu(self.conv(x))
+        x += 1
+        return self.linear(x.mean((2, 3)))
+
+
+class Variance(InPlace):
+    """Divides by standard deviations over channels and over the image, as var and std compute them."""
+
+    def forward(self, x):
+        x = self.conv(x)
+        x = (x - x.mean(1, keepdim=True)) / (x.var(1, keepdim=True, unbiased=False) + 1e-6).sqrt()
+        return self.linear((x / (1 + x.std((2, 3), keepdim=True))).relu().mean((2, 3)))
+
+
+class Auxiliary(ReusedBlock):
+    """In training mode returns the logits of an auxiliary head too, as GoogLeNet and Inception do."""
+
+    def __init__(self, num_classes=3, in_channels=3):
+        super().__init__(num_classes, in_channels)
+        self.auxiliary = nn.Linear(16, num_classes)
+
+    def forward(self, x):
+        logits = super().forward(x)
+        return (logits, self.auxiliary(self.stem(x).mean((2, 3))), None) if self.training else logits
+
+
+class Lazy(nn.Module):
+    """Layers that learn their sizes from the first images, one only in training, and a kept sum of one's weights."""
+
+    def __init__(self, num_classes=3, in_channels=3):
+        super().__init__()
+        body = nn.LazyConv2d(8, 3, 2, 1), nn.LazyBatchNorm2d(), nn.ReLU(), nn.Flatten(), nn.LazyLinear(num_classes)
+        self.body, self.auxiliary, self.kept = nn.Sequential(*body), nn.LazyLinear(num_classes), None
+
+    def forward(self, x):
+        logits = self.body(x)
+        if self.kept is None:
+            self.kept = self.body[0].bias.sum().detach()
+        return (logits, self.auxiliary(x.flatten(1))) if self.training else logits + self.kept
+
+
 class Chaotic(ReusedBlock):
     """Amplifies a level that flips until the logits have forgotten the image."""
 

@@ -19,7 +19,7 @@ from elagage.data import SPLITS, Dataset, PreparedData, Split
 from elagage.errors import UserError
 from elagage.files import read_json
 from elagage.onnx.deployed import describe
-from elagage.onnx.runtime import load, machine
+from elagage.onnx.runtime import load, machine, predictions
 from elagage.pytorch.checkpoints import load_network, save_checkpoint
 from elagage.pytorch.models import Normalize, build_network
 from elagage.statistics import loads_interval, mean_difference_interval, share_became_correct, wilson_interval
@@ -111,6 +111,37 @@ def test_predictions_number_the_classes_as_the_data_set_does_whatever_the_order_
         ]
         assert names[0] == names[1]
         assert split.labels.dtype == numpy.int64
+
+
+def relative_to_the_batch(images: numpy.ndarray) -> numpy.ndarray:
+    """Return logits [n, 2] whose second is larger in images that are as bright as the brightest of the batch."""
+    means = images.mean((1, 2, 3), dtype=numpy.float32)
+    return numpy.stack([numpy.full_like(means, 0.9), means / means.max()], 1)
+
+
+def test_images_are_predicted_alone_where_a_batch_gives_other_logits():
+    images = bright_images(numpy.zeros(300, int)) // numpy.arange(1, 301, dtype=numpy.uint16)[:, None, None, None]
+    split = Split(images.astype(numpy.uint8) + 1, numpy.zeros(300, int))
+    sizes = []
+
+    def model(batch: numpy.ndarray) -> numpy.ndarray:
+        sizes.append(len(batch))
+        return relative_to_the_batch(batch)
+
+    assert predictions(model, split).tolist() == [1] * 300
+    assert relative_to_the_batch(split.images).argmax(1).sum() < 300
+    assert sizes[-300:] == [1] * 300
+
+
+def test_images_are_predicted_in_batches_where_that_changes_nothing(brightest):
+    sizes, loaded = [], load(brightest, 1)
+
+    def model(batch: numpy.ndarray) -> numpy.ndarray:
+        sizes.append(len(batch))
+        return loaded(batch)
+
+    predictions(model, Split(bright_images(numpy.zeros(600, int)), numpy.zeros(600, int)))
+    assert sizes[-3:] == [250, 250, 100]
 
 
 def test_a_file_is_counted_as_it_is_stored(brightest, tmp_path):

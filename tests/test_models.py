@@ -4,11 +4,13 @@ import sys
 
 import pytest
 import torch
+from networks import DATASET, InPlace
 from runners import python
 from torch import nn
 
 from elagage.errors import UserError
-from elagage.pytorch.models import ARCHITECTURES, build_network
+from elagage.pytorch.export import export_graph
+from elagage.pytorch.models import ARCHITECTURES, build_network, checked_logits, copied, naming
 
 CIFAR = {"resnet8": 1, "resnet20": 3, "resnet32": 5, "resnet44": 7, "resnet56": 9}  # blocks a stage
 TORCHVISION = ["resnet18", "resnet34", "resnet50"]
@@ -130,6 +132,7 @@ def test_the_architectures_are_those_promised():
 
 
 GOOD = """
+from networks import DATASET, InPlace
 from torch import nn
 def build(num_classes, in_channels):
     return nn.Sequential(nn.Flatten(), nn.Linear(16 * in_channels, num_classes))
@@ -163,6 +166,53 @@ def test_a_users_class_may_stand_for_the_function(write):
 def test_a_users_network_of_other_precision_becomes_float32(write):
     write("own.py", GOOD + "    \ndef double(**sizes):\n    return build(**sizes).double()\n")
     assert {p.dtype for p in build_network("own.py:double", 5, 3).parameters()} == {torch.float32}
+
+
+LAZY = "from networks import Lazy\n"
+
+
+def test_lazy_layers_get_their_sizes_from_the_images_and_their_weights_from_the_seed(write):
+    write("own.py", LAZY)
+    first, again, other = (build_network("own.py:Lazy", 5, 3, seed, image_size=8) for seed in (3, 3, 4))
+    assert first.body[4].in_features == 8 * 4 * 4
+    assert first.auxiliary.in_features == 3 * 8 * 8
+    assert same(first, again)
+    assert not same(first, other)
+    assert first.training
+    assert first.kept is None
+    assert not first.body[1].running_mean.any()  # images that only show sizes are no statistics
+    assert copied(first).eval()(torch.rand(2, 3, 8, 8)).shape == (2, 5)
+
+
+def test_a_lazy_layer_that_is_never_called_is_named(write):
+    write("own.py", LAZY + "class Unused(Lazy):\n    def forward(self, x):\n        return self.body(x)\n")
+    with pytest.raises(UserError, match=r"own\.py:Unused.*lazy layers \['auxiliary'\]"):
+        build_network("own.py:Unused", 5, 3, image_size=8)
+
+
+def test_a_network_may_change_the_images_that_it_is_given():
+    images = torch.rand(2, 3, 8, 8)
+    before = images.clone()
+    network = InPlace(5).eval()
+    assert torch.equal(checked_logits(network, images, 5), checked_logits(network, images, 5))
+    assert torch.equal(images, before)
+
+
+def test_a_branch_on_values_is_named_with_its_line(write):
+    write(
+        "own.py",
+        "from torch import nn\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self, num_classes, in_channels):\n"
+        "        super().__init__()\n"
+        "        self.linear = nn.Linear(in_channels, num_classes)\n"
+        "    def forward(self, x):\n"
+        "        logits = self.linear(x.mean((2, 3)))\n"
+        "        return logits if logits.sum() > 0 else -logits\n",
+    )
+    network = build_network("own.py:Net", 3, 3)
+    with pytest.raises(UserError, match=r"cannot be exported.*\(own\.py, line 8\)$"), naming("own.py:Net"):
+        export_graph(network, DATASET)
 
 
 @pytest.mark.parametrize("place", ["", "models of mine/"], ids=["beside", "in a folder"])

@@ -15,7 +15,9 @@ from interruption import DiesAfter, Killed
 from networks import (
     DATASET,
     NETWORKS,
+    Chaotic,
     Grouped,
+    InPlace,
     LinearBatchNorm,
     NoBatchNorm,
     NoLinear,
@@ -24,6 +26,7 @@ from networks import (
     ReusedBlock,
     SharedConvolution,
     Tied,
+    Variance,
     WeightNorm,
     images,
     lively,
@@ -35,7 +38,7 @@ from networks import (
 from torch import nn
 
 from elagage.data import PreparedData, Split
-from elagage.errors import UserError
+from elagage.errors import RefusedError, UserError
 from elagage.onnx.contents import count_contents
 from elagage.onnx.deployed import description
 from elagage.onnx.graph import with_weights
@@ -46,7 +49,7 @@ from elagage.pytorch.checkpoints import save_checkpoint
 from elagage.pytorch.fake_quantization import fake_quantize_weight
 from elagage.pytorch.models import Normalize, build_network
 from elagage.pytorch.pruning import count_weights, magnitude_prune
-from elagage.pytorch.qat import Trainable, check_agreement, prepare, train_fake_quantized
+from elagage.pytorch.qat import MAX_ERROR, Trainable, check_agreement, prepare, train_fake_quantized
 from elagage.pytorch.training import TrainingSettings
 from elagage.pytorch.training_state import TrainingState
 from quantize_qat import quantize_qat
@@ -69,6 +72,8 @@ SMALL = {
         WeightNorm,
         Tied,
         LinearBatchNorm,
+        InPlace,
+        Variance,
     )
 }
 
@@ -115,7 +120,7 @@ def test_without_fake_quantization_the_network_is_the_float32_one(each):
     rounding = trainable.fake_quantized.eval()
     pixels = Normalize(DATASET)(torch.from_numpy(images(20)))
     with torch.inference_mode():
-        expected, found = rounding.network(pixels), rounding.without_fake_quantization(pixels)
+        expected, found = rounding.network(pixels.clone()), rounding.without_fake_quantization(pixels)
         assert relative_error(found.numpy(), expected.numpy()) < 1e-5
         assert relative_error(rounding(pixels).numpy(), expected.numpy()) > 1e-4  # which rounding changes
 
@@ -180,8 +185,25 @@ def wrongly_folded(weight, bias, scale, shift, mean, variance, epsilon):
 def test_a_network_that_computes_something_else_is_refused(monkeypatch, name, wrong, message):
     monkeypatch.setattr(fake_quantization, name, wrong)
     trainable = prepared(ReusedBlock)
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(RefusedError, match=message):
         check_agreement(trainable, DATASET, images(50))
+
+
+@pytest.fixture(scope="module")
+def chaotic() -> Trainable:
+    return prepared(Chaotic)
+
+
+def test_a_network_that_amplifies_flipped_levels_may_differ_as_much_as_by_a_grey_level(chaotic, capsys):
+    model = check_agreement(chaotic, DATASET, images(50))
+    assert relative_error(rounded_logits(chaotic, images(50)), onnx_logits(model, images(50))) > MAX_ERROR
+    assert re.search(r"noise of one grey level moves the logits by \d\d\.\d+%", capsys.readouterr().out)
+
+
+def test_a_network_that_amplifies_flipped_levels_has_to_agree_all_the_same(chaotic, monkeypatch):
+    monkeypatch.setattr(fake_quantization, "WEIGHT_LEVELS", 2)
+    with pytest.raises(RefusedError, match=r"int8 ONNX file differs by \d+%"):
+        check_agreement(chaotic, DATASET, images(50))
 
 
 def test_a_range_follows_the_batches_in_training_alone_and_always_holds_zero():
@@ -298,6 +320,13 @@ def test_pruned_zeros_are_zeros_in_the_file_position_by_position(study, name):
         assert (array[(layers[key] == 0).numpy()] == 0).all(), key
         assert (layers[key] == 0).any()
     assert any((array != levels(layers[key])).any() for key, array in stored.items())  # it did learn
+
+
+@pytest.mark.parametrize("name", ["InPlace", "Variance"])
+@pytest.mark.usefixtures("takes_what_was_trained")
+def test_networks_as_people_write_them_are_trained_for_int8(study, name):
+    model, network = trained(study, name)
+    assert any((array != levels(network.get_parameter(key))).any() for key, array in int8_weights(model).items())
 
 
 def levels(weight: torch.Tensor) -> numpy.ndarray:

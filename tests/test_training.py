@@ -12,20 +12,24 @@ import numpy
 import pytest
 import torch
 from interruption import Killed
+from networks import Auxiliary, InPlace
 from torch import nn
 
 from elagage.data import Dataset, PreparedData, Split
 from elagage.errors import UserError
 from elagage.pytorch.models import build_network
 from elagage.pytorch.training import (
+    AUXILIARY_WEIGHT,
     EVALUATION_BATCH,
     Normalize,
     Schedule,
     TrainingImages,
     TrainingSettings,
+    check_training,
     crop_and_flip,
     evaluate,
     fit,
+    mean_loss,
     warmup_and_cosine,
 )
 from elagage.pytorch.training_state import TrainingState
@@ -401,6 +405,87 @@ def test_a_loss_that_is_not_finite_names_the_learning_rate_to_lower(epochs):
     changes = settings(epochs=epochs, batch_size=32, learning_rate=1e30, warmup_epochs=0)
     with pytest.raises(UserError, match=r"^training\.learning_rate: .*(nan|inf).*lower training\.learning_rate"):
         learn(two_layers(), separable(32), separable(8), changes)
+
+
+def test_an_auxiliary_head_counts_three_tenths_of_the_logits():
+    torch.manual_seed(0)
+    logits, head, labels = torch.randn(5, 3), torch.randn(5, 3), torch.tensor([0, 1, 2, 0, 1])
+    loss, main = mean_loss((logits, head, None), labels)
+    assert main is logits
+    cross_entropy = nn.functional.cross_entropy
+    assert AUXILIARY_WEIGHT == 0.3
+    torch.testing.assert_close(loss, cross_entropy(logits, labels) + 0.3 * cross_entropy(head, labels))
+    assert torch.equal(mean_loss(logits, labels)[0], cross_entropy(logits, labels))
+
+
+@pytest.mark.parametrize(
+    ("outputs", "named"),
+    [
+        ({"logits": torch.zeros(2, 3)}, "returned a dict,"),
+        (None, "returned a NoneType,"),
+        ((), "returned a tuple of ,"),
+        (torch.zeros(2, 3, 1), r"returned a tensor \(2, 3, 1\),"),
+        ((torch.zeros(2, 3), torch.zeros(2, 4)), r"returned a tuple of a tensor \(2, 3\), a tensor \(2, 4\),"),
+    ],
+)
+def test_what_is_no_logits_in_training_is_named(outputs, named):
+    with pytest.raises(UserError, match=f"^in training mode the network {named} not logits"):
+        mean_loss(outputs, torch.tensor([0, 1]))
+
+
+@pytest.mark.parametrize("kind", [Auxiliary, InPlace])
+def test_networks_as_people_write_them_learn(kind):
+    torch.manual_seed(0)
+    network = kind(2, 1)
+    before = {name: tensor.clone() for name, tensor in network.named_parameters()}
+    _, history = learn(network, separable(32), separable(32, seed=1), settings(epochs=3))
+    assert history[-1]["train_loss"] < history[0]["train_loss"]
+    assert all((parameter != before[name]).any() for name, parameter in network.named_parameters())
+
+
+class NoGradients(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(16, 2)
+
+    def forward(self, images):
+        return self.linear(images.flatten(1)).detach()
+
+
+def test_a_network_without_a_backward_pass_is_named():
+    with pytest.raises(UserError, match=r"backward pass raised RuntimeError: .*has to have gradients"):
+        check_training(NoGradients(), Normalize(GREY), separable(4).images)
+
+
+def test_a_trial_step_changes_neither_network_nor_random_states():
+    network = Drawing()
+    before, draws = state_bytes(network.state_dict()), torch.get_rng_state()
+    check_training(network, Normalize(GREY), random_split(4).images)
+    assert state_bytes(network.state_dict()) == before
+    assert torch.equal(torch.get_rng_state(), draws)
+
+
+class Stale(nn.Module):
+    """Keeps, from its first call in evaluation mode, what it computed from its weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear, self.kept = nn.Linear(16, 2), None
+
+    def forward(self, images):
+        weight = self.linear.weight
+        if not self.training:
+            self.kept = weight = weight.clone() if self.kept is None else self.kept
+        return nn.functional.linear(images.flatten(1), weight, self.linear.bias)
+
+
+def test_each_epoch_is_evaluated_as_its_checkpoint_is():
+    network, validation = Stale(), separable(40, seed=1)
+    state, history = learn(network, separable(32), validation, settings(epochs=4))
+    fresh_network = Stale()
+    fresh_network.load_state_dict(state)
+    loss, _ = evaluate(fresh_network, Normalize(GREY), validation, CPU)
+    assert loss == pytest.approx(next(row["validation_loss"] for row in history if row["best"]), rel=1e-6)
 
 
 class Drawing(nn.Module):

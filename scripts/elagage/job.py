@@ -17,6 +17,7 @@ from elagage.errors import UserError
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 _terminal = sys.stderr
+_said: set[str] = set()
 
 
 @contextlib.contextmanager
@@ -75,7 +76,10 @@ def _fail(message: str) -> None:
 
 
 def say(note: str) -> None:
-    """Show a line that the user should read in the terminal, and in the log."""
+    """Show a line that the user should read in the terminal, and in the log; the same line once."""
+    if note in _said:
+        return
+    _said.add(note)
     print(f"note: {note}", file=_terminal, flush=True)
     print(f"note: {note}")
 

@@ -24,7 +24,7 @@ LEAST_CALLS = 2  # that are counted of each load
 # would in use, and short enough that a disturbance of the machine meets all models.
 TURN = 10
 # Share of the machine's CPU time that others take, above which the user is told. The interval of a ResNet-8's speed-up
-# reaches 0.4 % to each side on two cores with little else to do, and 1.2 % where others take 70 %.
+# reaches 0.6 % to each side on two idle cores, of whose time others take 0 %, and 0.8 to 1.2 % where they take 70 %.
 BUSY = 0.1
 
 Call = Callable[[numpy.ndarray], object]  # uint8 [n, channels, height, width] -> logits

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.parameter import UninitializedBuffer
 from torch.utils import _pytree as pytree
 
 from elagage.data import Dataset
@@ -227,18 +228,18 @@ def _lazy_layers(network: nn.Module) -> list[str]:
     ]
 
 
-def copied(network: nn.Module) -> nn.Module:
-    """Return a deep copy of a network.
+def copied(network: nn.Module, share_parameters: bool = False) -> nn.Module:
+    """Return a deep copy of a network, whose parameters are the same ones if they are to be shared.
 
-    Unlike copy.deepcopy, of one too that keeps what it computed with gradients, as nn.utils.weight_norm does.
+    Unlike copy.deepcopy, of one too that keeps what it computed with gradients, as nn.utils.weight_norm does, or that
+    has buffers of lazy layers.
     """
-    kept = pytree.tree_leaves([vars(module) for module in network.modules()])
-    computed = {id(value): value.detach().clone() for value in kept if _is_computed(value)}
-    return copy.deepcopy(network, computed)
-
-
-def _is_computed(value: object) -> bool:
-    return isinstance(value, torch.Tensor) and not value.is_leaf
+    values = pytree.tree_leaves([vars(module) for module in network.modules()])
+    tensors = [value for value in values if isinstance(value, torch.Tensor)]
+    lazy = {id(tensor): UninitializedBuffer() for tensor in tensors if isinstance(tensor, UninitializedBuffer)}
+    computed = {id(tensor): tensor.detach().clone() for tensor in tensors if not tensor.is_leaf}
+    shared = {id(parameter): parameter for parameter in network.parameters()} if share_parameters else {}
+    return copy.deepcopy(network, lazy | computed | shared)
 
 
 def with_other_weights(network: nn.Module, names: Collection[str] | None = None) -> nn.Module:

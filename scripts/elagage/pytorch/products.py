@@ -1,6 +1,5 @@
 """Which tensors of a network are multiplied with what it computes from the image, in one forward pass."""
 
-import copy
 import functools
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from elagage.data import Dataset
-from elagage.pytorch.models import forward_pass
+from elagage.pytorch.models import copied, forward_pass
 
 aten = torch.ops.aten
 # Operators that multiply and sum, as PyTorch dispatches them -> the places of the factors among the arguments.
@@ -70,8 +69,7 @@ def products(network: nn.Module, dataset: Dataset) -> Products:
 
     The network stays as it is. Layers are named as in named_modules. Raises UserError if the forward pass raises.
     """
-    shared = {id(parameter): parameter for parameter in network.parameters()}
-    probed = copy.deepcopy(network, shared).eval()  # copies all but the parameters: what is kept by a call is no loss
+    probed = copied(network, share_parameters=True).eval()  # a copy: what a network keeps in a call should not stay
     device = next(iter(network.parameters())).device
     images = torch.zeros(BATCH, dataset.channels, dataset.image_size, dataset.image_size, device=device)
     tracer = _Tracer(probed, images)

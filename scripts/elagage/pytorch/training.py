@@ -20,7 +20,7 @@ from elagage.pytorch.models import Normalize, copied, forward_pass
 from elagage.pytorch.training_state import TrainingState, random_state, set_random_state
 
 EVALUATION_BATCH = 500  # images; throughput is flat from 250 to 1,000
-# Loss of each auxiliary head beside that of the logits (Szegedy et al. 2015, "Going Deeper with Convolutions", sec. 5)
+# Loss of each auxiliary head beside that of the logits: Szegedy et al. 2015, "Going Deeper with Convolutions", sec. 5.
 AUXILIARY_WEIGHT = 0.3
 TRIAL_IMAGES = 2  # of a step that only shows whether the network can be trained
 
@@ -137,10 +137,10 @@ def _named(outputs: object) -> str:
 def check_training(network: nn.Module, normalize: Normalize, images: numpy.ndarray) -> Callable:
     """Return the context in which the network can be trained, after a trial step of a copy.
 
-    images: uint8 [n, channels, height, width], of which the first are used. That is contextlib.nullcontext, unless the
-    network changes in place what its backward pass needs: then, a context in which tensors are copied before they
-    change. Raises UserError if all parameters are frozen, or if the forward or backward pass fails. Random states stay
-    as they were.
+    images: uint8 [n, channels, height, width], of which the first are used. The context is contextlib.nullcontext,
+    unless the network changes in place what its backward pass needs: then, one in which tensors are copied before they
+    change. Raises UserError if all parameters are frozen, if the forward or backward pass fails, or if the outputs are
+    no logits. Random states stay as they were.
     """
     check_trainable(network)
     pixels = torch.from_numpy(images[:TRIAL_IMAGES]).to(normalize.mean.device)
