@@ -7,6 +7,7 @@ import numpy
 import onnx_ir
 import pytest
 import torch
+import torchvision
 from networks import (
     DATASET,
     SIZE,
@@ -285,26 +286,6 @@ class Transformer(Net):
         return x.transpose(1, 2).reshape(batch, 16, height, width)
 
 
-class Windows(Net):
-    """Swin's shifts and merged patches: slices over pixels, which Torch-Pruning takes for slices over channels."""
-
-    features = 32
-
-    def build(self):
-        self.mixed, self.wide, self.back = nn.Linear(16, 16), nn.Linear(16, 64), nn.Linear(64, 16)
-        self.norm2, self.merged = nn.LayerNorm(64), nn.Linear(64, 32)
-
-    def body(self, x):
-        x = x.permute(0, 2, 3, 1)
-        for _ in range(2):
-            shifted = torch.roll(x, (-2, -2), (1, 2))
-            pieces = self.mixed(shifted).unflatten(1, (2, -1)).unflatten(3, (2, -1)).transpose(2, 3).softmax(3)
-            x = x + torch.roll(pieces.transpose(2, 3).flatten(1, 2).flatten(2, 3), (2, 2), (1, 2))
-            x = x + self.back(functional.gelu(self.wide(x)))
-        patches = [x[:, row::2, column::2] for row in (0, 1) for column in (0, 1)]
-        return self.merged(self.norm2(torch.cat(patches, -1))).permute(0, 3, 1, 2)
-
-
 class Scales(Net):
     """Res2Net's block: one convolution for each quarter of the channels, which also sees the quarter before."""
 
@@ -355,18 +336,6 @@ class InPlace(Net):
         return super().forward(x.sub_(0.5).div_(0.2))
 
 
-class Cached(Net):
-    """In evaluation mode keeps what it computed from its weights, as LeViT does."""
-
-    def build(self):
-        self.strength, self.cache = nn.Parameter(torch.randn(1)), None
-
-    def body(self, x):
-        if self.training or self.cache is None:
-            self.cache = self.strength.exp()
-        return self.cache * x
-
-
 class Auxiliary(Net):
     """A second head, which only training calls."""
 
@@ -388,7 +357,6 @@ PARTLY: dict[type[Net], set[str]] = {
     Shuffled: {"stem", "back"},
     Split: {"parts.0", "parts.1"},
     Transformer: {"stem", "qkv", "proj", "back"},
-    Windows: {"stem", "mixed", "back"},
     Scales: {"wide", "convs.0", "convs.1", "convs.2"},
     Radix: {"conv", "attention"},
     Standardized: {"stem", "conv"},
@@ -401,7 +369,7 @@ NETWORKS = {
     "reused_block": ReusedBlock,
     "Narrow": Narrow,
     **{kind.__name__: kind for kind in (Mobile, Grouped, Dense, Flat, Transposed, Sigmoid, Tied, LayerNormed)},
-    **{kind.__name__: kind for kind in (Halved, Ghost, Multiplied, GroupNormed, InPlace, Cached, *PARTLY)},
+    **{kind.__name__: kind for kind in (Halved, Ghost, Multiplied, GroupNormed, InPlace, *PARTLY)},
 }
 
 
@@ -552,11 +520,29 @@ def test_the_smaller_network_computes_what_the_dense_one_does_with_the_removed_c
 @pytest.mark.parametrize("kind", PARTLY)
 def test_layers_that_cannot_be_followed_keep_their_channels_and_others_lose_some(kind):
     dense = trained(kind())
+    weights = count_weights(dense, DATASET).weights
+    for rate in (0.2, 0.4, 0.6, 0.8):
+        network = copy.deepcopy(dense)
+        try:
+            channel_prune(network, DATASET, rate, weights)
+        except RefusedError as error:
+            assert rate > 0.4 and "without channels at most" in str(error)
+            break
+        assert count_weights(network, DATASET).weights < weights
+        for name in PARTLY[kind]:
+            assert network.get_submodule(name).weight.shape[0] == dense.get_submodule(name).weight.shape[0]
+
+
+def test_shifted_windows_are_followed_in_bounded_time_and_only_hidden_layers_lose_channels():
+    swin = torchvision.models.SwinTransformer(
+        patch_size=[2, 2], embed_dim=16, depths=[2, 2], num_heads=[2, 2], window_size=[4, 4], num_classes=3
+    )
+    dense = trained(swin)
     network = copy.deepcopy(dense)
-    channel_prune(network, DATASET, 0.4, count_weights(dense, DATASET).weights)
-    assert count_weights(network, DATASET).weights < count_weights(dense, DATASET).weights
-    for name in PARTLY[kind]:
-        assert network.get_submodule(name).weight.shape[0] == dense.get_submodule(name).weight.shape[0]
+    channel_prune(network, DATASET, 0.3, count_weights(dense, DATASET).weights)
+    shapes = {key: tensor.shape for key, tensor in network.state_dict().items()}
+    changed = {key for key, tensor in dense.state_dict().items() if tensor.shape != shapes[key]}
+    assert changed and all(".mlp." in key for key in changed)
 
 
 @pytest.mark.parametrize("kind, largest", [(Padded, None), (Transformer, "qkv")])
