@@ -1,6 +1,5 @@
 """Structured pruning: whole channels are removed, so that every runtime has less to multiply."""
 
-import copy
 import gc
 import math
 from collections import defaultdict
@@ -13,7 +12,7 @@ from elagage.data import Dataset
 from elagage.errors import RefusedError
 from elagage.job import say
 from elagage.pytorch.coupling import Coupled, Cuts, find_coupled
-from elagage.pytorch.models import checked_logits
+from elagage.pytorch.models import checked_logits, copied
 from elagage.pytorch.pruning import WeightCounts, count_weights, prunable
 from elagage.pytorch.shrinking import shrink
 
@@ -68,8 +67,8 @@ def channel_prune(network: nn.Module, dataset: Dataset, rate: float, dense_weigh
     noise = torch.randn(PROBE_IMAGES, dataset.channels, dataset.image_size, dataset.image_size, generator=generator)
     images = noise + torch.randn(PROBE_IMAGES, dataset.channels, 1, 1, generator=generator)
     # Only copies run: what a network keeps, computed from its weights, would not fit the smaller one.
-    checked_logits(copy.deepcopy(network.eval()), images.clone(), classes)
-    coupled, whole = find_coupled(copy.deepcopy(network).requires_grad_(), images)
+    checked_logits(copied(network.eval()), images.clone(), classes)
+    coupled, whole = find_coupled(copied(network).requires_grad_(), images)
     gc.collect()  # the traced copy of the network, which the graph holds in cycles
     shapes = _shapes(network, dataset)
     while True:
@@ -193,7 +192,7 @@ def _refused(network: nn.Module, blocks: list[Block], images: torch.Tensor, clas
 def _disagreement(network: nn.Module, cuts: Cuts, images: torch.Tensor, classes: int) -> str:
     """Return how the network without the cuts differs from the one where they are zero, or nothing."""
     expected = checked_logits(_masked(network, cuts), images.clone(), classes)
-    smaller = copy.deepcopy(network)
+    smaller = copied(network)
     _remove(smaller, cuts)
     try:
         with torch.inference_mode():
@@ -216,7 +215,7 @@ def _remove(network: nn.Module, cuts: Cuts) -> None:
 
 
 def _masked(network: nn.Module, cuts: Cuts) -> nn.Module:
-    masked = copy.deepcopy(network)
+    masked = copied(network)
     state = masked.state_dict()
     for (key, axis), indices in cuts.items():
         state[key].index_fill_(axis, torch.tensor(sorted(indices)), 0)
