@@ -82,8 +82,8 @@ def read_file(path: str | os.PathLike) -> dict:
         line = text[: error.position].count("\n") + 1
         raise UserError(f"{path}: line {line}: a character of code {error.character:#x}; remove it") from error
     except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else "?"
-        raise UserError(f"{path}: line {line}: {error.problem}") from error
+        place = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        raise UserError(f"{path}: {place}{error.problem}") from error
     except RecursionError as error:
         raise UserError(f"{path}: nests lists or tables too deep; write it flat") from error
     if not isinstance(content, dict):
