@@ -1,13 +1,11 @@
 """Classify every test image with each variant of a checkpoint."""
 
 import numpy
-import onnx
 
 from elagage.data import Dataset, Split, numbers_in, save_array
-from elagage.files import reading, write_json
+from elagage.files import write_json
 from elagage.job import job
-from elagage.onnx.deployed import description
-from elagage.onnx.runtime import load, predictions
+from elagage.onnx.runtime import load_classifier, predictions
 
 
 def evaluate_accuracy(
@@ -17,9 +15,8 @@ def evaluate_accuracy(
 
     Predictions number the classes as the data set does, whatever the order of the file's own class names.
     """
-    with reading(onnx_file):
-        names = description(onnx.load(onnx_file))["classes"]
-    classes = numbers_in(names, dataset.classes)[predictions(load(onnx_file, threads), test)]
+    model, names = load_classifier(onnx_file, threads)
+    classes = numbers_in(names, dataset.classes)[predictions(model, test)]
     save_array(predicted, classes.astype(numpy.int32))
     correct = int((classes == test.labels).sum())
     write_json(accuracy, {"images": len(test), "correct": correct})

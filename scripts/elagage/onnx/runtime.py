@@ -1,5 +1,6 @@
 """Measurements of ONNX files in ONNX Runtime on the CPU: predictions, and time per image."""
 
+import json
 import os
 import platform
 import time
@@ -41,13 +42,27 @@ def load(path: str | os.PathLike, threads: int) -> Model:
 
     Raises UserError if there are fewer cores, or if the file is damaged.
     """
+    return _model(_session(path, threads))
+
+
+def load_classifier(path: str | os.PathLike, threads: int) -> tuple[Model, list[str]]:
+    """Return the model of an ONNX file as `load` does, and the names of its classes in the order of its logits."""
+    session = _session(path, threads)
+    with reading(path):
+        return _model(session), json.loads(session.get_modelmeta().custom_metadata_map["classes"])
+
+
+def _session(path: str | os.PathLike, threads: int) -> onnxruntime.InferenceSession:
     if threads > (cores := os.cpu_count() or 1):
         raise UserError(f"evaluation.threads: {threads} asked for, but this machine has {cores} core(s); lower it")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     with reading(path):
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def _model(session: onnxruntime.InferenceSession) -> Model:
     return lambda images: session.run(None, {"image": images})[0]
 
 
