@@ -12,7 +12,7 @@ from elagage.downloads import Labelled, read_downloaded
 from elagage.errors import UserError
 from elagage.files import sha256, write_json
 from elagage.geometry import COVER, Geometry
-from elagage.image_folder import read_image, scan_image_folder
+from elagage.image_folder import read_image, scan_image_folder, square
 from elagage.job import job
 from elagage.progress import progress
 
@@ -86,7 +86,7 @@ def _resized(images: numpy.ndarray, size: int | None, geometry: Geometry) -> num
         return images
     from PIL import Image
 
-    return numpy.stack([numpy.asarray(geometry.square(Image.fromarray(image), size)) for image in images])
+    return numpy.stack([numpy.asarray(square(Image.fromarray(image), size, geometry)) for image in images])
 
 
 def _channels_first(images: numpy.ndarray) -> numpy.ndarray:

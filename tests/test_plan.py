@@ -140,3 +140,13 @@ def test_the_code_of_a_model_is_that_of_the_users_file(tmp_path, monkeypatch):
     of = plan(models=models)
     assert of.user_code("mine").startswith("net.py:")
     assert of.user_code("built_in") is None
+
+
+def test_models_of_another_geometry_have_images_of_their_own_and_those_of_the_same_share_them():
+    same = {"architecture": "resnet8", "preprocessing": {"channels": "BGR", "range": 255}}
+    other = {"architecture": "resnet8", "preprocessing": {"resize": 40, "interpolation": "bicubic"}}
+    of = plan(models={"a": {"architecture": "resnet8"}, "b": same, "c": other, "d": other})
+    folders = [of.data(model) for model in "abcd"]
+    assert folders == ["results/data", "results/data", "results/data/40-bicubic", "results/data/40-bicubic"]
+    assert {name: str(geometry) for name, geometry in of.other_geometries.items()} == {"40-bicubic": "40-bicubic"}
+    assert of.trained_with("b") == {"normalization": "dataset", "channels": "BGR", "full_scale": 255, "classes": None}

@@ -11,7 +11,7 @@ import os
 import pathlib
 import stat
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy
 
@@ -19,6 +19,9 @@ from elagage.errors import UserError
 from elagage.files import read_json, write_json
 from elagage.geometry import COVER, Geometry
 from elagage.progress import progress
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 # Pillow's names of raster formats. Never all that it knows: some run programs (EPS) or are not pictures.
 FORMATS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "TIFF", "WEBP", "AVIF", "JPEG2000", "PPM", "TGA", "QOI")
@@ -271,8 +274,25 @@ def read_image(file: pathlib.Path, size: int, geometry: Geometry = COVER) -> num
                 raise UserError(f"{file}: {image.mode} pixels have more than 8 bits; save the image with 8 bits")
             grey = image.mode in ("1", "L", "LA")
             image = ImageOps.exif_transpose(image).convert("L" if grey else "RGB")
-            return numpy.asarray(geometry.square(image, size))
+            return numpy.asarray(square(image, size, geometry))
     except UserError:
         raise
     except Exception as error:  # damaged files raise of every kind, TypeError and struct.error too
         raise UserError(f"{file}: not a readable image ({error}); remove or replace it") from error
+
+
+def square(image: "Image.Image", size: int, geometry: Geometry) -> "Image.Image":
+    """Return the image as a square of `size` pixels; with a number for `resize`, as torchvision's transforms do."""
+    from PIL import Image, ImageOps
+
+    method = Image.Resampling[geometry.interpolation.upper()]
+    if geometry.resize is None:
+        return image if image.size == (size, size) else ImageOps.fit(image, (size, size), method)
+    if isinstance(geometry.resize, str):
+        return image.resize((size, size), method)
+    width, height = image.size
+    # Resize(resize), then CenterCrop(size): torchvision/transforms/functional.py.
+    longer = int(geometry.resize * max(width, height) / min(width, height))
+    scaled = (geometry.resize, longer) if width <= height else (longer, geometry.resize)
+    left, top = (round((side - size) / 2) for side in scaled)
+    return image.resize(scaled, method).crop((left, top, left + size, top + size))
