@@ -24,15 +24,15 @@ def evaluate_size(onnx_file: str, packed: str, size: str) -> None:
     entropy; macs: multiply-accumulates of one image, or null if it cannot be inferred from the graph;
     counts of weights and operators; the file's provenance.
     """
+    packed_content = pathlib.Path(packed).read_bytes()
+    with reading(packed):
+        weight_bytes = packed_weight_bytes(packed_content)
     content = pathlib.Path(onnx_file).read_bytes()
     with reading(onnx_file):
         model = onnx.load_model_from_string(content)
         tensors = initializers(content)
         counts = count_contents(model) | {"macs": count_multiply_accumulates(model)}
         provenance = description(model)["provenance"]
-    packed_content = pathlib.Path(packed).read_bytes()
-    with reading(packed):
-        weight_bytes = packed_weight_bytes(packed_content)
     sizes = {
         "bytes": len(content),
         "packed_bytes": len(packed_content),

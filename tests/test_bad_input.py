@@ -578,11 +578,11 @@ def build(num_classes, in_channels):
 NETWORKS = {
     "raises": ("self.no_such_layer(x)", "Net(num_classes, in_channels)", r"no_such_layer.*\(own\.py, line 12\)"),
     "other shape": ("self.linear(x)", "Net(num_classes, in_channels)", r"shape.*\(own\.py, line 12\)"),
-    "fewer classes": ("self.linear(x.flatten(1))", "Net(num_classes - 1, in_channels)", r"\(2, 2\).*\(2, 3\)"),
-    "more classes": ("self.linear(x.flatten(1))", "Net(num_classes + 5, in_channels)", r"\(2, 8\).*\(2, 3\)"),
+    "fewer classes": ("self.linear(x.flatten(1))", "Net(num_classes - 1, in_channels)", r"\(8, 2\).*\(8, 3\)"),
+    "more classes": ("self.linear(x.flatten(1))", "Net(num_classes + 5, in_channels)", r"\(8, 8\).*\(8, 3\)"),
     "two results": ("self.linear(x.flatten(1)), x", "Net(num_classes, in_channels)", "tuple"),
     "a dictionary": ('{"logits": self.linear(x.flatten(1))}', "Net(num_classes, in_channels)", "dict"),
-    "classes": ("self.linear(x.flatten(1)).argmax(1)", "Net(num_classes, in_channels)", r"\(2,\)"),
+    "classes": ("self.linear(x.flatten(1)).argmax(1)", "Net(num_classes, in_channels)", r"\(8,\)"),
     "whole numbers": ("self.linear(x.flatten(1)).long()", "Net(num_classes, in_channels)", "int64"),
     "nothing to train": ("x", "nn.Flatten()", "parameter"),
     "all frozen": ("self.linear(x.flatten(1))", "Net(num_classes, in_channels).requires_grad_(False)", "requires_grad"),
@@ -606,6 +606,6 @@ def test_a_network_without_a_layer_to_prune_is_named(data, study):
     state = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64)).state_dict()
     save_checkpoint("dense.safetensors", state, {})
     pruned = {"scope": "local", "rate": 0.5, "checkpoint": study / "out/pruned.safetensors"}
-    with pytest.raises(UserError, match=r"own\.py:build.*no convolution or linear layer"):
+    with pytest.raises(UserError, match=r"own\.py:build.*no convolution, no linear layer"):
         prune(data.dataset, "dense.safetensors", "own.py:build", **pruned)
     assert not list(study.glob("out/**/*"))

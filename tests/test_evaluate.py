@@ -260,7 +260,7 @@ def test_share_became_correct_is_above_a_half_where_the_exact_test_of_mcnemar_se
     [
         ("evaluate_accuracy", {"torch", "torchvision", "onnx", "pandas", "scipy"}),
         ("evaluate_latency", {"torch", "torchvision", "onnx", "pandas", "scipy"}),
-        ("evaluate_size", {"torch", "torchvision", "onnxruntime"}),
+        ("evaluate_size", {"torch", "torchvision", "pandas", "scipy"}),
         ("pack", {"torch", "torchvision", "onnxruntime", "pandas", "scipy"}),
         ("quantize", {"torch", "torchvision"}),
         ("summarize", {"torch", "torchvision", "onnxruntime", "onnx"}),

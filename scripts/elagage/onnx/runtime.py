@@ -10,12 +10,11 @@ import onnxruntime
 from elagage.data import Split
 from elagage.errors import UserError
 from elagage.files import reading
+from elagage.logits import SUMS_DIFFER, logits_difference
 
 RUNTIME = {"onnxruntime": onnxruntime.__version__}  # what measurements say they were made with
 EVALUATION_BATCH = 250  # images
 COMPARED = 16  # images that are predicted both in a batch and alone
-# Relative difference of logits that sums in another order may make: 1e-6 in most networks, where wrong logits make 0.1.
-SUMS_DIFFER = 1e-3
 
 # x86 and Arm extensions that decide how fast, and how exactly, int8 is multiplied, as Linux names them.
 INSTRUCTION_SETS = (
@@ -61,17 +60,6 @@ def load(path: str | os.PathLike, threads: int) -> Model:
     with reading(path):
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     return Model(session)
-
-
-def logits_difference(logits: numpy.ndarray, expected: numpy.ndarray) -> float:
-    """Return how far logits, float32 [n, classes], differ at most, relative to their size and standard deviation.
-
-    NaN if one is not a finite number where the other is another.
-    """
-    same = (logits == expected) | (numpy.isnan(logits) & numpy.isnan(expected))
-    with numpy.errstate(all="ignore"):
-        relative = numpy.abs(logits - expected) / (numpy.abs(expected) + numpy.nan_to_num(expected.std()))
-    return float(numpy.where(same, 0, relative).max())
 
 
 def predictions(model: Model, split: Split) -> numpy.ndarray:

@@ -13,8 +13,8 @@ from torch import nn
 
 from elagage.data import Dataset
 from elagage.errors import UserError
+from elagage.logits import logits_difference
 from elagage.onnx.graph import INPUT, OUTPUT, PREPROCESS, WEIGHTS, initializer_name
-from elagage.onnx.runtime import logits_difference
 from elagage.pytorch.independence import CHOSEN, allowed_difference, check_independence, probe_images
 from elagage.pytorch.models import Normalize, checked_logits, copied, with_other_weights
 

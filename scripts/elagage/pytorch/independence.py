@@ -9,7 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from elagage.data import Dataset
 from elagage.errors import UserError
-from elagage.onnx.runtime import SUMS_DIFFER, logits_difference
+from elagage.logits import SUMS_DIFFER, logits_difference
 from elagage.pytorch.models import Normalize, checked_logits, copied, with_other_weights
 
 IMAGES = 8
