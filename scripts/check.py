@@ -37,13 +37,12 @@ def section(found: Mapping) -> list[str]:
     lines = [
         f"## {found['model']}",
         "",
-        "Loads, trains a step, exports to ONNX, and gives there the logits of PyTorch.",
+        "Loads, exports to ONNX, and gives there the logits of PyTorch.",
     ]
     if "accuracy" in found:
         lines[-1] += f" Accuracy of the given weights: {found['accuracy']:.2%} on {found['images']} test images."
     for row in found["refused"]:
-        cell = " with ".join(filter(None, (row["scope"], row["recovery"], row["mode"])))
-        lines.append(f"- **{cell} is refused**: {row['refused']}")
+        lines.append(f"- **{row['cell']} is refused**: {row['refused']}")
     if not found["refused"]:
         lines.append("All scopes, recoveries and modes that the study asks for are possible.")
     return [*lines, "", tabulate(found["layers"], headers="keys", tablefmt="pipe"), ""]
@@ -59,8 +58,8 @@ def check(reports: list[str], dataset: str, work: Mapping, cores: int, output: s
     lines = [
         "# Check",
         "",
-        f"{variants} variants; about {size / 1e6:,.0f} MB beside the images, and about {spoken(duration)} on {cores} "
-        f"core(s) of this machine: both are rough.",
+        f"{variants} files to measure; about {size / 1e6:,.0f} MB beside the images, and about {spoken(duration)} on "
+        f"{cores} core(s) of this machine, as of a few images: both are rough.",
         "",
     ]
     for found in models.values():

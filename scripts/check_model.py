@@ -14,7 +14,7 @@ import numpy
 import onnx
 import torch
 
-from elagage.data import Dataset, PreparedData, Split
+from elagage.data import NORMALIZATIONS, Dataset, PreparedData, Split
 from elagage.errors import RefusedError, UserError
 from elagage.files import refusal, write_json
 from elagage.job import job, say
@@ -23,8 +23,14 @@ from elagage.onnx.runtime import load, predictions
 from elagage.progress import progress
 from elagage.pytorch.checkpoints import load_network
 from elagage.pytorch.inspection import better_class_order, better_normalization, check_accuracy, predicted_classes
-from elagage.pytorch.models import ModelSpec, Normalize, build_network
-from elagage.pytorch.training import TrainingSettings, check_training, compute_reproducibly, mean_loss
+from elagage.pytorch.models import ModelSpec, Normalize, build_network, naming
+from elagage.pytorch.training import (
+    TrainingSettings,
+    check_training,
+    compute_reproducibly,
+    default_device,
+    mean_loss,
+)
 from elagage.pytorch.training_state import TrainingState
 from elagage.timing import time_in_turns
 from prune import prune
@@ -35,10 +41,9 @@ from recover import recover
 from recover_batchnorm import recover_batchnorm
 from train import train
 
-TRAINED_IMAGES = 32  # two steps of 16
+TRAINED_IMAGES = 32  # of two steps
 CALIBRATION_IMAGES = 8
 ACCURACY_IMAGES = 1000  # test images that the accuracy of given weights is measured on, unless it is known: then all
-GENTLE = 1e-4  # learning rate at which two steps change little, so that what fails, fails because of the network
 
 
 @dataclasses.dataclass
@@ -76,7 +81,7 @@ class Trial:
         if recovery == "batchnorm":
             recover_batchnorm(self.data, pruned, self.model.architecture, batchnorm_images=None, checkpoint=output)
             return
-        retraining = {"epochs": 1} | ({"learning_rate": GENTLE} if recovery == "finetune" else {})
+        retraining = {"epochs": 1} | ({"learning_rate": self.settings.learning_rate} if recovery == "finetune" else {})
         recover(
             self.data,
             self.model,
@@ -120,40 +125,65 @@ class Trial:
 
 
 class Verdicts(list):
-    """What is refused: a row of scope, recovery and mode, each "" for all of them, with the reason in `refused`."""
+    """What is refused: a row of scope, rate, recovery and mode, "" for all of them, with the reason in `refused`.
 
-    def tried(self, function: Callable, *arguments, scope: str = "", recovery: str = "", mode: str = ""):
+    `cell` says in words which combination it is.
+    """
+
+    def tried(
+        self,
+        function: Callable,
+        *arguments,
+        scope: str = "",
+        rate: float | str = "",
+        recovery: str = "",
+        mode: str = "",
+    ):
         """Return what the function returns, or None where it raises RefusedError, whose reason is taken down."""
         try:
             return function(*arguments)
         except RefusedError as error:
-            self.append({"scope": scope, "recovery": recovery, "mode": mode, "refused": str(error)})
+            at = f"{scope} at {rate}" if rate else scope
+            cell = " with ".join(filter(None, (at, recovery, mode)))
+            named = {"scope": scope, "rate": rate, "recovery": recovery, "mode": mode}
+            self.append(named | {"cell": cell, "refused": str(error)})
             return None
 
 
 def try_combinations(
     trial: Trial, dense: str, graph: str, asked: Mapping, test: Split, advance: Callable[[int], object]
 ) -> Verdicts:
-    """Return what is refused of the scopes, recoveries and modes asked for, at the highest rate.
+    """Return what is refused of the scopes, recoveries and modes asked for.
 
-    Each scope is tried with each recovery, and with each mode; each mode without pruning, too.
+    Each scope is tried with each recovery and each mode, at the highest rate, or the lowest if the network rules that
+    out; each mode without pruning, too.
     """
     verdicts = Verdicts()
     try_modes(trial, verdicts, dense, graph, asked["modes"], test)
     advance(1)
-    for scope in asked["scopes"] if asked["rate"] else []:
-        pruned = verdicts.tried(trial.pruned, dense, scope, asked["rate"], scope=scope)
-        if pruned is not None:
-            shapes = trial.exported(pruned) if scope == "channel" else graph
-            # An int8 graph depends on the shapes, and these only on removed channels.
-            modes = [mode for mode in asked["modes"] if scope == "channel" or mode != "qat"]
-            refused = {row["mode"] for row in verdicts if not row["scope"]}
-            try_modes(trial, verdicts, pruned, shapes, [mode for mode in modes if mode not in refused], test, scope)
-            for recovery in asked["recoveries"]:
-                if recovery != "none":
-                    verdicts.tried(trial.recovered, pruned, recovery, scope=scope, recovery=recovery)
+    for scope in asked["scopes"]:
+        for rate in asked["rates"]:
+            pruned = verdicts.tried(trial.pruned, dense, scope, rate, scope=scope, rate=rate)
+            if pruned is not None:
+                try_pruned(trial, verdicts, pruned, graph, asked, test, scope)
+                break
         advance(1)
     return verdicts
+
+
+def try_pruned(
+    trial: Trial, verdicts: Verdicts, pruned: str, graph: str, asked: Mapping, test: Split, scope: str
+) -> None:
+    """Try a pruned checkpoint with each mode and each recovery."""
+    shapes = verdicts.tried(trial.exported, pruned, scope=scope) if scope == "channel" else graph
+    if shapes is not None:
+        # An int8 graph depends on the shapes, and these only on removed channels.
+        modes = [mode for mode in asked["modes"] if scope == "channel" or mode != "qat"]
+        refused = {row["mode"] for row in verdicts if not row["scope"]}
+        try_modes(trial, verdicts, pruned, shapes, [mode for mode in modes if mode not in refused], test, scope)
+    for recovery in asked["recoveries"]:
+        if recovery != "none":
+            verdicts.tried(trial.recovered, pruned, recovery, scope=scope, recovery=recovery)
 
 
 def try_modes(
@@ -161,7 +191,8 @@ def try_modes(
 ) -> None:
     """Quantize a checkpoint in each mode, run what comes out, and take down what is refused."""
     float32_too = dict.fromkeys(["float32", *(mode for mode in modes if mode != "qat")])
-    for mode, onnx_file in trial.quantized(graph, checkpoint, list(float32_too), scope).items():
+    quantized = verdicts.tried(trial.quantized, graph, checkpoint, list(float32_too), scope, scope=scope)
+    for mode, onnx_file in (quantized or {}).items():
         verdicts.tried(lambda path: predictions(load(path, 1), test), onnx_file, scope=scope, mode=mode)
     if "qat" in modes:
         verdicts.tried(trial.trained_for_int8, checkpoint, scope, scope=scope, mode="qat")
@@ -172,12 +203,14 @@ def given_weights(
 ) -> dict:
     """Return accuracy and number of test images of weights that the user gave, after a check of how they are fed.
 
-    stated: normalization and accuracy of the model's configuration. Training images tell whether another of the usual
+    stated: the model's table in the configuration. Training images tell whether another of the usual
     normalizations, or another order of the classes, fits the weights better; this is said. Raises UserError if the
     accuracy stated is clearly missed: a check on test images, not a choice.
     """
     network, _ = load_network(checkpoint, model.architecture, dataset)
-    hints = [better_normalization(network, dataset, train, stated["normalization"])]
+    # "none" means pixels of 0 to 1 here, which no model gets that was trained on 0 to 255.
+    usual = [name for name in NORMALIZATIONS if name != "none" or stated["preprocessing"]["range"] == 1]
+    hints = [better_normalization(network, dataset, train, stated["normalization"], usual)]
     hints = [f"models.{model.name}: {hint}" for hint in [*hints, better_class_order(network, dataset, train)] if hint]
     for hint in hints:
         say(hint)
@@ -189,19 +222,23 @@ def given_weights(
     return {"accuracy": float(correct.mean()), "images": len(split)}
 
 
-def training_seconds(dataset: Dataset, model: ModelSpec, train: Split, batch_size: int) -> float:
+def training_seconds(dataset: Dataset, model: ModelSpec, train: Split) -> float:
     """Return the seconds that forward and backward pass take for an image, of the faster of two batches."""
+    device = default_device()
     network = build_network(
         model.architecture, len(dataset.classes), dataset.channels, model.seed, image_size=dataset.image_size
-    ).train()
-    batch, normalize = train.first(min(batch_size, len(train)), "training.batch_size"), Normalize(dataset)
+    )
+    batch, normalize = few_of(train), Normalize(dataset).to(device)
+    network.to(device).train()
     context = check_training(network, normalize, batch.images)
+    images, labels = torch.from_numpy(batch.images).to(device), torch.from_numpy(batch.labels).to(device)
     seconds = []
     for _ in range(2):
         start = time.perf_counter()
         with context():
-            loss, _ = mean_loss(network(normalize(torch.from_numpy(batch.images))), torch.from_numpy(batch.labels))
+            loss, _ = mean_loss(network(normalize(images)), labels)
             loss.backward()
+            loss.item()  # waits for a GPU
         seconds.append(time.perf_counter() - start)
     return min(seconds) / len(batch)
 
@@ -221,7 +258,7 @@ def layers(trial: Trial, scopes: list[str], modes: list[str]) -> list[dict]:
             left = weights[name].size - weights[name].zeros if name in weights else None
             row[f"{scope}: zero or removed"] = "" if left is None else f"{1 - left / weight.size:.0%}"
         for mode, weights in int8.items():
-            is_int8 = any(other.startswith(name) and weights[other].int8 for other in weights)
+            is_int8 = any(f"{other}_".startswith(f"{name}_") and weights[other].int8 for other in weights)
             row[mode] = ("int8" if is_int8 else "float32") if weights else ""
         rows.append(row)
     return rows
@@ -245,11 +282,6 @@ def few_of(split: Split) -> Split:
     return Split(split.images[:TRAINED_IMAGES], split.labels[:TRAINED_IMAGES])
 
 
-def cell(verdict: Mapping) -> str:
-    """Return in words which combination a verdict is of."""
-    return " with ".join(filter(None, (verdict["scope"], verdict["recovery"], verdict["mode"])))
-
-
 def check_model(
     data: PreparedData,
     test: Split,
@@ -260,16 +292,18 @@ def check_model(
     weights: str | None,
     asked: Mapping,
     stated: Mapping,
+    trains: bool,
     strict: bool,
     output: str,
 ) -> None:
     """Write what was found (JSON): refused combinations, accuracy of given weights, layers, bytes, and seconds.
 
-    graph: as exported for the study; weights: the dense checkpoint of weights that the user gave; asked: scopes, the
-    highest rate, recoveries and modes; stated: normalization and accuracy of the model. Raises UserError if the model
-    cannot be part of the study at all, or, if strict, of one combination.
+    settings: of Plan.trial_training; graph: as exported for the study; weights: the dense checkpoint of given weights;
+    asked: scopes, two rates, recoveries and modes; stated: the model's table in the configuration; trains: whether the
+    study trains it at all. Raises UserError if the model cannot be part of the study at all or, if strict, for a single
+    combination.
     """
-    gentle = dataclasses.replace(settings, epochs=1, learning_rate=GENTLE, warmup_epochs=0, batch_size=16)
+    gentle = dataclasses.replace(settings, batch_size=min(settings.batch_size, TRAINED_IMAGES // 2))
     few = PreparedData(data.dataset, few_of(data.train), few_of(data.validation))
     found = {}
     bar = progress(3 + len(asked["scopes"]), " steps", f"check {model.name}")
@@ -287,9 +321,12 @@ def check_model(
         files = {mode: pathlib.Path(trial.onnx_file("", mode)) for mode in ("float32", *asked["modes"])}
         found["bytes"] = {mode: file.stat().st_size for mode, file in files.items() if file.exists()}
         found["bytes"]["checkpoint"] = pathlib.Path(dense).stat().st_size
-    found["training_seconds"] = training_seconds(data.dataset, model, data.train, settings.batch_size)
+    found["training_seconds"] = 0.0
+    if trains:
+        with naming(model.architecture):
+            found["training_seconds"] = training_seconds(data.dataset, model, data.train)
     for row in verdicts:
-        say(f"models.{model.name}: {cell(row)} refused: {row['refused']}")
+        say(f"models.{model.name}: {row['cell']} refused: {row['refused']}")
     if strict and verdicts:
         raise UserError(
             f"models.{model.name}: strict: true, and {len(verdicts)} combination(s) asked for are refused; leave them "
@@ -312,6 +349,7 @@ if "snakemake" in globals():
             weights=next(iter(inputs.weights), None),
             asked=params.asked,
             stated=params.stated,
+            trains=params.trains,
             strict=params.strict,
             output=snakemake.output.report,
         )

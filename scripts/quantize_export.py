@@ -1,5 +1,7 @@
 """Export a network's graph to ONNX once; the variants of the same shapes differ only in their weights."""
 
+import contextlib
+
 import onnx_ir
 
 from elagage.data import Dataset
@@ -11,7 +13,7 @@ from elagage.pytorch.folding import fold
 from elagage.pytorch.independence import check_rebuilt
 from elagage.pytorch.models import build_network, naming
 from elagage.pytorch.training import compute_reproducibly
-from elagage.refusals import refusing
+from elagage.refusals import refusing, ruled_out
 
 
 def quantize_export(dataset: Dataset, architecture: str, checkpoint: str | None, graph: str) -> None:
@@ -32,7 +34,8 @@ def quantize_export(dataset: Dataset, architecture: str, checkpoint: str | None,
             fold(network, dataset)
     else:
         network, _ = load_network(checkpoint, architecture, dataset)
-    with naming(architecture):
+    # The whole network could be exported, if this one has lost channels.
+    with contextlib.nullcontext() if checkpoint is None else ruled_out(), naming(architecture):
         model = export_graph(network, dataset)
     with whole_file(graph) as temporary:
         onnx_ir.save(model, temporary)

@@ -15,7 +15,7 @@ from elagage.pytorch.models import naming
 from elagage.pytorch.qat import check_agreement, prepare, train_fake_quantized
 from elagage.pytorch.training import TrainingSettings, compute_reproducibly, default_device
 from elagage.pytorch.training_state import TrainingState, identity
-from elagage.refusals import refusing
+from elagage.refusals import refusing, ruled_out
 
 COMPARED_IMAGES = 500  # of validation, on which PyTorch and ONNX Runtime have to agree
 
@@ -38,7 +38,7 @@ def quantize_qat(
     network, provenance = load_network(checkpoint, architecture, data.dataset, seed)
     calibration = data.train.first(calibration_images, "quantization.calibration_images").images
     compared = data.validation.images[:COMPARED_IMAGES]
-    with naming(architecture):
+    with ruled_out(), naming(architecture):
         trainable = prepare(network, data.dataset, calibration, default_device())
         check_agreement(trainable, data.dataset, compared)
     variant = [str(provenance[key]) for key in ("model", "scope", "rate", "recovery") if key in provenance]

@@ -13,7 +13,7 @@ from elagage.pytorch.pruning import count, hold_zeros, prunable
 from elagage.pytorch.recovery import SCHEDULES
 from elagage.pytorch.training import TrainingSettings, check_training, compute_reproducibly, fit
 from elagage.pytorch.training_state import TrainingState, identity
-from elagage.refusals import refusing
+from elagage.refusals import refusing, ruled_out
 
 
 def recover(
@@ -33,7 +33,7 @@ def recover(
     file is deleted at the end.
     """
     network, provenance = load_network(pruned, model.architecture, data.dataset, model.seed)
-    with naming(model.architecture):
+    with ruled_out(), naming(model.architecture):
         check_training(network, Normalize(data.dataset), data.validation.images)
     weights = prunable(network, data.dataset)
     before = count(weights)

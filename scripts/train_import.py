@@ -7,7 +7,7 @@ from elagage.files import sha256
 from elagage.job import job, say
 from elagage.pytorch.checkpoints import save_checkpoint
 from elagage.pytorch.folding import fold_checked
-from elagage.pytorch.independence import check_independence
+from elagage.pytorch.independence import check_independence, probe_images
 from elagage.pytorch.models import ModelSpec, build_network, naming
 from elagage.pytorch.training import compute_reproducibly
 from elagage.pytorch.weights import load_weights
@@ -30,9 +30,8 @@ def train_import(
         check_independence(network, dataset)
     for note in taken.pop("weights_notes"):
         say(note)
-    images = torch.zeros(2, dataset.channels, dataset.image_size, dataset.image_size, dtype=torch.uint8)
     with naming(model.architecture):
-        fold_checked(network, dataset, images)
+        fold_checked(network, dataset, probe_images(dataset))
     save_checkpoint(
         checkpoint,
         network.state_dict(),

@@ -33,7 +33,7 @@ PATCH = f"""
 import sys
 sys.path.insert(0, {str(SCRIPTS)!r})
 from snakemake.dag import DAG
-from elagage.ancient_inputs import respect_ancient
+from elagage.ancient_inputs import respect_ancient, stand_in
 respect_ancient(DAG)
 """
 
@@ -63,3 +63,14 @@ def test_another_snakemake_is_refused():
 
     with pytest.raises(WorkflowError, match="install the version"):
         respect_ancient(Other)
+
+
+def test_an_ancient_input_that_was_taken_away_is_made_again_and_its_users_are_spared(tmp_path):
+    """A killed job loses its output; where its record lies is Snakemake's own business, so it is looked at here."""
+    (tmp_path / "Snakefile").write_text(WORKFLOW.format(patch=PATCH + "stand_in('checked', ['trained'])\n"))
+    assert run_snakemake(tmp_path, "--config", "asked=1")[0] == 0
+    (tmp_path / "checked").unlink()
+    status, output = run_snakemake(tmp_path, "--config", "asked=1")
+    assert status == 0, output
+    assert "rule check:" in output and "rule train:" not in output
+    assert "Nothing to be done" in run_snakemake(tmp_path, "--config", "asked=1")[1]

@@ -29,11 +29,11 @@ def no_linear(num_classes, in_channels):
     return nn.Sequential(nn.Conv2d(in_channels, num_classes, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
 """
 SETTINGS = TrainingSettings(
-    epochs=9, batch_size=8, learning_rate=0.1, momentum=0.9, weight_decay=0, warmup_epochs=1, flip=None
+    epochs=1, batch_size=8, learning_rate=1e-4, momentum=0.9, weight_decay=0, warmup_epochs=0, flip=None
 )
 ALL = {
     "scopes": ["local", "global", "channel"],
-    "rate": 0.5,
+    "rates": [0.5],
     "recoveries": ["none", "batchnorm", "finetune", "rewind", "iterative"],
     "modes": ["float32", "dynamic", "dynamic_conv", "static", "qat"],
 }
@@ -50,8 +50,15 @@ def found(tmp_path, data, held_out):
         graph, output = str(tmp_path / "graph.onnx"), str(tmp_path / "check.json")
         quantize_export(data.dataset, architecture, None, graph)
         model = ModelSpec("mine", architecture, 0)
-        stated = {"normalization": "dataset", "accuracy": None} | stated
-        choices = {"graph": graph, "weights": weights, "asked": asked, "stated": stated, "strict": strict}
+        stated = {"normalization": "dataset", "accuracy": None, "preprocessing": {"range": 1}} | stated
+        choices = {
+            "graph": graph,
+            "weights": weights,
+            "asked": asked,
+            "stated": stated,
+            "strict": strict,
+            "trains": True,
+        }
         check_model(data, held_out, model, SETTINGS, **choices, output=output)
         return json.loads(pathlib.Path(output).read_text())
 
@@ -92,7 +99,7 @@ def test_strict_stops_with_the_number_of_refused_combinations(found, tmp_path):
 
 
 def test_given_weights_are_measured_on_test_images_and_their_known_accuracy_is_checked(found, dense, data, held_out):
-    asked = {"scopes": ["global"], "rate": 0, "recoveries": ["none"], "modes": ["float32"]}
+    asked = {"scopes": ["global"], "rates": [], "recoveries": ["none"], "modes": ["float32"]}
     network, _ = load_network(dense, "resnet8", data.dataset)
     correct = (predicted_classes(network, data.dataset, held_out.images) == held_out.labels).mean()
     checked = found("resnet8", asked, weights=str(dense))
@@ -117,7 +124,7 @@ def test_the_report_names_what_is_refused_and_how_much_there_is_to_do(found, tmp
     assert (work["checkpoints"], work["variants"], work["training_passes"]) == (10, 20, 2 * 9 + 4 * 2)
     check([str(tmp_path / "check.json")], str(dataset / "dataset.json"), {"mine": work}, 2, str(tmp_path / "check.md"))
     report = (tmp_path / "check.md").read_text()
-    assert "20 variants; about " in report
+    assert "20 files to measure; about " in report
     assert "**channel with batchnorm is refused**" in report
     assert report.count("\n| ") == 3 + 1  # weights, header
 

@@ -188,7 +188,7 @@ def test_every_rule_leaves_logs_and_no_job_a_temporary_file(study):
 
 def contents(folder: pathlib.Path) -> dict[str, bytes]:
     """Return the content of every result that holds no time: data, models, predictions and accuracies."""
-    timed = re.compile(r"(logs|benchmarks|plots)/|summary\.|.*\.(latency|eager)\.json$")
+    timed = re.compile(r"(logs|benchmarks|plots|check)/|summary\.|check\.md|.*\.(latency|eager)\.json$")
     files = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
     return {name: path.read_bytes() for name, path in files.items() if not timed.match(name)}
 
@@ -412,16 +412,20 @@ def test_edited_scripts_rerun_their_rules(wide, edited):
     [
         ("{name: digits}", "{name: digits, validation_fraction: 0.2}", "prepare_data"),
         ("{name: digits}", "{name: digits, image_size: 9}", "prepare_data"),
-        ("{epochs: 2}", "{epochs: 3}", "train"),
+        ("{epochs: 2}", "{epochs: 3}", "train check"),
         ("{epochs: 2}", "{epochs: 2, learning_rate: 0.2}", "train"),
-        ("retraining: {epochs: 1}", "retraining: {epochs: 2}", "recover"),
+        ("retraining: {epochs: 1}", "retraining: {epochs: 2}", "recover check"),
         ("retraining: {epochs: 1}", "retraining: {epochs: 1, batchnorm_images: 99}", ""),
         ("calibration_images: 64", "calibration_images: 65", "quantize"),
-        ("modes: [float32, dynamic, dynamic_conv, static]", "modes: [float32, dynamic, static]", "quantize"),
-        ("latency_images: 40", "latency_images: 41", "evaluate_latency evaluate_latency_eager"),
+        (
+            "modes: [float32, dynamic, dynamic_conv, static]",
+            "modes: [float32, dynamic, static]",
+            "quantize check_model",
+        ),
+        ("latency_images: 40", "latency_images: 41", "evaluate_latency evaluate_latency_eager check"),
         ("latency_images: 40", "latency_images: 40, threads: 2", "evaluate_latency evaluate_latency_eager"),
         ("latency_images: 40", "latency_images: 40, batch_sizes: [8]", "evaluate_latency"),
-        ("rates: [0.0, 0.5]", "rates: [0.0]", "summarize"),
+        ("rates: [0.0, 0.5]", "rates: [0.0]", "summarize check_model"),
         ("evaluation:", "sensitivity: {images: 20}\nevaluation:", "sensitivity"),
     ],
 )
@@ -505,6 +509,19 @@ def test_one_more_rate_and_mode_and_the_known_accuracy_train_nothing_again(wide)
     assert not {"train", "train_import", "quantize_export"} & set(jobs)
     assert jobs["quantize_qat"] == 18
     assert jobs["check_model"] == 2
+
+
+@pytest.mark.slow
+def test_a_check_that_was_interrupted_is_made_again_and_trains_nothing_again(wide):
+    report = wide / "results/check/resnet8.json"
+    content = report.read_bytes()
+    report.unlink()
+    try:
+        jobs = planned(wide, "all")
+        assert {"check_model", "check"} <= set(jobs)
+        assert not {"train", "recover", "prune", "quantize"} & set(jobs)
+    finally:
+        report.write_bytes(content)
 
 
 @pytest.mark.slow

@@ -133,10 +133,19 @@ class Plan:
         return sorted({row[measurement] for row in self.variants for measurement in MEASUREMENTS})
 
     @property
+    def trial_training(self) -> dict:
+        """The settings of `training` as the check of a model uses them: two steps that change little.
+
+        What fails in them fails because of the network. How long and how fast it is trained is no part of the check.
+        """
+        return self.config["training"] | {"epochs": 1, "learning_rate": 1e-4, "warmup_epochs": 0}
+
+    @property
     def asked(self) -> dict:
-        """What each model is tried with before anything is trained."""
+        """What each model is tried with before anything is trained: of the rates the highest and the lowest."""
         asked = {"scopes": self.scopes, "recoveries": self.recoveries, "modes": self.modes}
-        return asked | {"rate": self.rates[-1]}
+        pruned = [rate for rate in self.rates if rate]
+        return asked | {"rates": list(dict.fromkeys([*pruned[-1:], *pruned[:1]]))}
 
     def work(self, model: str) -> dict:
         """Return how much there is to do for a model: numbers of checkpoints, variants, passes over images, images."""

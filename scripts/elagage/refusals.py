@@ -8,8 +8,17 @@ import contextlib
 import os
 from collections.abc import Iterable, Iterator
 
-from elagage.errors import RefusedError
+from elagage.errors import RefusedError, UserError
 from elagage.files import write_refusal
+
+
+@contextlib.contextmanager
+def ruled_out() -> Iterator[None]:
+    """Let a UserError of the block be a RefusedError: of a network that is fine but for what the block does with it."""
+    try:
+        yield
+    except UserError as error:
+        raise RefusedError(str(error)) from error
 
 
 @contextlib.contextmanager

@@ -25,8 +25,9 @@ rule check_model:
         trained_with=trained_with,
         user_code=lambda wildcards: user_code(wildcards.model),
         seed=config["seeds"][0],
-        settings=config["training"],
+        settings=PLAN.trial_training,
         asked=PLAN.asked,
+        trains=lambda wildcards: PLAN.work(wildcards.model)["training_passes"] > 0,
         strict=config["strict"],
         code=code("check_model"),
     message:

@@ -60,7 +60,7 @@ def against_rate(study: Study, metrics: dict[str, Metric], lines: str, split: st
         titles = [model, value_name(split, part)] if len(parts) > 1 else [model]
         if times:
             draw_expected(axis, rows)
-            titles.append(f"dense fp32: {digits(rows['dense_time_ms'].median())} ms")
+            titles += [f"dense fp32: {digits(rows['dense_time_ms'].median())} ms"] if len(rows) else []
         label(axis, x, measured.label, *titles)
     notes = whiskers(study, next(iter(metrics.values()))), disturbance(study) if times else ""
     legend(figure, "; ".join(filter(None, notes)))

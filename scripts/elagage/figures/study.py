@@ -91,13 +91,18 @@ def disturbance(study: Study) -> str:
 def refused_note(study: Study) -> str:
     """Return in words which variants have no measurements: of each model the scopes, recoveries and modes."""
     rows, parts = pandas.concat([study.summary, study.refused]), []
-    everything = rows["recovery"].nunique() * rows["mode"].nunique()
+    rates, everything = (
+        rows.loc[rows["rate"] > 0, "rate"].nunique(),
+        rows["recovery"].nunique() * rows["mode"].nunique(),
+    )
     for (model, scope), refused in study.refused.groupby(["model", "scope"], sort=False):
+        some = sorted(refused["rate"].unique())
+        at = "" if len(some) >= rates else f" at {', '.join(f'{100 * rate:g}' for rate in some)} %"
         cells = refused[["recovery", "mode"]].drop_duplicates()
         if len(cells) == everything:
-            parts.append(f"{model}, {scope}")
+            parts.append(f"{model}, {scope}{at}")
             continue
         for recovery, modes in cells.groupby("recovery", sort=False)["mode"]:
             named = "" if len(modes) == rows["mode"].nunique() else f", {'/'.join(modes)}"
-            parts.append(f"{model}, {scope}, {recovery}{named}")
+            parts.append(f"{model}, {scope}{at}, {recovery}{named}")
     return f"Refused, so not shown (summary.md says why): {'; '.join(parts)}."

@@ -11,7 +11,7 @@ import onnx
 from onnxruntime import quantization
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType
 
-from elagage.errors import UserError
+from elagage.errors import RefusedError, UserError
 from elagage.onnx.contents import count_contents
 from elagage.onnx.graph import PREPROCESS
 
@@ -87,8 +87,8 @@ def quantize(
     `dynamic` quantizes linear layers, `dynamic_conv` convolutions too, both with activation ranges computed for each
     input; `static` all that ONNX Runtime can, per channel, as QDQ, with ranges calibrated on `images`, uint8
     [n, channels, height, width]; `qat` the same, with ranges that were trained (tensor -> scale, float32, and
-    zero_point, uint8) for all tensors that `ranges` names. Raises UserError if nothing became int8, but for `dynamic`,
-    because a network may have no linear layer, and if there is no room for temporary files.
+    zero_point, uint8) for all tensors that `ranges` names. Raises RefusedError if nothing became int8, but for
+    `dynamic`, because a network may have no linear layer, and UserError if there is no room for temporary files.
     https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html
     """
     logging.getLogger().setLevel(logging.ERROR)  # ONNX Runtime advises pre-processing, which fusing has done
@@ -104,8 +104,8 @@ def quantize(
         quantized = onnx.load(target)
     contents = count_contents(quantized)
     if mode != "dynamic" and (contents["int8_weights"] == 0 or contents["int8_operators"] == 0):
-        raise UserError(
+        raise RefusedError(
             f"quantization.modes: {mode} changed nothing: none of the {contents['operators']} operators with "
-            f"{contents['weights']} weights became int8; remove {mode} for this model"
+            f"{contents['weights']} weights became int8"
         )
     return quantized

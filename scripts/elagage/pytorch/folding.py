@@ -43,12 +43,14 @@ def fold(network: nn.Module, dataset: Dataset) -> list[str]:
 
 def fold_checked(network: nn.Module, dataset: Dataset, images: torch.Tensor) -> None:
     """Fold a trained network. Raises UserError if its logits of the images, uint8 [n, ...], are not as before."""
-    deployed = nn.Sequential(Normalize(dataset), network).eval()
+    device = next(iter(network.parameters())).device  # training may have left it on a GPU
+    deployed, images = nn.Sequential(Normalize(dataset).to(device), network).eval(), images.to(device)
     expected = checked_logits(deployed, images, len(dataset.classes))
     folded = fold(network, dataset)
     if not folded:
         return
-    difference = float((checked_logits(deployed, images, len(dataset.classes)) - expected).norm() / expected.norm())
+    logits = checked_logits(deployed, images, len(dataset.classes))
+    difference = 0.0 if torch.equal(logits, expected) else float((logits - expected).norm() / expected.norm())
     print(f"folded the weights of {', '.join(folded)}; logits differ by {difference:.2g} (relative)")
     if not difference <= TOLERANCE:
         raise UserError(

@@ -1,7 +1,7 @@
 """Whether given weights get what they were trained on: the known accuracy, other normalizations, other class orders."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy
 import scipy.optimize
@@ -40,16 +40,23 @@ def check_accuracy(correct: numpy.ndarray, known: float, hints: list[str]) -> No
         )
 
 
-def better_normalization(network: nn.Module, dataset: Dataset, train: Split, used: str | Mapping) -> str | None:
+def better_normalization(
+    network: nn.Module,
+    dataset: Dataset,
+    train: Split,
+    used: str | Mapping,
+    names: Iterable[str] = tuple(NORMALIZATIONS),
+) -> str | None:
     """Return a hint at another of the usual normalizations under which clearly more training images are correct.
 
-    dataset: as the model is configured; used: what the configuration says. More by McNemar's test and by CLEARLY.
+    dataset: as the model is configured; used: what the configuration says; names: those to try. More by McNemar's test
+    and by CLEARLY.
     """
     images, labels = train.images[:IMAGES], train.labels[:IMAGES]
     correct = predicted_classes(network, dataset, images) == labels
     best, hint = correct.mean() + CLEARLY, None
-    for name, constants in NORMALIZATIONS.items():
-        if name == used or len(constants["mean"]) not in (1, dataset.channels):
+    for name in names:
+        if name == used or len(NORMALIZATIONS[name]["mean"]) not in (1, dataset.channels):
             continue
         other = predicted_classes(network, dataset.normalized(name), images) == labels
         if other.mean() >= best and share_became_correct(correct, other)[1] > 0.5:

@@ -183,7 +183,7 @@ class _Tracer(TorchDispatchMode):
                 and owners[id(parameter)] == 1
             ]
             alone = len(own) == len(list(network.get_submodule(layer).parameters()))
-            if len(names) == 1 and alone and all(torch.equal(weight, weights[0]) for weight in weights):
+            if len(names) == 1 and alone and all(_same(weight, weights[0]) for weight in weights):
                 computed[layer] = Computed(names[0], weights[0].clone())
         return Products(self.used, dict(others), list(self.mixed), computed)
 
@@ -203,6 +203,10 @@ class _LayerCalls(TorchFunctionMode):
 def layer_weight(args: tuple, kwargs: dict) -> torch.Tensor:
     """Return the weight among the arguments of a function of LAYER_FUNCTIONS."""
     return args[1] if len(args) > 1 else kwargs["weight"]
+
+
+def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)
 
 
 def _storage(tensor: torch.Tensor) -> int:
