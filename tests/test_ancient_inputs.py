@@ -12,6 +12,7 @@ WORKFLOW = """
 rule all:
     input: "trained", "late", "report"
 rule check:
+    input: "Snakefile"
     output: "checked"
     params: config["asked"]
     shell: "touch {{output}}"
