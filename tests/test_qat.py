@@ -486,7 +486,7 @@ def test_a_run_killed_after_an_epoch_ends_with_the_same_bytes(study, epochs):
     ("name", "message"),
     [
         pytest.param("BranchesOnData", "other logits beside seven others than alone", marks=pytest.mark.slow),
-        ("NoWeights", "qat changed nothing.*remove qat"),
+        ("NoWeights", "qat changed nothing"),
         ("Frozen", "nothing to train; .*leave out mode qat"),
     ],
 )
