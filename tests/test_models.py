@@ -13,6 +13,14 @@ from elagage.pytorch.export import export_graph
 from elagage.pytorch.models import ARCHITECTURES, build_network, checked_logits, copied, naming
 
 CIFAR = {"resnet8": 1, "resnet20": 3, "resnet32": 5, "resnet44": 7, "resnet56": 9}  # blocks a stage
+# A user's file with a network that is one linear layer, to which a forward pass may be added.
+LINEAR = """\
+from torch import nn
+class Net(nn.Module):
+    def __init__(self, num_classes, in_channels):
+        super().__init__()
+        self.linear = nn.Linear(in_channels, num_classes)
+"""
 TORCHVISION = ["resnet18", "resnet34", "resnet50"]
 
 
@@ -152,14 +160,7 @@ def test_a_users_network_draws_its_weights_from_the_seed(write):
 
 
 def test_a_users_class_may_stand_for_the_function(write):
-    write(
-        "own.py",
-        "from torch import nn\n"
-        "class Net(nn.Module):\n"
-        "    def __init__(self, num_classes, in_channels):\n"
-        "        super().__init__()\n"
-        "        self.linear = nn.Linear(in_channels, num_classes)\n",
-    )
+    write("own.py", LINEAR)
     assert build_network("own.py:Net", 5, 3).linear.weight.shape == (5, 3)
 
 
@@ -201,12 +202,7 @@ def test_a_network_may_change_the_images_that_it_is_given():
 def test_a_branch_on_values_is_named_with_its_line(write):
     write(
         "own.py",
-        "from torch import nn\n"
-        "class Net(nn.Module):\n"
-        "    def __init__(self, num_classes, in_channels):\n"
-        "        super().__init__()\n"
-        "        self.linear = nn.Linear(in_channels, num_classes)\n"
-        "    def forward(self, x):\n"
+        LINEAR + "    def forward(self, x):\n"
         "        logits = self.linear(x.mean((2, 3)))\n"
         "        return logits if logits.sum() > 0 else -logits\n",
     )

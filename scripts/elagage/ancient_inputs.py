@@ -27,6 +27,7 @@ def respect_ancient(dag: type) -> None:
         )
 
     def bfs_by_inputs_that_count(self, direction: Mapping, *jobs, stop=lambda job: False) -> Iterator:
+        """Yield the jobs in breadth-first order, as `bfs` does, downstream only through inputs that count."""
         if direction is not self.depending:
             yield from bfs(self, direction, *jobs, stop=stop)
             return
