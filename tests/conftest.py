@@ -10,6 +10,7 @@ import numpy
 import pytest
 import torch
 
+from elagage import job
 from elagage.data import SPLITS, Dataset, PreparedData, Split
 from elagage.files import write_json
 from elagage.pytorch.checkpoints import save_checkpoint
@@ -34,6 +35,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def seed() -> None:
     """Let networks start from the same weights whichever tests ran before."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def notes(monkeypatch) -> None:
+    """Let a note be said that a test before said, too: a job says each once."""
+    monkeypatch.setattr(job, "_said", set())
 
 
 @pytest.fixture(scope="session")
