@@ -58,8 +58,8 @@ def check(reports: list[str], dataset: str, work: Mapping, cores: int, output: s
     lines = [
         "# Check",
         "",
-        f"{variants} files to measure; about {size / 1e6:,.0f} MB beside the images, and about {spoken(duration)} on "
-        f"{cores} core(s) of this machine, as of a few images: both are rough.",
+        f"{variants} variants to measure; about {size / 1e6:,.0f} MB beside the images, and about "
+        f"{spoken(duration)} on {cores} core(s) of this machine, as of a few images: both are rough.",
         "",
     ]
     for found in models.values():

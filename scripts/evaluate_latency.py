@@ -42,10 +42,11 @@ if "snakemake" in globals():
         for onnx_file, latency in zip(snakemake.input.onnx_files, snakemake.output.latency, strict=True):
             with refusing(latency), reading(onnx_file):
                 outputs[onnx_file] = latency
-        evaluate_latency(
-            snakemake.input.dense,
-            outputs,
-            test.first(snakemake.params.latency_images, "evaluation.latency_images").images,
-            threads=snakemake.params.threads,
-            batch_sizes=snakemake.params.batch_sizes,
-        )
+        if outputs:
+            evaluate_latency(
+                snakemake.input.dense,
+                outputs,
+                test.first(snakemake.params.latency_images, "evaluation.latency_images").images,
+                threads=snakemake.params.threads,
+                batch_sizes=snakemake.params.batch_sizes,
+            )

@@ -11,18 +11,15 @@ import onnxruntime
 import safetensors
 
 from elagage.data import Dataset, Split
-from elagage.errors import RefusedError
 from elagage.files import reading
 from elagage.job import job, say
-from elagage.onnx.contents import Weight, count_contents, stored_weights
+from elagage.onnx.contents import check_zeros, count_contents, listed, stored_weights
 from elagage.onnx.deployed import write_deployed
 from elagage.onnx.graph import with_weights
 from elagage.onnx.quantization import quantize
 from elagage.refusals import refusing
 
-TOLERANCE = 0.002  # between the shares of zeros in checkpoint and file: folding lets a few tiny weights become 0
 MENTIONED = 0.1  # share of the weights that stay float32, above which the user is told
-SHOWN = 5  # tensors in a message
 
 
 def read_numpy(checkpoint: str) -> tuple[dict[str, numpy.ndarray], dict]:
@@ -52,34 +49,14 @@ def quantize_checkpoint(
             write_deployed(output, model, dataset, provenance | record)
 
 
-def check_zeros(model: onnx.ModelProto, provenance: Mapping) -> None:
-    """Raise RefusedError if the file has a smaller share of zeros than was counted when the checkpoint was pruned."""
-    if "zeros" not in provenance:
-        return
-    counted = provenance["weights"] + sum(provenance.get("unpruned", {}).values())
-    share, contents = provenance["zeros"] / counted, count_contents(model)
-    stored = contents["zeros"] / contents["weights"]
-    if share - stored > TOLERANCE:  # more there may be: batch norm scales of 0 make filters of zeros
-        left = sorted((weight for weight in stored_weights(model) if not weight.zeros), key=lambda weight: -weight.size)
-        raise RefusedError(
-            f"{stored:.2%} of the {contents['weights']} weights in the file are zero, not {share:.2%} as in the "
-            f"checkpoint pruned at rate {provenance['rate']}: pruning does not reach {_listed(left)}"
-        )
-
-
 def _say_what_stays_float32(model: onnx.ModelProto, mode: str) -> None:
     """Print the weights of an int8 model that are float32, and tell the user if they are a large part."""
     weights = stored_weights(model)
     left = sorted((weight for weight in weights if not weight.int8), key=lambda weight: -weight.size)
     share = sum(weight.size for weight in left) / max(1, sum(weight.size for weight in weights))
     if left:
-        note = f"mode {mode}: {share:.1%} of the weights stay float32: {_listed(left)}"
+        note = f"mode {mode}: {share:.1%} of the weights stay float32: {listed(left)}"
         (say if share > MENTIONED and mode != "dynamic" else print)(note)
-
-
-def _listed(weights: list[Weight]) -> str:
-    more = f" and {len(weights) - SHOWN} more" if len(weights) > SHOWN else ""
-    return ", ".join(f"{weight.name} ({weight.size})" for weight in weights[:SHOWN]) + more
 
 
 if "snakemake" in globals():

@@ -8,7 +8,7 @@ import torch
 
 from elagage.data import PreparedData
 from elagage.job import job
-from elagage.onnx.contents import count_contents
+from elagage.onnx.contents import check_zeros, count_contents
 from elagage.onnx.deployed import write_deployed
 from elagage.pytorch.checkpoints import load_network
 from elagage.pytorch.models import naming
@@ -40,7 +40,7 @@ def quantize_qat(
     compared = data.validation.images[:COMPARED_IMAGES]
     with ruled_out(), naming(architecture):
         trainable = prepare(network, data.dataset, calibration, default_device())
-        check_agreement(trainable, data.dataset, compared)
+        check_zeros(check_agreement(trainable, data.dataset, compared), provenance)
     variant = [str(provenance[key]) for key in ("model", "scope", "rate", "recovery") if key in provenance]
     label = f"train {' '.join(variant)} seed {seed} for int8"
     best = train_fake_quantized(trainable, data, settings, seed=seed, label=label, state=state)

@@ -66,8 +66,8 @@ def measurements(accuracy_path: str, size_path: str, latency_path: str) -> dict:
         row |= _ratio("speedup{}", latency["dense"], latency["variant"])
         cpu, dense_cpu = (float(numpy.median(latency[name]["cpu_ns"])) / 1e6 for name in ("variant", "dense"))
         row |= {"cpu_time_ms": cpu, "dense_cpu_time_ms": dense_cpu, "machine_busy": latency["machine_busy"]}
-        for size, ns in latency["batch_ns"].items():
-            row |= _of_loads(f"throughput_batch_{size}{{}}", int(size) * 1e9 / numpy.array(ns))
+        for images, ns in latency["batch_ns"].items():
+            row |= _of_loads(f"throughput_batch_{images}{{}}", int(images) * 1e9 / numpy.array(ns))
         row |= {key: latency[key] for key in ("threads", "cpu", "instruction_set", "onnxruntime")}
     return row
 

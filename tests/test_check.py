@@ -1,5 +1,6 @@
 """The check of a model before anything is trained: a study in small, by the functions of the real jobs."""
 
+import functools
 import json
 import pathlib
 
@@ -7,6 +8,7 @@ import pytest
 
 from check import check, spoken
 from check_model import check_model
+from elagage.data import PreparedData, Split
 from elagage.errors import UserError
 from elagage.plan import Plan
 from elagage.pytorch.checkpoints import load_network
@@ -39,30 +41,38 @@ ALL = {
 }
 
 
+def checked(
+    folder: pathlib.Path,
+    data: PreparedData,
+    test: Split,
+    architecture: str,
+    asked: dict = ALL,
+    weights: str | None = None,
+    strict: bool = False,
+    **stated,
+) -> dict:
+    """Check a network and return what the check wrote: check.json in the folder."""
+    (folder / "networks.py").write_text(NETWORKS)
+    if not architecture.startswith("resnet"):
+        architecture = f"{folder}/networks.py:{architecture}"
+    graph, output = str(folder / "graph.onnx"), str(folder / "check.json")
+    quantize_export(data.dataset, architecture, None, graph)
+    stated = {"normalization": "dataset", "accuracy": None, "preprocessing": {"range": 1}} | stated
+    choices = {"graph": graph, "weights": weights, "asked": asked, "stated": stated, "strict": strict, "trains": True}
+    check_model(data, test, ModelSpec("mine", architecture, 0), SETTINGS, **choices, output=output)
+    return json.loads(pathlib.Path(output).read_text())
+
+
 @pytest.fixture
 def found(tmp_path, data, held_out):
-    """Return a function that checks a network and returns what the check wrote."""
-    (tmp_path / "networks.py").write_text(NETWORKS)
+    """Return a function that checks a network."""
+    return functools.partial(checked, tmp_path, data, held_out)
 
-    def of(architecture: str, asked=ALL, weights=None, strict=False, **stated) -> dict:
-        if architecture.endswith(".py") or not architecture.startswith("resnet"):
-            architecture = f"{tmp_path}/networks.py:{architecture}"
-        graph, output = str(tmp_path / "graph.onnx"), str(tmp_path / "check.json")
-        quantize_export(data.dataset, architecture, None, graph)
-        model = ModelSpec("mine", architecture, 0)
-        stated = {"normalization": "dataset", "accuracy": None, "preprocessing": {"range": 1}} | stated
-        choices = {
-            "graph": graph,
-            "weights": weights,
-            "asked": asked,
-            "stated": stated,
-            "strict": strict,
-            "trains": True,
-        }
-        check_model(data, held_out, model, SETTINGS, **choices, output=output)
-        return json.loads(pathlib.Path(output).read_text())
 
-    return of
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory, data, held_out) -> dict:
+    """Return what is found of a network without batch norm."""
+    return checked(tmp_path_factory.mktemp("plain"), data, held_out, "plain")
 
 
 def cells(found: dict) -> set[tuple[str, str, str]]:
@@ -70,22 +80,21 @@ def cells(found: dict) -> set[tuple[str, str, str]]:
 
 
 def test_a_network_that_can_do_everything_is_refused_nothing(found):
-    checked = found("resnet8")
-    assert checked["refused"] == []
-    assert "accuracy" not in checked
-    assert checked["training_seconds"] > 0 and checked["inference_seconds"] > 0
-    assert checked["bytes"]["static"] < checked["bytes"]["float32"]
-    layers = {row["layer"]: row for row in checked["layers"]}
+    resnet = found("resnet8")
+    assert resnet["refused"] == []
+    assert "accuracy" not in resnet
+    assert resnet["training_seconds"] > 0 and resnet["inference_seconds"] > 0
+    assert resnet["bytes"]["static"] < resnet["bytes"]["float32"]
+    layers = {row["layer"]: row for row in resnet["layers"]}
     assert layers["linear"]["dynamic"] == layers["stage2.0.conv1"]["static"] == layers["conv1"]["qat"] == "int8"
     assert layers["conv1"]["dynamic"] == "float32"
-    assert {row["local: zero or removed"] for row in checked["layers"]} == {"50%"}
+    assert {row["local: zero or removed"] for row in resnet["layers"]} == {"50%"}
     assert "elagage_preprocess.mean" not in layers
 
 
-def test_what_the_network_rules_out_is_refused_for_its_reason_and_all_else_is_tried(found):
-    checked = found("plain")
-    assert cells(checked) == {(scope, "batchnorm", "") for scope in ALL["scopes"]}
-    assert all("no batch norm" in row["refused"] for row in checked["refused"])
+def test_what_the_network_rules_out_is_refused_for_its_reason_and_all_else_is_tried(plain):
+    assert cells(plain) == {(scope, "batchnorm", "") for scope in ALL["scopes"]}
+    assert all("no batch norm" in row["refused"] for row in plain["refused"])
 
 
 def test_a_network_without_linear_layers_has_modes_all_the_same(found):
@@ -93,8 +102,9 @@ def test_a_network_without_linear_layers_has_modes_all_the_same(found):
 
 
 def test_strict_stops_with_the_number_of_refused_combinations(found, tmp_path):
-    with pytest.raises(UserError, match="strict: true, and 3 combination"):
-        found("plain", strict=True)
+    asked = {"scopes": ["global"], "rates": [0.5], "recoveries": ["none", "batchnorm"], "modes": ["float32"]}
+    with pytest.raises(UserError, match="strict: true, and 1 combination"):
+        found("plain", asked, strict=True)
     assert not (tmp_path / "check.json").exists()
 
 
@@ -102,14 +112,14 @@ def test_given_weights_are_measured_on_test_images_and_their_known_accuracy_is_c
     asked = {"scopes": ["global"], "rates": [], "recoveries": ["none"], "modes": ["float32"]}
     network, _ = load_network(dense, "resnet8", data.dataset)
     correct = (predicted_classes(network, data.dataset, held_out.images) == held_out.labels).mean()
-    checked = found("resnet8", asked, weights=str(dense))
-    assert (checked["accuracy"], checked["images"]) == (correct, len(held_out))
+    measured = found("resnet8", asked, weights=str(dense))
+    assert (measured["accuracy"], measured["images"]) == (correct, len(held_out))
     with pytest.raises(UserError, match=r"not the stated 99\.90%"):
         found("resnet8", asked, weights=str(dense), accuracy=0.999)
 
 
-def test_the_report_names_what_is_refused_and_how_much_there_is_to_do(found, tmp_path, dataset):
-    found("plain")
+def test_the_report_names_what_is_refused_and_how_much_there_is_to_do(plain, tmp_path, dataset):
+    (tmp_path / "check.json").write_text(json.dumps(plain))
     config = {
         "models": {"mine": {"architecture": "networks.py:plain", "weights": None}},
         "seeds": [0, 1],
@@ -124,7 +134,7 @@ def test_the_report_names_what_is_refused_and_how_much_there_is_to_do(found, tmp
     assert (work["checkpoints"], work["variants"], work["training_passes"]) == (10, 20, 2 * 9 + 4 * 2)
     check([str(tmp_path / "check.json")], str(dataset / "dataset.json"), {"mine": work}, 2, str(tmp_path / "check.md"))
     report = (tmp_path / "check.md").read_text()
-    assert "20 files to measure; about " in report
+    assert "20 variants to measure; about " in report
     assert "**channel with batchnorm is refused**" in report
     assert report.count("\n| ") == 3 + 1  # weights, header
 

@@ -63,7 +63,7 @@ def test_the_failures_of_a_run_are_each_message_once_with_its_logs(tmp_path):
     ):
         run(f'print("error: none yet"); {body}', tmp_path)
         (tmp_path / "logs/a.log").rename(tmp_path / f"logs/{name}.log")
-    run('print("no error: all is well")', tmp_path)
+    run('print("error: of another program, which the job survived")', tmp_path)
     (message, logs), (unexpected, _) = failures(tmp_path, since).items()
     assert (message, logs) == ("two\nlines", [f"{tmp_path}/logs/b.log", f"{tmp_path}/logs/c.log"])
     assert unexpected.startswith("unexpected ZeroDivisionError")

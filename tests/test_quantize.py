@@ -32,7 +32,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from elagage.data import Split
 from elagage.errors import RefusedError, UserError
-from elagage.onnx.contents import count_contents, stored_weights
+from elagage.onnx.contents import check_zeros, count_contents, stored_weights
 from elagage.onnx.deployed import describe, description, strip
 from elagage.onnx.graph import with_weights
 from elagage.onnx.macs import count_multiply_accumulates
@@ -40,7 +40,7 @@ from elagage.onnx.quantization import quantize
 from elagage.pytorch.checkpoints import save_checkpoint
 from elagage.pytorch.export import export_graph
 from elagage.pytorch.pruning import count_weights, magnitude_prune
-from quantize import check_zeros, quantize_checkpoint
+from quantize import quantize_checkpoint
 
 SLOW = ("resnet20", "torchvision_resnet18")
 EACH = [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in NETWORKS]

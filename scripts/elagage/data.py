@@ -69,6 +69,7 @@ class Dataset:
     def as_trained(
         self,
         *,
+        model: str = "<name>",
         normalization: str | Mapping = "dataset",
         channels: str = "RGB",
         full_scale: int = 1,
@@ -76,24 +77,27 @@ class Dataset:
     ) -> "Dataset":
         """Return the data set with the constants, the order of channels and the order of classes that a model expects.
 
-        normalization: "dataset" for the constants of the training images, a key of NORMALIZATIONS, or {"mean": [...],
-        "std": [...]}, one number per channel, in the model's order and in units of which a white pixel has
-        `full_scale`. channels: "RGB" or "BGR". classes: all names in the order of the model's outputs. Raises UserError
-        if the numbers are not as many as the channels, if the channels are not three, or if the names are other ones.
+        model: its name in the configuration, for messages. normalization: "dataset" for the constants of the training
+        images, a key of NORMALIZATIONS, or {"mean": [...], "std": [...]}, one number per channel, in the model's order
+        and in units of which a white pixel has `full_scale`. channels: "RGB" or "BGR". classes: all names in the order
+        of the model's outputs. Raises UserError if the numbers are not as many as the channels, if the channels are not
+        three, or if the names are other ones.
         """
         if channels == "BGR" and self.channels != 3:
             raise UserError(
-                f"models.<name>.preprocessing.channels: BGR, but the images have {self.channels} channel(s); remove it"
+                f"models.{model}.preprocessing.channels: BGR, but the images have {self.channels} channel(s); remove it"
             )
         if classes is not None:
-            check_classes(classes, self.classes, "models.<name>.classes")
+            check_classes(classes, self.classes, f"models.{model}.classes")
         taken = dataclasses.replace(self, bgr=channels == "BGR", classes=classes or self.classes)
         if normalization == "none":
             normalization = {"mean": [0.0] * self.channels, "std": [1.0] * self.channels}
         if isinstance(normalization, str):
-            return taken if normalization == "dataset" else taken.normalized(normalization)
+            return taken if normalization == "dataset" else taken.normalized(normalization, model)
         stated = {key: [value / full_scale for value in values] for key, values in normalization.items()}
-        return taken.normalized({key: values[::-1] for key, values in stated.items()} if taken.bgr else stated)
+        if taken.bgr:
+            stated = {key: values[::-1] for key, values in stated.items()}
+        return taken.normalized(stated, model)
 
     def split(self, files, name: str) -> "Split":
         """Return a split of a rule's named inputs; its labels number the classes in this data set's order."""
@@ -103,15 +107,15 @@ class Dataset:
             return split
         return Split(split.images, numbers_in(prepared, self.classes)[split.labels])
 
-    def normalized(self, normalization: str | Mapping) -> "Dataset":
-        """Return the same data set with the constants of NORMALIZATIONS or stated ones."""
+    def normalized(self, normalization: str | Mapping, model: str = "<name>") -> "Dataset":
+        """Return the same data set with the constants of NORMALIZATIONS or stated ones, of a model of that name."""
         constants = NORMALIZATIONS[normalization] if isinstance(normalization, str) else normalization
         mean, std = list(constants["mean"]), list(constants["std"])
         if isinstance(normalization, str) and len(mean) == 1:
             mean, std = mean * self.channels, std * self.channels
         if not len(mean) == len(std) == self.channels:
             raise UserError(
-                f"models.<name>.normalization: {normalization} has {len(mean)} mean(s) and {len(std)} deviation(s), "
+                f"models.{model}.normalization: {normalization} has {len(mean)} mean(s) and {len(std)} deviation(s), "
                 f"the images have {self.channels} channel(s); state as many"
             )
         return dataclasses.replace(self, mean=mean, std=std)

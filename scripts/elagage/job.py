@@ -76,14 +76,14 @@ def _fail(message: str) -> None:
 
 
 def failures(folder: str | os.PathLike, since: float) -> dict[str, list[str]]:
-    """Return the messages of the jobs that failed, each once, with the logs that end with it.
+    """Return the messages of the jobs that failed, each once, with the logs that end with it, not with time and memory.
 
     folder: of the logs, at any depth; since: seconds since the epoch, the start of the run.
     """
     found: dict[str, list[str]] = {}
     for log in sorted(pathlib.Path(folder).rglob("*.log"), key=lambda path: path.stat().st_mtime):
         _, begins, message = ("\n" + log.read_text(errors="replace")).rpartition("\nerror: ")
-        if begins and log.stat().st_mtime >= since:
+        if begins and "\ntook " not in message and log.stat().st_mtime >= since:
             found.setdefault(message.strip(), []).append(str(log))
     return found
 

@@ -211,6 +211,7 @@ class Plan:
         stated = self.config["models"][model]
         preprocessing = stated["preprocessing"]
         return {
+            "model": model,
             "normalization": stated["normalization"],
             "channels": preprocessing["channels"],
             "full_scale": preprocessing["range"],

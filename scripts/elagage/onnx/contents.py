@@ -1,10 +1,12 @@
-"""What an ONNX file holds: counts of weights and operators, as stored."""
+"""What an ONNX file holds: counts of weights and operators, as stored, and whether its zeros are those of pruning."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy
 import onnx
+
+from elagage.errors import RefusedError
 
 # Inputs that may hold a weight, of each operator that multiplies and accumulates.
 WEIGHT_INPUTS = {
@@ -19,6 +21,8 @@ WEIGHT_INPUTS = {
     "ConvInteger": (1,),
     "MatMulInteger": (1,),
 }
+TOLERANCE = 0.002  # between the shares of zeros in checkpoint and file: folding lets a few tiny weights become 0
+SHOWN = 5  # weights in a message
 PRODUCTS = {*WEIGHT_INPUTS, "Einsum"}
 INTEGER_ZERO_POINT_INPUT = 3  # of ConvInteger and MatMulInteger, both with the weight as input 1
 INTEGER_AXIS = {"ConvInteger": 0, "MatMulInteger": -1}  # along which the zero points of the weight differ
@@ -142,3 +146,24 @@ def _factors(node: onnx.NodeProto) -> list[str]:
     if node.op_type == "Einsum":
         return list(node.input)
     return [node.input[place] for place in WEIGHT_INPUTS.get(node.op_type, ())]
+
+
+def check_zeros(model: onnx.ModelProto, provenance: Mapping) -> None:
+    """Raise RefusedError if the file has a smaller share of zeros than was counted when the checkpoint was pruned."""
+    if "zeros" not in provenance:
+        return
+    counted = provenance["weights"] + sum(provenance.get("unpruned", {}).values())
+    share, contents = provenance["zeros"] / counted, count_contents(model)
+    stored = contents["zeros"] / contents["weights"]
+    if share - stored > TOLERANCE:  # more there may be: batch norm scales of 0 make filters of zeros
+        left = sorted((weight for weight in stored_weights(model) if not weight.zeros), key=lambda weight: -weight.size)
+        raise RefusedError(
+            f"{stored:.2%} of the {contents['weights']} weights in the file are zero, not {share:.2%} as in the "
+            f"checkpoint pruned at rate {provenance['rate']}: pruning does not reach {listed(left)}"
+        )
+
+
+def listed(weights: list[Weight]) -> str:
+    """Return the names and sizes of the first weights, and how many more there are."""
+    more = f" and {len(weights) - SHOWN} more" if len(weights) > SHOWN else ""
+    return ", ".join(f"{weight.name} ({weight.size})" for weight in weights[:SHOWN]) + more
