@@ -20,7 +20,7 @@ import scipy.stats
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "scripts"))
 
 from elagage.certification import levels, sequence
-from elagage.noninferiority import chance_to_pass, loss_bounds, p_value
+from elagage.noninferiority import log_chance_to_pass, loss_bounds, p_value
 
 VARIANTS = 60
 OBJECTIVES = ("file_size", "packed_size", "time")
@@ -88,7 +88,7 @@ def lost_and_won(random: numpy.random.Generator, of: Study, images: int) -> tupl
 
 def certified(validation, test, images: int, costs: numpy.ndarray) -> numpy.ndarray:
     """Return the indices of the files that Elagage certifies; validation, test: lost and won."""
-    chances = chance_to_pass(*validation, images // 2, images, MARGIN, LEVEL)
+    chances = log_chance_to_pass(*validation, images // 2, images, MARGIN, LEVEL)
     order = sequence(chances, dict(zip(OBJECTIVES, costs, strict=True)), dict.fromkeys(OBJECTIVES, 1.0))
     p_values = p_value(test[0][order], test[1][order], images, MARGIN)
     return numpy.array(order, int)[p_values <= levels(p_values.tolist(), LEVEL)]

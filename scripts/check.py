@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from tabulate import tabulate
 
 from elagage.files import read_json, whole_file
-from elagage.job import job
+from elagage.job import job, say
+from elagage.noninferiority import DIFFERING, smallest_margin
 
 START = 3.0  # seconds that starting a job takes, most of them for imports (docs/scaling.md)
 JOBS_OF_CHECKPOINT = 6  # prune or train, quantize, pack, and the three measurements
@@ -48,9 +49,27 @@ def section(found: Mapping) -> list[str]:
     return [*lines, "", tabulate(found["layers"], headers="keys", tablefmt="pipe"), ""]
 
 
-def check(reports: list[str], dataset: str, work: Mapping, cores: int, output: str) -> None:
-    """Write the report (Markdown). work: model -> Plan.work of it; dataset: dataset.json, for the numbers of images."""
+def certifiable(answer: Mapping, test_images: int) -> str:
+    """Return which losses these test images can rule out at best; answer: the table of the configuration."""
+    smallest = [
+        f"{100 * smallest_margin(test_images, share, answer['confidence']):.2g} points where it differs from the "
+        f"reference on {share:.0%} of the images"
+        for share in DIFFERING
+    ]
+    return (
+        f"{test_images:,} test images can certify, of a file that loses nothing, that it loses less than "
+        f"{', '.join(smallest)}; asked for are {answer['maximum_accuracy_loss']:g} points."
+    )
+
+
+def check(reports: list[str], dataset: str, work: Mapping, answer: Mapping, cores: int, output: str) -> None:
+    """Write the report (Markdown).
+
+    work: model -> Plan.work of it; dataset: dataset.json, for the numbers of images; answer: the table of the
+    configuration.
+    """
     images = read_json(dataset)["images"]
+    say(certifiable(answer, images["test"]))
     models = {found["model"]: found for found in map(read_json, reports)}
     duration = sum(seconds(found, work[name], images, cores) for name, found in models.items())
     size = sum(disk_bytes(found, work[name]) for name, found in models.items())
@@ -60,6 +79,8 @@ def check(reports: list[str], dataset: str, work: Mapping, cores: int, output: s
         "",
         f"{variants} variants to measure; about {size / 1e6:,.0f} MB beside the images, and about "
         f"{spoken(duration)} on {cores} core(s) of this machine, as of a few images: both are rough.",
+        "",
+        certifiable(answer, images["test"]),
         "",
     ]
     for found in models.values():
@@ -81,6 +102,7 @@ if "snakemake" in globals():
             snakemake.input.reports,
             snakemake.input.dataset,
             snakemake.params.work,
+            snakemake.params.answer,
             os.cpu_count() or 1,
             snakemake.output[0],
         )

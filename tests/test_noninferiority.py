@@ -4,7 +4,7 @@ import numpy
 import pytest
 import scipy.stats
 
-from elagage.noninferiority import chance_to_pass, images_to_tell, loss_bounds, p_value, smallest_margin
+from elagage.noninferiority import images_to_tell, log_chance_to_pass, loss_bounds, p_value, smallest_margin
 
 SHARES_WON = numpy.concatenate([[0, 1e-4, 3e-4, 1e-3], numpy.arange(0.004, 0.2, 0.01), numpy.arange(0.2, 0.49, 0.05)])
 
@@ -76,5 +76,5 @@ def test_the_chance_to_pass_is_that_of_simulated_tests():
         lost, won, _ = random.multinomial(tested, share, 20).T
         passed.append(numpy.mean(p_value(lost, won, tested, 0.01) <= 0.05))
     lost, won = (numpy.array([share * images]) for share in shares[:2])
-    chances = chance_to_pass(lost, won, images, tested, 0.01, 0.05)
+    chances = numpy.exp(log_chance_to_pass(lost, won, images, tested, 0.01, 0.05))
     assert chances[0] == pytest.approx(numpy.mean(passed), abs=0.05)

@@ -19,7 +19,7 @@ TIE = 0.01  # costs that differ by less are the same: the metadata of files diff
 
 def front(chances: numpy.ndarray, costs: numpy.ndarray) -> list[int]:
     """Return the indices of the files than which no cheaper one has as good a chance, the cheapest first."""
-    best, kept = 0.0, []
+    best, kept = -numpy.inf, []
     for index in numpy.lexsort((-chances, costs)):
         if chances[index] > best:
             best = chances[index]
@@ -30,8 +30,8 @@ def front(chances: numpy.ndarray, costs: numpy.ndarray) -> list[int]:
 def sequence(chances: numpy.ndarray, costs: Mapping[str, numpy.ndarray], reference: Mapping[str, float]) -> list[int]:
     """Return the indices of the files to test, in this order.
 
-    chances: [n], to pass, above 0; costs: objective -> [n]; reference: objective -> cost. Only what is cheaper than the
-    reference by some objective is worth a test.
+    chances: [n], to pass, or their logarithms; costs: objective -> [n]; reference: objective -> cost. Only what is
+    cheaper than the reference by some objective is worth a test.
     """
     found: set[int] = set()
     for objective, cost in costs.items():

@@ -9,12 +9,14 @@ continuity correction of half an image, without which its level reaches 6 % wher
 import numpy
 import scipy.optimize
 import scipy.special
+from numpy.typing import ArrayLike
 
 POWER = 0.8  # with which the numbers of images say that a test will tell
+DIFFERING = (0, 0.02, 0.05)  # shares of images on which models differ, for which the smallest margin is told
 HALF = 0.5  # image, the continuity correction
 
 
-def p_value(lost: numpy.ndarray, won: numpy.ndarray, images: int, margin: float) -> numpy.ndarray:
+def p_value(lost: ArrayLike, won: ArrayLike, images: int, margin: float) -> numpy.ndarray:
     """Return the p-value of the hypothesis that the loss is `margin` or more: a small one says that it is less.
 
     lost, won: numbers of images, [n] or single ones; margin: a share, above -1 and below 1.
@@ -22,7 +24,7 @@ def p_value(lost: numpy.ndarray, won: numpy.ndarray, images: int, margin: float)
     return scipy.special.ndtr(_score(lost, won, images, margin))
 
 
-def _score(lost, won, images: int, loss: float) -> numpy.ndarray:
+def _score(lost: ArrayLike, won: ArrayLike, images: int, loss: float) -> numpy.ndarray:
     """Return Tango's statistic, standard normal where the loss is `loss`, for counts that are moved towards a loss."""
     lost = numpy.minimum(numpy.asarray(lost, float) + HALF, images)
     won = numpy.maximum(numpy.asarray(won, float) - HALF, 0)
@@ -74,14 +76,14 @@ def smallest_margin(images: int, differing: float, confidence: float) -> float:
     return float(quantiles * numpy.sqrt(differing / images)) + 2 * HALF / images
 
 
-def chance_to_pass(
+def log_chance_to_pass(
     lost: numpy.ndarray, won: numpy.ndarray, images: int, test_images: int, margin: float, level: float
 ) -> numpy.ndarray:
-    """Return the probability, [n], that models will pass the test at this level on other images than these.
+    """Return the logarithm of the probability, [n], that models will pass the test at this level on other images.
 
     lost, won: [n], of `images` validation images, which stand for the truth with their own uncertainty.
     """
     loss = (lost - won) / images
     deviation = numpy.sqrt((lost + won + 1) / images - loss**2)
     room = margin - loss - 2 * HALF / test_images - scipy.special.ndtri(1 - level) * deviation / numpy.sqrt(test_images)
-    return scipy.special.ndtr(room / (deviation * numpy.sqrt(1 / images + 1 / test_images)))
+    return scipy.special.log_ndtr(room / (deviation * numpy.sqrt(1 / images + 1 / test_images)))

@@ -13,6 +13,8 @@ from elagage.user_code import import_roots
 PRUNED = "results/models/{model}/seed{seed}/{scope}/{rate}"  # folder of the checkpoints of a scope and rate
 STEM = "results/models/{model}/seed{seed}/{checkpoint}"  # of a checkpoint, without its ending
 MEASUREMENTS = ("accuracy", "size", "latency")
+PREDICTIONS = ("predictions", "validation_predictions")
+NAMES = ("model", "seed", "scope", "rate", "recovery", "mode")  # columns that name a variant
 WITHOUT_TRAINING = ("none", "batchnorm")  # recoveries that the rule recover does not make
 FIGURES_OF_SCOPE = ("accuracy", "model_size", "inference_time")
 
@@ -59,8 +61,11 @@ class Plan:
 
     @property
     def mode_stems(self) -> list[str]:
-        """The paths, without their endings, of the variants of a checkpoint."""
-        return [f"{STEM}-{mode}" for mode in self.modes]
+        """The paths, without their endings, of the files of a checkpoint that are measured.
+
+        float32 is among them in every study, because the answer's reference is a dense float32 file.
+        """
+        return [f"{STEM}-{mode}" for mode in dict.fromkeys(["float32", *self.modes])]
 
     @property
     def trained(self) -> list[str]:
@@ -116,21 +121,38 @@ class Plan:
                 self.seeds(model), self.scopes, self.rates, self.recoveries, self.modes
             ):
                 stem = f"results/models/{model}/seed{seed}/{self.checkpoint(scope, rate, recovery)}-{mode}"
-                columns = {
-                    "model": model,
-                    "seed": seed,
-                    "scope": scope,
-                    "rate": rate,
-                    "recovery": recovery,
-                    "mode": mode,
-                }
-                rows.append(columns | {measurement: f"{stem}.{measurement}.json" for measurement in MEASUREMENTS})
+                columns = dict(zip(NAMES, (model, seed, scope, rate, recovery, mode), strict=True))
+                rows.append(columns | measured(stem))
         return rows
+
+    @functools.cached_property
+    def files(self) -> list[dict]:
+        """One row per ONNX file, each once, with what names it and the paths of its measurements and predictions.
+
+        The dense float32 file of each model and seed is among them, whatever the rates and modes. Dense files have no
+        scope and no recovery.
+        """
+        rows = {}
+        for name in self.model_seeds:
+            model, _, seed = name.rpartition("/seed")
+            dense = {"model": model, "seed": int(seed), "rate": 0.0, "mode": "float32"}
+            rows[f"results/models/{name}/dense-float32.onnx"] = dense
+        for row in self.variants:
+            rows.setdefault(row["file"], {key: row[key] for key in NAMES})
+        for file, row in rows.items():
+            row |= {"scope": "", "recovery": ""} if row["rate"] == 0 else {}
+            row |= measured(file.removesuffix(".onnx")) | predicted(file.removesuffix(".onnx"))
+        return list(rows.values())
+
+    @property
+    def dense_files(self) -> list[str]:
+        """The dense float32 files, one of which is the answer's reference."""
+        return [f"results/models/{name}/dense-float32.onnx" for name in self.model_seeds]
 
     @property
     def measurements(self) -> list[str]:
         """The paths of all measurements, each once."""
-        return sorted({row[measurement] for row in self.variants for measurement in MEASUREMENTS})
+        return sorted({row[measurement] for row in self.files for measurement in MEASUREMENTS})
 
     @property
     def trial_training(self) -> dict:
@@ -222,6 +244,16 @@ class Plan:
         """Return the checksums of the user's file that defines a model and of what it imports, None if built in."""
         file = self.config["models"][model]["architecture"].rpartition(":")[0]
         return code_checksums(file, import_roots(file)) if file else None
+
+
+def measured(stem: str) -> dict[str, str]:
+    """Return the paths of an ONNX file and of its measurements; stem: its path without the ending."""
+    return {"file": f"{stem}.onnx"} | {measurement: f"{stem}.{measurement}.json" for measurement in MEASUREMENTS}
+
+
+def predicted(stem: str) -> dict[str, str]:
+    """Return the paths of the predictions of an ONNX file on test and on validation images."""
+    return {predictions: f"{stem}.{predictions}.npy" for predictions in PREDICTIONS}
 
 
 def pruned_for(recovery: str) -> str:

@@ -52,6 +52,7 @@ rule check:
         runtime=times_attempt(5),
     params:
         work={model: PLAN.work(model) for model in config["models"]},
+        answer=config["answer"],
         code=code("check"),
     message:
         "Say what the study can do"

@@ -4,6 +4,7 @@
 rule summarize:
     input:
         measurements=PLAN.measurements,
+        losses="results/answer/losses.csv",
         eager=[f"results/models/{name}/dense.eager.json" for name in PLAN.model_seeds],
     output:
         csv=report(

@@ -1,0 +1,190 @@
+"""Certify files on test images in the order that validation images gave them -> the answer: which file to deploy."""
+
+from collections.abc import Mapping
+
+import numpy
+import pandas
+import scipy.stats
+
+from elagage.certification import cheapest, levels
+from elagage.files import read_json, reading, whole_file, write_json
+from elagage.job import job
+from elagage.noninferiority import DIFFERING, p_value, smallest_margin
+
+BEST = "results/best/{objective}/model.onnx"
+COSTS = {  # objective -> what it costs, how to write it, and how the ratio of two is called
+    "file_size": ("the file", "{:,.0f} bytes", "times smaller"),
+    "packed_size": ("the packed file", "{:,.0f} bytes", "times smaller"),
+    "time": ("an image", "{:.3f} ms", "times as fast"),
+}
+
+
+def described(row: Mapping) -> str:
+    """Return in words which variant a row is."""
+    if row["rate"] == 0:
+        return f"{row['model']}, seed {row['seed']}, dense, {row['mode']}"
+    recovery = "as pruned" if row["recovery"] == "none" else row["recovery"]
+    return f"{row['model']}, seed {row['seed']}, {row['scope']} pruning at {row['rate']:.0%}, {recovery}, {row['mode']}"
+
+
+def tested(order: Mapping, losses: pandas.DataFrame, images: int, answer: Mapping) -> list[dict]:
+    """Return the sequence with each file's p-value, the level at which it was tested, and whether it passed."""
+    margin, level = answer["maximum_accuracy_loss"] / 100, 1 - answer["confidence"]
+    rows = losses.loc[order["sequence"]]
+    p_values = p_value(rows["became_wrong"].to_numpy(), rows["became_right"].to_numpy(), images, margin).tolist()
+    return [
+        {"file": file, "p_value": value, "level": at, "passed": value <= at}
+        for file, value, at in zip(order["sequence"], p_values, levels(p_values, level), strict=True)
+    ]
+
+
+def recipe(row: Mapping, order: Mapping, losses: pandas.DataFrame) -> dict | None:
+    """Return what the same scope, rate, recovery and mode lost with all seeds, None where there is only one.
+
+    The loss of each seed is that against its own dense network; the interval is Student's (1908), 95 %.
+    """
+    same = ("model", "scope", "rate", "recovery", "mode")
+    files = [other["file"] for other in order["files"] if all(other[key] == row[key] for key in same)]
+    of_seeds = losses.loc[files, "dense_loss_points"].to_numpy()
+    if len(of_seeds) < 2:
+        return None
+    half = scipy.stats.sem(of_seeds) * scipy.stats.t.ppf(0.975, len(of_seeds) - 1)
+    mean = float(of_seeds.mean())
+    return {"seeds": len(of_seeds), "loss_points": mean, "loss_low": mean - half, "loss_high": mean + half}
+
+
+def answered(objective: str, passed: list[str], order: Mapping, losses: pandas.DataFrame) -> dict:
+    """Return the answer by one objective: the cheapest file that passed, or the reference."""
+    files = {row["file"]: row for row in order["files"]}
+    reference = files[order["reference"]]
+    better = [file for file in passed if files[file]["costs"][objective][1] < reference["costs"][objective][1]]
+    chosen = reference
+    if better:
+        costs = numpy.array([files[file]["costs"][objective] for file in better]).T
+        accuracy = numpy.array([files[file]["validation_accuracy"] for file in better])
+        chosen = files[better[cheapest(*costs, accuracy)]]
+    of_file = losses.loc[chosen["file"]]
+    names = ("file", "model", "seed", "scope", "rate", "recovery", "mode", "costs")
+    ratios = {name: reference["costs"][name][1] / chosen["costs"][name][1] for name in COSTS}
+    bounds = {name: float(of_file[name]) for name in ("loss_points", "loss_low", "loss_high")}
+    return {
+        **{name: chosen[name] for name in names},
+        "is_reference": chosen is reference,
+        "described": described(chosen),
+        "best": BEST.format(objective=objective),
+        "times_better": ratios,
+        **bounds,
+        "recipe": recipe(chosen, order, losses),
+    }
+
+
+def knees(order: Mapping, losses: pandas.DataFrame, margin: float) -> list[dict]:
+    """Return for each curve up to which rate all files are within the margin, and from which on all are beyond it.
+
+    Both are fixed sequences: from the lowest rate upwards, and from the highest downwards, each file at the level of
+    its bound, until one does not pass. None where not even the first one passes.
+    """
+    table = pandas.DataFrame(order["files"]).join(losses[["loss_low", "loss_high"]], on="file")
+    found = []
+    curves = ["model", "seed", "scope", "recovery", "mode"]
+    for names, curve in table[table["rate"] > 0].sort_values("rate").groupby(curves, sort=False):
+        within, beyond = curve["loss_high"] < margin, curve["loss_low"] > margin
+        up_to = curve["rate"][within.cummin()]
+        beyond_from = curve["rate"][beyond[::-1].cummin()[::-1]]
+        found.append(
+            dict(zip(curves, names, strict=True))
+            | {
+                "within_up_to": None if up_to.empty else float(up_to.max()),
+                "beyond_from": None if beyond_from.empty else float(beyond_from.min()),
+            }
+        )
+    return found
+
+
+def sentence(objective: str, answer: Mapping, reference: Mapping, found: Mapping) -> str:
+    """Return what to deploy by one objective, what it costs and what it loses."""
+    what, unit, ratio = COSTS[objective]
+    margin, confidence = found["margin_points"], found["confidence"]
+    cost = unit.format(answer["costs"][objective][1])
+    if answer["is_reference"]:
+        return (
+            f"By {objective.replace('_', ' ')}, no cheaper file is certified to lose less than {margin:g} points; "
+            f"deploy the reference {answer['best']} ({answer['described']}; {what} takes {cost})."
+        )
+    before = unit.format(reference["costs"][objective][1])
+    return (
+        f"By {objective.replace('_', ' ')}, deploy {answer['best']} ({answer['described']}): {what} takes {cost} "
+        f"instead of {before}, {answer['times_better'][objective]:.3g} {ratio}; it loses "
+        f"{answer['loss_points']:.2f} points of accuracy on {found['test_images']:,} test images, less than {margin:g} "
+        f"with {confidence:.0%} confidence."
+    )
+
+
+def markdown(found: Mapping) -> str:
+    """Return the answer for people."""
+    margin, confidence = found["margin_points"], found["confidence"]
+    smallest = ", ".join(
+        f"{points:.2f} points where {float(share):.0%} of the images differ"
+        for share, points in found["smallest_margin_points"].items()
+    )
+    passed = sum(row["passed"] for row in found["sequence"])
+    return "\n".join(
+        [
+            "# The answer",
+            "",
+            *(f"- {text}" for text in found["sentences"]),
+            "",
+            f"Reference: {found['reference']['described']}, {found['reference']['file']}.",
+            "",
+            f"With {confidence:.0%} confidence none of these files loses {margin:g} points or more against the "
+            f"reference: {len(found['sequence'])} files were tested on test images, in an order that only validation "
+            f"images and costs decided, and {passed} passed. Whoever takes another file of the study has no such "
+            f"guarantee, nor, strictly, who certifies again on the same test images.",
+            "",
+            f"The smallest margin that {found['test_images']:,} test images can certify: {smallest}.",
+            "",
+        ]
+    )
+
+
+def certify(order: str, losses: str, images: int, answer: Mapping, json_path: str, markdown_path: str) -> None:
+    """Write the answer as JSON, and as Markdown for people.
+
+    order: what the rule order wrote; losses: the table of the rule losses; images: number of test images; answer: the
+    table of the configuration.
+    """
+    ordered = read_json(order)
+    with reading(losses):
+        table = pandas.read_csv(losses, keep_default_na=False, na_values={"images_to_tell": [""]}).set_index("file")
+    sequence = tested(ordered, table, images, answer)
+    passed = [row["file"] for row in sequence if row["passed"]]
+    reference = next(row for row in ordered["files"] if row["file"] == ordered["reference"])
+    reference = reference | {"described": described(reference)}
+    confidence, margin = answer["confidence"], answer["maximum_accuracy_loss"]
+    found = {
+        "margin_points": margin,
+        "confidence": confidence,
+        "test_images": images,
+        "validation_images": ordered["validation_images"],
+        "smallest_margin_points": {str(share): 100 * smallest_margin(images, share, confidence) for share in DIFFERING},
+        "reference": reference,
+        "sequence": sequence,
+        "answers": {name: answered(name, passed, ordered, table) for name in answer["objectives"]},
+        "knees": knees(ordered, table, margin),
+    }
+    found["sentences"] = [sentence(name, row, reference, found) for name, row in found["answers"].items()]
+    write_json(json_path, found)
+    with whole_file(markdown_path) as temporary:
+        temporary.write_text(markdown(found))
+
+
+if "snakemake" in globals():
+    with job(snakemake.log[0]):
+        certify(
+            snakemake.input.order,
+            snakemake.input.losses,
+            read_json(snakemake.input.dataset)["images"]["test"],
+            snakemake.params.answer,
+            snakemake.output.json,
+            snakemake.output.markdown,
+        )

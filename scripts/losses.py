@@ -1,0 +1,122 @@
+"""Compare each file with the answer's reference, and with its own dense network, image by test image."""
+
+from collections.abc import Mapping
+
+import numpy
+
+from elagage.data import Split
+from elagage.files import read_json, refusal, write_csv
+from elagage.job import job
+from elagage.noninferiority import images_to_tell, loss_bounds
+from order import read_predictions
+
+POINTS = 100  # in a share
+
+
+def points(column: str, reference: numpy.ndarray, other: numpy.ndarray, confidence: float) -> dict[str, float]:
+    """Return the loss and its two bounds in points of accuracy; reference, other: bool [n], whether correct."""
+    lost, won = int((reference & ~other).sum()), int((~reference & other).sum())
+    low, high = loss_bounds(lost, won, len(reference), confidence)
+    shares = {"points": (lost - won) / len(reference), "low": low, "high": high}
+    return {f"{column}_{name}": POINTS * share for name, share in shares.items()}
+
+
+def verdict(low: float, high: float, margin: float) -> str:
+    """Return in words what the bounds of a loss say of the margin; all in points."""
+    return "within" if high < margin else "beyond" if low > margin else "too few images to tell"
+
+
+def worst_class(
+    reference: numpy.ndarray, other: numpy.ndarray, labels: numpy.ndarray, classes: list[str], confidence: float
+) -> dict:
+    """Return the class whose images lose most, and the loss in points with bounds that hold for all classes at once.
+
+    reference, other: bool [n], whether correct; labels: int [n]. Each class has its share of what the bounds may be
+    wrong (Bonferroni), because the worst one is picked from all.
+    """
+    of_class = [labels == number for number in range(len(classes))]
+    losses = [(reference[there] & ~other[there]).sum() - (other[there] & ~reference[there]).sum() for there in of_class]
+    shares = [loss / max(1, there.sum()) for loss, there in zip(losses, of_class, strict=True)]
+    worst = int(numpy.argmax(shares))
+    there = of_class[worst]
+    each = 1 - (1 - confidence) / len(classes)
+    return {"worst_class": classes[worst]} | points("worst_class_loss", reference[there], other[there], each)
+
+
+def macro_recall(correct: numpy.ndarray, labels: numpy.ndarray) -> float:
+    """Return the mean over the classes of the share of their images that are correct; correct: bool [n]."""
+    return float(numpy.mean([correct[labels == number].mean() for number in numpy.unique(labels)]))
+
+
+def compared(
+    predicted: numpy.ndarray,
+    reference: numpy.ndarray,
+    dense: numpy.ndarray,
+    labels: numpy.ndarray,
+    classes: list[str],
+    answer: Mapping,
+) -> dict:
+    """Return the columns of a file.
+
+    predicted, reference, dense, labels: the numbers of classes, int [n], on test images; dense: predicted by the dense
+    float32 file of the same model and seed.
+    """
+    confidence, margin = answer["confidence"], answer["maximum_accuracy_loss"]
+    correct, right = predicted == labels, reference == labels
+    lost, won = int((right & ~correct).sum()), int((~right & correct).sum())
+    loss = points("loss", right, correct, confidence)
+    told = verdict(loss["loss_low"], loss["loss_high"], margin)
+    needed = images_to_tell(lost, won, len(labels), margin / POINTS, confidence)
+    return {
+        **loss,
+        "verdict": told,
+        # Of the others there are enough, and of a loss that is the margin no number tells.
+        "images_to_tell": round(needed) if told.startswith("too few") and numpy.isfinite(needed) else None,
+        **points("dense_loss", dense == labels, correct, confidence),
+        "agreement": float((predicted == reference).mean()),
+        "became_wrong": lost,
+        "became_right": won,
+        **worst_class(right, correct, labels, classes, confidence),
+        "macro_recall": macro_recall(correct, labels),
+    }
+
+
+def losses(
+    files: list[Mapping], order: str, labels: numpy.ndarray, classes: list[str], answer: Mapping, output: str
+) -> None:
+    """Write a row per file that is not refused (CSV). files: of Plan.files; order: what the rule order wrote."""
+    reference = read_json(order)["reference"]
+    there = [row for row in files if refusal(row["predictions"]) is None]
+    predicted = {row["file"]: read_predictions(row["predictions"]) for row in there}
+    dense = {
+        (row["model"], row["seed"]): predicted[row["file"]]
+        for row in there
+        if row["rate"] == 0 and row["mode"] == "float32"
+    }
+    write_csv(
+        output,
+        [
+            {"file": row["file"], "reference": reference}
+            | compared(
+                predicted[row["file"]],
+                predicted[reference],
+                dense[row["model"], row["seed"]],
+                labels,
+                classes,
+                answer,
+            )
+            for row in there
+        ],
+    )
+
+
+if "snakemake" in globals():
+    with job(snakemake.log[0]):
+        losses(
+            snakemake.params.files,
+            snakemake.input.order,
+            Split.read(snakemake.input.test_images, snakemake.input.test_labels).labels,
+            read_json(snakemake.input.dataset)["classes"],
+            snakemake.params.answer,
+            snakemake.output[0],
+        )

@@ -1,0 +1,82 @@
+"""Measurements and predictions -> the answer: which file to deploy, what it costs, and how sure that is.
+
+`order` sees no label and no prediction of a test image; `losses` and `certify` test what it put in order.
+"""
+
+
+rule order:
+    input:
+        **{f"validation_{kind}": f"results/data/validation_{kind}.npy" for kind in ("images", "labels")},
+        dataset="results/data/dataset.json",
+        measurements=PLAN.measurements,
+        predictions=[row["validation_predictions"] for row in PLAN.files],
+    output:
+        "results/answer/order.json",
+    log:
+        "results/logs/order.log",
+    conda:
+        "../../envs/tables.yaml"
+    threads: 1
+    resources:
+        mem_mb=times_attempt(2000),
+        runtime=times_attempt(30),
+    params:
+        files=PLAN.files,
+        answer=config["answer"],
+        seen=[name for name, model in config["models"].items() if model["validation"] == "seen"],
+        code=code("order"),
+    message:
+        "Order the files by validation images, for the answer"
+    script:
+        "../../scripts/order.py"
+
+
+rule losses:
+    input:
+        **{f"test_{kind}": f"results/data/test_{kind}.npy" for kind in ("images", "labels")},
+        dataset="results/data/dataset.json",
+        order="results/answer/order.json",
+        predictions=[row["predictions"] for row in PLAN.files],
+    output:
+        "results/answer/losses.csv",
+    log:
+        "results/logs/losses.log",
+    conda:
+        "../../envs/tables.yaml"
+    threads: 1
+    resources:
+        mem_mb=times_attempt(2000),
+        runtime=times_attempt(30),
+    params:
+        files=PLAN.files,
+        answer=config["answer"],
+        code=code("losses"),
+    message:
+        "Compare each file with the reference, image by image"
+    script:
+        "../../scripts/losses.py"
+
+
+rule certify:
+    input:
+        dataset="results/data/dataset.json",
+        order="results/answer/order.json",
+        losses="results/answer/losses.csv",
+    output:
+        json="results/answer.json",
+        markdown="results/answer.md",
+    log:
+        "results/logs/certify.log",
+    conda:
+        "../../envs/tables.yaml"
+    threads: 1
+    resources:
+        mem_mb=times_attempt(1000),
+        runtime=times_attempt(10),
+    params:
+        answer=config["answer"],
+        code=code("certify"),
+    message:
+        "Certify files on test images, and answer"
+    script:
+        "../../scripts/certify.py"
