@@ -155,8 +155,10 @@ def check_zeros(model: onnx.ModelProto, provenance: Mapping) -> None:
     counted = provenance["weights"] + sum(provenance.get("unpruned", {}).values())
     share, contents = provenance["zeros"] / counted, count_contents(model)
     stored = contents["zeros"] / contents["weights"]
-    if share - stored > TOLERANCE:  # more there may be: batch norm scales of 0 make filters of zeros
-        left = sorted((weight for weight in stored_weights(model) if not weight.zeros), key=lambda weight: -weight.size)
+    left = sorted((weight for weight in stored_weights(model) if not weight.zeros), key=lambda weight: -weight.size)
+    # More zeros there may be: batch norm scales of 0 make filters of zeros. Fewer without a weight that has none may
+    # come from a shared weight, which the file has once for each shape.
+    if left and share - stored > TOLERANCE:
         raise RefusedError(
             f"{stored:.2%} of the {contents['weights']} weights in the file are zero, not {share:.2%} as in the "
             f"checkpoint pruned at rate {provenance['rate']}: pruning does not reach {listed(left)}"
