@@ -177,6 +177,24 @@ def test_a_network_that_cannot_be_exported_gets_a_clear_error(network, message):
         export_graph(network(), DATASET)
 
 
+class Autocast(nn.Module):
+    """Computes in bfloat16, as training scripts do to save time."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3)
+
+    def forward(self, image):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            logits = self.conv(image).mean((2, 3))
+        return logits.float()
+
+
+def test_a_graph_that_onnx_runtime_cannot_load_gets_a_clear_error():
+    with pytest.raises(UserError, match=r"cannot load the exported network \(.*bfloat16.*without autocast"):
+        export_graph(Autocast(), DATASET)
+
+
 def test_nothing_of_this_machine_is_left_in_a_file():
     model = float_model(NETWORKS["resnet8"](), NETWORKS["resnet8"])
     describe(model, {"classes": DATASET.classes})

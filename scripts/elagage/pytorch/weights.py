@@ -296,7 +296,7 @@ def _unfit(given: torch.Tensor, expected: torch.Tensor) -> str | None:
         return f"of shape {tuple(given.shape)}, the network {tuple(expected.shape)}"
     if given.layout != torch.strided or given.is_meta:
         return "that is sparse or without data; save it as a dense tensor"
-    if given.is_complex() or (expected.is_floating_point() and not given.is_floating_point()):
+    if given.is_complex() != expected.is_complex() or (expected.is_floating_point() and not given.is_floating_point()):
         return f"of type {given.dtype}, the network {expected.dtype}"
     if not torch.isfinite(given.to(expected.dtype)).all():
         return "with values that are not finite"
