@@ -352,6 +352,18 @@ def test_a_mistake_that_a_later_part_replaces_does_not_matter():
     assert configured("models: 3", "models: {b: {architecture: resnet8}}")["models"].keys() == {"b"}
 
 
+def test_results_without_a_record_of_how_they_were_made_are_told(study):
+    (study / "results/data").mkdir(parents=True)
+    (study / "results/data/dataset.json").touch()
+    notes = []
+    check_files(configuration([{}], SCHEMA), notes.append)
+    assert ".snakemake/metadata" in notes[0]
+    (study / ".snakemake/metadata").mkdir(parents=True)
+    (study / ".snakemake/metadata/cmVzdWx0cw==").touch()
+    check_files(configuration([{}], SCHEMA), notes.append)
+    assert len(notes) == 1
+
+
 # --- files and --config
 
 

@@ -15,6 +15,7 @@ from elagage.errors import UserError
 from elagage.image_folder import ImageFolder, scan_image_folder
 
 MODEL_FILES = "architecture", "weights"
+RECORDS = ".snakemake/metadata"  # where Snakemake keeps how each file was made, by which it finds what has changed
 # Endings of files that hold models of other kinds, which cannot be trained in PyTorch.
 OTHER_MODELS = {".onnx": "ONNX", ".h5": "Keras", ".keras": "Keras", ".tflite": "TensorFlow Lite", ".pb": "TensorFlow"}
 # Trainings that start from a trained model take training.learning_rate divided by this. The papers go on at the last
@@ -269,10 +270,16 @@ def _reads_as_number(text: str) -> bool:
 def check_files(config: Mapping, note: Callable[[str], object] = print) -> None:
     """Raise UserError if a file or folder that the configuration names is missing, or has too few images.
 
-    `note` is called with what the user should know of how images are split, left out or fewer than usual.
+    `note` is called with what the user should know of how images are split, left out or fewer than usual, and if
+    results are there without Snakemake's records of them.
     """
     if os.path.exists("results") and not os.path.isdir("results"):
         raise UserError(f"there is a file 'results' in {os.getcwd()}, where the study makes a folder; rename it")
+    if os.path.exists("results/data/dataset.json") and not any(pathlib.Path(RECORDS).glob("*")):
+        note(
+            f"results: {os.getcwd()} has no {RECORDS}, which says how they were made, so what has changed since goes "
+            f"unnoticed; if anything may have, delete results/data and results/models, and run again"
+        )
     dataset = config["dataset"]
     for key, path in (
         ("dataset.path", dataset["path"]),
