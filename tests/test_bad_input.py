@@ -152,6 +152,8 @@ MISTAKES = {
     "batch of 1": ("training: {batch_size: 1}", "training.batch_size", "1", "2 or more"),
     "learning rate 0": ("training: {learning_rate: 0}", "training.learning_rate", "0", "above 0"),
     "learning rate 1e-1": ("training: {learning_rate: 1e-1}", "training.learning_rate", "'1e-1'", "write 0.1"),
+    "learning rate that no float32 holds": ("training: {learning_rate: 1.0e+300}", "training.learning_rate", "1e+300"),
+    "weight decay that no float holds": (f"training: {{weight_decay: 1{400 * '0'}}}", "training.weight_decay"),
     "infinite learning rate": ("training: {learning_rate: .inf}", "training.learning_rate", "inf"),
     "momentum 1": ("training: {momentum: 1}", "training.momentum", "1", "below 1"),
     "negative warm-up": ("training: {warmup_epochs: -1}", "training.warmup_epochs", "-1", "0 or above"),

@@ -25,7 +25,8 @@ LEARNING_RATE_DIVISOR = 100
 
 
 def _is_finite_number(checker, value) -> bool:
-    return jsonschema.Draft202012Validator.TYPE_CHECKER.is_type(value, "number") and math.isfinite(value)
+    is_number = jsonschema.Draft202012Validator.TYPE_CHECKER.is_type(value, "number")
+    return is_number and (isinstance(value, int) or math.isfinite(value))  # isfinite takes no int of 400 digits
 
 
 def _is_whole_number(checker, value) -> bool:
