@@ -21,8 +21,8 @@ study: $(INSTALLED)
 CONFIG = config/config.yaml
 check: $(INSTALLED)
 	$(RUN)/snakemake check --quiet reason --configfile $(CONFIG)
-	@cat results/check.md
 	$(RUN)/snakemake all --dry-run --quiet rules --configfile $(CONFIG)
+	@cat results/check.md
 
 # make install     install what is needed, no more
 install: $(INSTALLED)

@@ -1,19 +1,22 @@
 """Decode a data set once, into uint8 arrays with a fixed split, and describe it in dataset.json."""
 
+import collections
 import concurrent.futures
 import dataclasses
 import functools
+import hashlib
 import pathlib
+from collections.abc import Mapping, Sequence
 
 import numpy
 
-from elagage.data import KNOWN_SIZES, SPLITS, Dataset, save_array
+from elagage.data import KNOWN_SIZES, LISTED, SPLITS, Dataset, save_array
 from elagage.downloads import Labelled, read_downloaded
 from elagage.errors import UserError
 from elagage.files import sha256, write_json
 from elagage.geometry import COVER, Geometry
-from elagage.image_folder import read_image, scan_image_folder, square
-from elagage.job import job
+from elagage.image_folder import File, read_image, scan_image_folder, square
+from elagage.job import job, say
 from elagage.progress import progress
 
 SPLIT_SEED = 0  # one fixed split, so that results of different studies can be compared
@@ -42,28 +45,71 @@ def downloaded(name: str, path: str, size: int | None, geometry: Geometry) -> tu
 
 
 def image_folder(path: str, size: int, geometry: Geometry) -> tuple[dict[str, Labelled], list[str]]:
-    """The user's own images; each split is shuffled once, so that its first images are of all classes."""
+    """The user's own images; each split is shuffled once, so that its first images are of all classes.
+
+    Says which images stand in two places. Raises UserError that names several of those that cannot be read.
+    """
     folder = scan_image_folder(path)
     for note in folder.notes:
         print(note)
-    parts = {}
-    read = functools.partial(read_image, size=size, geometry=geometry)
+    parts, shuffled = {}, {}
+    read = functools.partial(_image_or_mistake, size=size, geometry=geometry)
     for split, files in folder.splits.items():
         order = numpy.random.default_rng(SPLIT_SEED).permutation(len(files))
+        shuffled[split] = [files[index] for index in order]
         with progress(len(files), " images", f"decode {split}") as advance:
             images = []
             # Pillow releases the lock while it decodes, so threads use every core.
             with concurrent.futures.ThreadPoolExecutor() as pool:
-                for image in pool.map(read, (files[index][0] for index in order)):
+                for image in pool.map(read, (file for file, _ in shuffled[split])):
                     images.append(image)
                     advance(1)
-        parts[split] = images, numpy.array([files[index][1] for index in order])
+        parts[split] = images, numpy.array([label for _, label in shuffled[split]])
+    mistakes = sorted(str(image) for images, _ in parts.values() for image in images if isinstance(image, UserError))
+    if mistakes:
+        more = [f"and {len(mistakes) - LISTED} more images"] if len(mistakes) > LISTED else []
+        raise UserError("\n".join([*mistakes[:LISTED], *more]))
     grey = all(image.ndim == 2 for images, _ in parts.values() for image in images)
     stacked = {
         split: (numpy.stack([_with_channels(image, grey) for image in images]), labels)
         for split, (images, labels) in parts.items()
     }
+    for note in repeats(shuffled, {split: images for split, (images, _) in stacked.items()}):
+        say(note)
     return stacked, folder.classes
+
+
+def _image_or_mistake(file: pathlib.Path, size: int, geometry: Geometry) -> numpy.ndarray | UserError:
+    try:
+        return read_image(file, size, geometry)
+    except UserError as error:
+        return error
+
+
+def repeats(files: Mapping[str, Sequence[File]], images: Mapping[str, numpy.ndarray]) -> list[str]:
+    """Return notes on images of the same pixels that are for testing and for training, or in two classes.
+
+    files and images: split -> the files with the numbers of their classes, and uint8 [n, ...] in the same order.
+    """
+    places: dict[bytes, list[tuple[str, pathlib.Path, int]]] = collections.defaultdict(list)
+    for split, of_split in files.items():
+        for (file, label), image in zip(of_split, images[split], strict=True):
+            places[hashlib.sha256(image).digest()].append((split, file, label))
+    twice = [found for found in places.values() if len(found) > 1]
+    tested = [found for found in twice if len({split == "test" for split, _, _ in found}) > 1]
+    contradictory = [found for found in twice if len({label for _, _, label in found}) > 1]
+    notes = []
+    for found, what in (
+        (tested, "for testing and for training, which makes the accuracy too high: remove one of the two"),
+        (contradictory, "in two classes: remove what is wrong"),
+    ):
+        if found:
+            names = [str(file) for _, file, _ in found[0]]
+            notes.append(
+                f"dataset.path: {len(found)} image(s) of the same pixels are {what} (the first: "
+                f"{', '.join(sorted(names)[:LISTED])})"
+            )
+    return notes
 
 
 LOADERS = {

@@ -85,6 +85,9 @@ MISTAKES = {
     "large images": ("dataset: {image_size: 2000}", "dataset.image_size", "2000", "8 to 1024"),
     "oblong images": ("dataset: {image_size: [32, 32]}", "dataset.image_size", "[32, 32]"),
     "number as path": ("dataset: {path: 5}", "dataset.path", "5"),
+    "path of no data set": ("dataset: {path: photos, image_size: 32}", "dataset.path: 'photos'", "name: image_folder"),
+    "accuracy of no weights": ("models: {m: {architecture: resnet8, accuracy: 0.9}}", "models.m.accuracy", "weights"),
+    "key of no weights": ("models: {m: {architecture: resnet8, weights_key: ema}}", "models.m.weights_key", "weights"),
     "braces in a path": ("dataset: {path: 'my {x} pictures'}", "dataset.path", "'my {x} pictures'", "'{'"),
     "braces in weights": ("models: {m: {architecture: resnet8, weights: 'w{x}.pt'}}", "models.m.weights", "'w{x}.pt'"),
     "braces in a file": ("models: {m: {architecture: 'my{x}.py:build'}}", "models.m.architecture", "'my{x}.py"),
@@ -149,6 +152,8 @@ MISTAKES = {
     "batch of 1": ("training: {batch_size: 1}", "training.batch_size", "1", "2 or more"),
     "learning rate 0": ("training: {learning_rate: 0}", "training.learning_rate", "0", "above 0"),
     "learning rate 1e-1": ("training: {learning_rate: 1e-1}", "training.learning_rate", "'1e-1'", "write 0.1"),
+    "learning rate that no float32 holds": ("training: {learning_rate: 1.0e+300}", "training.learning_rate", "1e+300"),
+    "weight decay that no float holds": (f"training: {{weight_decay: 1{400 * '0'}}}", "training.weight_decay"),
     "infinite learning rate": ("training: {learning_rate: .inf}", "training.learning_rate", "inf"),
     "momentum 1": ("training: {momentum: 1}", "training.momentum", "1", "below 1"),
     "negative warm-up": ("training: {warmup_epochs: -1}", "training.warmup_epochs", "-1", "0 or above"),
@@ -337,8 +342,28 @@ def test_the_last_part_that_states_a_table_replaces_it():
     assert config["seeds"] == [5]
 
 
+def test_keys_that_a_later_part_takes_away_are_told():
+    notes = []
+    tables = "training: {epochs: 3, batch_size: 64}\nseeds: [1]", "training: {epochs: 2}\nseeds: [2]"
+    configuration(map(yaml.safe_load, tables), SCHEMA, notes.append)
+    assert len(notes) == 1
+    assert "training" in notes[0] and "without batch_size;" in notes[0]
+
+
 def test_a_mistake_that_a_later_part_replaces_does_not_matter():
     assert configured("models: 3", "models: {b: {architecture: resnet8}}")["models"].keys() == {"b"}
+
+
+def test_results_without_a_record_of_how_they_were_made_are_told(study):
+    (study / "results/data").mkdir(parents=True)
+    (study / "results/data/dataset.json").touch()
+    notes = []
+    check_files(configuration([{}], SCHEMA), notes.append)
+    assert ".snakemake/metadata" in notes[0]
+    (study / ".snakemake/metadata").mkdir(parents=True)
+    (study / ".snakemake/metadata/cmVzdWx0cw==").touch()
+    check_files(configuration([{}], SCHEMA), notes.append)
+    assert len(notes) == 1
 
 
 # --- files and --config
@@ -363,6 +388,8 @@ FILES = {
     "percent sign": ("seeds: [0]\n%dataset\n", ["line 3"]),
     "impossible date": ("seeds: [0]\nmodels: 2024-13-45\n", ["line 2", "month"]),
     "thousands of brackets": ("[" * 5000, ["too deep"]),
+    "octal": ("seeds: [0]\ntraining: {epochs: 010}\n", ["line 2", "010 means 8"]),
+    "minutes": ("training:\n  epochs: 1:30\n", ["line 2", "1:30 means 90"]),
     "UTF-16": ("seeds: [0]\n".encode("utf-16"), ["UTF-8"]),
 }
 

@@ -226,6 +226,13 @@ def test_a_network_whose_logits_would_change_is_refused():
         fold_checked(network, DATASET, torch.from_numpy(images(2)))
 
 
+def test_weights_that_give_no_numbers_are_refused():
+    network = nn.Sequential(nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(3 * 16 * 16, 3))
+    network[0].running_var.fill_(-1)
+    with pytest.raises(UserError, match="NaN"):
+        fold_checked(network, DATASET, torch.from_numpy(images(2)))
+
+
 def test_a_network_that_computes_no_weights_stays_as_it_is():
     network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(4 * 14 * 14, 3))
     kinds, before = [type(module) for module in network.modules()], copy.deepcopy(network.state_dict())

@@ -199,6 +199,36 @@ def test_a_network_may_change_the_images_that_it_is_given():
     assert torch.equal(images, before)
 
 
+@pytest.mark.parametrize(
+    ("layer", "words"),
+    [
+        ("torch.jit.script(linear)", r"0 is a TorchScript module"),
+        ("torch.ao.quantization.quantize_dynamic(linear)", r"0\.1\._packed_params.* no float32 tensor"),
+    ],
+)
+def test_a_layer_that_cannot_be_followed_is_named(write, layer, words):
+    text = f"""
+import torch
+from torch import nn
+
+def build(num_classes, in_channels):
+    linear = nn.Sequential(nn.Flatten(), nn.Linear(16 * in_channels, num_classes))
+    return nn.Sequential({layer}, nn.Linear(num_classes, num_classes))
+"""
+    write("own.py", text)
+    with pytest.raises(UserError, match=words):
+        build_network("own.py:build", 5, 3)
+
+
+def test_of_an_error_in_a_forward_pass_the_first_line_is_told():
+    class Fails(nn.Module):
+        def forward(self, image):
+            raise ValueError("first\n\nsecond")
+
+    with pytest.raises(UserError, match=r"raised ValueError for 2 image.*: first$"):
+        checked_logits(Fails(), torch.zeros(2, 3, 4, 4), 5)
+
+
 def test_a_branch_on_values_is_named_with_its_line(write):
     write(
         "own.py",

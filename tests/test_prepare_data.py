@@ -608,3 +608,51 @@ def test_the_fingerprint_of_a_link_to_nowhere_is_refused_by_name(printed):
     (path / "test/cat/moved.png").symlink_to(path / "nowhere.png")
     with pytest.raises(UserError, match=r"test/cat/moved\.png"):
         fingerprint(path)
+
+
+# --- what a user would not want, and is told
+
+
+@pytest.mark.parametrize("names", [("Train", "Test"), ("training", "testing"), ("train", "Test"), ("TRAIN", "Val")])
+def test_splits_of_another_name_are_not_taken_for_classes(tmp_path, names):
+    path = two_classes(tmp_path / "images")
+    for name, other in zip(("train", "test"), names, strict=True):
+        (path / name).rename(path / "moved")
+        (path / "moved").rename(path / other)
+    refused("image_folder", path, tmp_path / "out", "is not read under this name", "rename it to", image_size=8)
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    path = write_folder(
+        tmp_path / "images", {f"{name}/{number}.png": plain(number) for name in ("Bus", "Train") for number in range(5)}
+    )
+    assert prepared("image_folder", path, tmp_path / "out", 8)[0].classes == ["Bus", "Train"]
+
+
+@pytest.mark.parametrize("names", [("Cat", "cat"), ("caf\u00e9", "cafe\u0301")], ids=["case", "accent"])
+def test_classes_of_two_spellings_are_named_so_that_one_sees_the_difference(tmp_path, names):
+    path = two_classes(tmp_path / "images")
+    for split, name in zip(("train", "test"), names, strict=True):
+        (path / split / "cat").rename(path / split / "moved")
+        (path / split / "moved").rename(path / split / name)
+    refused("image_folder", path, tmp_path / "out", *map(ascii, names), "rename one", image_size=8)
+
+
+def test_all_images_that_cannot_be_read_are_counted_and_the_first_named(tmp_path):
+    path = two_classes(tmp_path / "images")
+    for number in range(7):
+        (path / f"train/cat/broken{number}.jpg").write_bytes(b"no image")
+    refused("image_folder", path, tmp_path / "out", "broken0.jpg", "broken4.jpg", "and 2 more", image_size=8)
+
+
+def test_images_that_stand_in_two_places_are_told(tmp_path, capsys):
+    path = two_classes(tmp_path / "images")
+    prepared("image_folder", path, tmp_path / "out", 8)
+    assert "same pixels" not in capsys.readouterr().out
+    shutil.copy(path / "train/cat/1.png", path / "train/dog/copy.png")
+    Image.open(path / "train/dog/2.png").save(path / "test/dog/copy.bmp")
+    prepared("image_folder", path, tmp_path / "out", 8)
+    notes = [line for line in capsys.readouterr().out.splitlines() if "same pixels" in line]
+    assert len(notes) == 2
+    assert "test/dog/copy.bmp" in notes[0] and "train/dog/2.png" in notes[0] and "too high" in notes[0]
+    assert "train/cat/1.png" in notes[1] and "train/dog/copy.png" in notes[1] and "two classes" in notes[1]

@@ -382,6 +382,21 @@ def test_a_network_without_a_weight_to_prune_is_refused(scope):
         magnitude_prune(nn.Sequential(nn.Flatten(), nn.BatchNorm1d(9)), GREY, scope, 0.5)
 
 
+def test_deformable_convolutions_are_pruned():
+    ops = pytest.importorskip("torchvision.ops")
+
+    class Deformable(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.places, self.conv = nn.Conv2d(1, 18, 3, padding=1), ops.DeformConv2d(1, 4, 3, padding=1)
+
+        def forward(self, image):
+            return self.conv(image, self.places(image)).mean((2, 3))
+
+    network = Deformable()
+    assert prunable(network, GREY) == [(network.places, "weight"), (network.conv, "weight")]
+
+
 @pytest.fixture
 def dense(tmp_path):
     """Return the path of a dense resnet8 for the data set `dataset`."""

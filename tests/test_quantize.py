@@ -177,6 +177,24 @@ def test_a_network_that_cannot_be_exported_gets_a_clear_error(network, message):
         export_graph(network(), DATASET)
 
 
+class Autocast(nn.Module):
+    """Computes in bfloat16, as training scripts do to save time."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3)
+
+    def forward(self, image):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            logits = self.conv(image).mean((2, 3))
+        return logits.float()
+
+
+def test_a_graph_that_onnx_runtime_cannot_load_gets_a_clear_error():
+    with pytest.raises(UserError, match=r"cannot load the exported network \(.*bfloat16.*without autocast"):
+        export_graph(Autocast(), DATASET)
+
+
 def test_nothing_of_this_machine_is_left_in_a_file():
     model = float_model(NETWORKS["resnet8"](), NETWORKS["resnet8"])
     describe(model, {"classes": DATASET.classes})
@@ -377,6 +395,49 @@ def test_zeros_that_the_file_lacks_are_refused_with_the_names_of_the_weights():
     check_zeros(model, {})  # dense
     check_zeros(model, pruned | {"zeros": 0})
     check_zeros(model, pruned | {"zeros": 1, "unpruned": {"layer": 10000}})
+
+
+class SharedByTwoKinds(nn.Module):
+    """A pointwise convolution and a linear layer with one weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.classes = nn.Conv2d(3, 3, 1, bias=False), nn.Linear(3, 3)
+
+    def forward(self, image):
+        x = self.conv(image).relu().mean((2, 3))
+        return self.classes(nn.functional.linear(x, self.conv.weight.flatten(1)).relu())
+
+
+class SharedWithTransposed(nn.Module):
+    """A convolution and a transposed one with one weight, as in autoencoders."""
+
+    def __init__(self):
+        super().__init__()
+        self.down, self.up, self.classes = nn.Conv2d(3, 4, 2, 2), nn.ConvTranspose2d(4, 3, 2, 2), nn.Linear(3, 3)
+        self.up.weight = self.down.weight
+
+    def forward(self, image):
+        return self.classes(self.up(self.down(image).relu()).relu().mean((2, 3)))
+
+
+def test_a_shared_weight_that_the_file_has_in_two_shapes_is_as_pruned():
+    network = lively(SharedByTwoKinds())
+    with torch.no_grad():  # most zeros are in the other weight, so that their share of the file is smaller
+        network.conv.weight.mul_(100)
+        network.conv.weight[0, 0] = 0
+    counts = magnitude_prune(network, DATASET, "global", 0.3)
+    model = with_weights(export_graph(network, DATASET), tensors(network))
+    contents = count_contents(model)
+    assert contents["zeros"] / contents["weights"] < counts.zeros / counts.weights - 0.05
+    check_zeros(model, {**counts._asdict(), "rate": 0.3})
+
+
+def test_a_graph_that_the_quantizer_cannot_take_is_refused_in_words():
+    network = lively(SharedWithTransposed())
+    model = with_weights(export_graph(network, DATASET), tensors(network))
+    with pytest.raises(RefusedError, match=r"ONNX Runtime's quantizer fails in mode static \("):
+        quantize(model, "static", images(8))
 
 
 def test_ranges_are_those_of_all_images_whatever_the_batch(monkeypatch):

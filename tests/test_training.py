@@ -588,3 +588,14 @@ def test_a_state_can_be_removed_once_and_again():
     state.remove()
     state.remove()
     assert not state.path.exists()
+
+
+def test_what_a_network_compiles_is_computed_as_written():
+    compiled = []
+
+    def backend(module, inputs):
+        compiled.append(module)
+        return module.forward
+
+    torch.compile(nn.Linear(2, 2), backend=backend)(torch.ones(1, 2))
+    assert compiled == []

@@ -35,6 +35,7 @@ def network(seed: int = 0) -> nn.Module:
 
 
 STATE = network(seed=1).state_dict()
+STATE["3.weight"][:, ::2] = 0
 
 
 def prefixed(prefix: str, state=None) -> collections.OrderedDict:
@@ -43,6 +44,13 @@ def prefixed(prefix: str, state=None) -> collections.OrderedDict:
 
 def shifted(by: float) -> dict:
     return {name: tensor + by if tensor.is_floating_point() else tensor for name, tensor in STATE.items()}
+
+
+def masked(state: dict) -> dict:
+    """Return a state dict as torch.nn.utils.prune keeps it: with a mask of the last layer, and what that hides."""
+    kept = {name: tensor for name, tensor in state.items() if name != "3.weight"}
+    hidden = {"3.weight_orig": torch.where(state["3.weight"] == 0, 1.0, state["3.weight"])}
+    return kept | hidden | {"3.weight_mask": (state["3.weight"] != 0).float()}
 
 
 CHECKPOINTS = {  # content -> key and prefix that are taken
@@ -67,6 +75,8 @@ CHECKPOINTS = {  # content -> key and prefix that are taken
     "keys in keys": ({"checkpoint": {"model": STATE}}, "checkpoint.model", ""),
     "a number beside": (STATE | {"epoch": 3}, "", ""),
     "profiled": (STATE | {"total_ops": torch.zeros(1), "0.total_params": torch.zeros(1)}, "", ""),
+    "a part compiled": ({name.replace("3.", "3._orig_mod."): tensor for name, tensor in STATE.items()}, "", ""),
+    "pruned by masks": (masked(STATE), "", ""),
     "no counter": ({name: tensor for name, tensor in STATE.items() if "num_batches" not in name}, "", ""),
     "a class beside": ({"state_dict": STATE, "args": argparse.Namespace(lr=0.1)}, "state_dict", ""),
     "a NumPy scalar beside": ({"state_dict": STATE, "best": numpy.float64(0.9)}, "state_dict", ""),
@@ -92,16 +102,32 @@ def test_a_checkpoint_of_any_training_script_is_loaded(tmp_path, content, key, p
     assert (said["weights_key"], said["weights_prefix"]) == (key, prefix)
 
 
-@pytest.mark.parametrize("name", ["Upper.PTH", "weights.pth.tar", "pytorch_model.bin", "last.ckpt"])
+@pytest.mark.parametrize("name", ["Upper.PTH", "weights.pth.tar", "pytorch_model.bin", "last.ckpt", "w.safetensors"])
 def test_the_ending_does_not_matter(tmp_path, name):
     assert same(loaded(tmp_path, STATE, name)[0], STATE)
 
 
-def test_safetensors_are_loaded_whatever_the_case_of_their_ending(tmp_path):
-    save_file(dict(prefixed("module.")), tmp_path / "W.SafeTensors")
+@pytest.mark.parametrize("name", ["W.SafeTensors", "weights.pth"])
+def test_safetensors_are_loaded_whatever_their_ending(tmp_path, name):
+    save_file(dict(prefixed("module.")), tmp_path / name)
     made = network()
-    load_weights(made, tmp_path / "W.SafeTensors", None, "models.m.weights")
+    load_weights(made, tmp_path / name, None, "models.m.weights")
     assert same(made.state_dict(), STATE)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
+        (b"<!DOCTYPE html>", "web page"),
+        (b'{"weight_map": {}}', "index of several files"),
+        (b"", "not a readable file"),
+    ],
+)
+def test_a_file_that_stands_for_weights_is_refused_by_what_it_is(tmp_path, content, said):
+    (tmp_path / "weights.pt").write_bytes(content)
+    with pytest.raises(UserError, match=said):
+        read_states(tmp_path / "weights.pt")
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float64])
@@ -123,6 +149,15 @@ def test_of_several_state_dicts_the_plain_one_is_taken_which_is_said_and_a_key_c
     assert said["weights_notes"] == []
 
 
+def test_of_several_prefixes_one_is_taken_which_is_said_and_a_key_chooses(tmp_path):
+    content = {"state_dict": prefixed("model_ema.", shifted(1)) | prefixed("model.")}
+    state, said = loaded(tmp_path, content)
+    assert same(state, STATE)
+    assert ["'model_ema.*' would fit as well" in note for note in said["weights_notes"]] == [True]
+    for key in ("model_ema", "model_ema.", "state_dict.model_ema"):
+        assert same(loaded(tmp_path, content, key=key)[0], shifted(1))
+
+
 def test_what_is_no_part_of_the_network_is_named(tmp_path):
     _, said = loaded(tmp_path, CHECKPOINTS["Lightning"][0])
     assert said["weights_notes"] == ["models.m.weights: left out, as no part of the network: 'criterion.weight'"]
@@ -130,7 +165,7 @@ def test_what_is_no_part_of_the_network_is_named(tmp_path):
 
 def test_an_unknown_prefix_is_named_with_the_tensors_that_would_fit_and_a_key_takes_it(tmp_path):
     content = prefixed("student.backbone.") | prefixed("teacher.backbone.", shifted(1))
-    with pytest.raises(UserError, match=r"'student\.backbone\.' 9 of 9 would; .* weights_key: student\.backbone"):
+    with pytest.raises(UserError, match=r"'student\.backbone\.' or .* 9 of 9 would; .*_key: student\.backbone or t"):
         loaded(tmp_path, content)
     assert same(loaded(tmp_path, content, key="teacher.backbone")[0], shifted(1))
 

@@ -4,6 +4,7 @@ import difflib
 import math
 import os
 import pathlib
+import re
 from collections.abc import Callable, Iterable, Mapping
 
 import jsonschema
@@ -14,6 +15,7 @@ from elagage.errors import UserError
 from elagage.image_folder import ImageFolder, scan_image_folder
 
 MODEL_FILES = "architecture", "weights"
+RECORDS = ".snakemake/metadata"  # where Snakemake keeps how each file was made, by which it finds what has changed
 # Endings of files that hold models of other kinds, which cannot be trained in PyTorch.
 OTHER_MODELS = {".onnx": "ONNX", ".h5": "Keras", ".keras": "Keras", ".tflite": "TensorFlow Lite", ".pb": "TensorFlow"}
 # Trainings that start from a trained model take training.learning_rate divided by this. The papers go on at the last
@@ -23,7 +25,8 @@ LEARNING_RATE_DIVISOR = 100
 
 
 def _is_finite_number(checker, value) -> bool:
-    return jsonschema.Draft202012Validator.TYPE_CHECKER.is_type(value, "number") and math.isfinite(value)
+    is_number = jsonschema.Draft202012Validator.TYPE_CHECKER.is_type(value, "number")
+    return is_number and (isinstance(value, int) or math.isfinite(value))  # isfinite takes no int of 400 digits
 
 
 def _is_whole_number(checker, value) -> bool:
@@ -61,6 +64,19 @@ class _Loader(yaml.SafeLoader):
                 )
             seen.add(key.value)
         return super().construct_mapping(node, deep)
+
+    def construct_plain_int(self, node):
+        """Refuse numbers that YAML 1.1 reads otherwise than people do: 010 as 8, 1:30 as 90."""
+        value = self.construct_yaml_int(node)
+        if ":" in node.value or re.match(r"[-+]?0[0-9_]", node.value):
+            raise yaml.constructor.ConstructorError(
+                problem=f"{node.value} means {value} in YAML; write {value}, or the number that is meant",
+                problem_mark=node.start_mark,
+            )
+        return value
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_plain_int)
 
 
 def read_file(path: str | os.PathLike) -> dict:
@@ -123,14 +139,16 @@ def configuration(
     """Return the configuration that `parts` give, completed and checked.
 
     Of several parts (files, then the command line) the last one that states a top-level key decides it whole:
-    tables are replaced, never merged. `note` is called with what the user should know of old names. Raises UserError
-    with every mistake, one per line.
+    tables are replaced, never merged. `note` is called with what the user should know of old names and of what is
+    replaced. Raises UserError with every mistake, one per line.
     """
     schema = yaml.safe_load(pathlib.Path(schema_path).read_text())
     stated: dict[str, object] = {}
     for part in parts:
         if not isinstance(part, Mapping):
             raise UserError(f"configuration: {part!r} is not a table of keys and values")
+        for key in [key for key in part if stated.get(key) != part[key]]:
+            _note_replaced(str(key), stated.get(key), part[key], note)
         stated |= part
     config = complete(stated, schema)
     _rename_mode_none(config, note)
@@ -139,10 +157,41 @@ def configuration(
         raise UserError("\n".join(f"configuration: {_message(mistake, schema)}" for mistake in mistakes))
     _check_epochs(config)
     _check_reference(config)
+    _check_meant(stated, config)
     for table, key in (("retraining", "learning_rate"), ("quantization", "qat_learning_rate")):
         if config[table][key] is None:
             config[table][key] = config["training"]["learning_rate"] / LEARNING_RATE_DIVISOR
     return config
+
+
+def _note_replaced(table: str, before: object, after: object, note: Callable[[str], object]) -> None:
+    """Say which keys of a table are lost where a later part states the table again without them."""
+    if (
+        isinstance(before, Mapping)
+        and isinstance(after, Mapping)
+        and (lost := [key for key in before if key not in after])
+    ):
+        note(
+            f"configuration: {table}: is stated twice, and the last one replaces the whole table, without "
+            f"{', '.join(map(str, lost))}; state there what is to stay"
+        )
+
+
+def _check_meant(stated: Mapping, config: Mapping) -> None:
+    """Raise UserError if a key that is stated would be ignored because the key that it belongs to is left out."""
+    dataset = stated.get("dataset", {})
+    if "path" in dataset and "name" not in dataset:
+        raise UserError(
+            f"configuration: dataset.path: {dataset['path']!r}, but dataset.name is left out, which means "
+            f"{config['dataset']['name']}, without a path; state name: image_folder for images of your own"
+        )
+    for name, model in config["models"].items():
+        for key in ("accuracy", "weights_key"):
+            if model[key] is not None and model["weights"] is None:
+                raise UserError(
+                    f"configuration: models.{name}.{key}: {model[key]!r} is of given weights, and there are none; "
+                    f"state models.{name}.weights, or remove {key}"
+                )
 
 
 def _rename_mode_none(config: Mapping, note: Callable[[str], object]) -> None:
@@ -233,10 +282,16 @@ def _reads_as_number(text: str) -> bool:
 def check_files(config: Mapping, note: Callable[[str], object] = print) -> None:
     """Raise UserError if a file or folder that the configuration names is missing, or has too few images.
 
-    `note` is called with what the user should know of how images are split, left out or fewer than usual.
+    `note` is called with what the user should know of how images are split, left out or fewer than usual, and if
+    results are there without Snakemake's records of them.
     """
     if os.path.exists("results") and not os.path.isdir("results"):
         raise UserError(f"there is a file 'results' in {os.getcwd()}, where the study makes a folder; rename it")
+    if os.path.exists("results/data/dataset.json") and not any(pathlib.Path(RECORDS).glob("*")):
+        note(
+            f"results: {os.getcwd()} has no {RECORDS}, which says how they were made, so what has changed since goes "
+            f"unnoticed; if anything may have, delete results/data and results/models, and run again"
+        )
     dataset = config["dataset"]
     for key, path in (
         ("dataset.path", dataset["path"]),

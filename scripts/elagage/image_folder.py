@@ -10,6 +10,7 @@ import hashlib
 import os
 import pathlib
 import stat
+import unicodedata
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -36,6 +37,8 @@ NO_PHOTOS = {
 }
 MOST_LEFT_OUT = 0.1  # share of the files that may be photos and are not read, from which the study stops
 VALIDATION = ("val", "valid", "validation")
+# What others call these folders.
+SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test"} | dict.fromkeys(VALIDATION, "val")
 TEST_SHARE = 5  # one image in so many tests a folder that is not split
 LISTED = 5
 
@@ -54,8 +57,9 @@ def scan_image_folder(path: str) -> ImageFolder:
     """Return what an image folder holds, sorted by class and name.
 
     Without `test` the folder `val` is for testing; without both, or without `train`, one image in TEST_SHARE of each
-    class is, chosen by a hash of its name. Raises UserError if a class is in one split only or has no image, if links
-    lead nowhere or in circles, or if more than MOST_LEFT_OUT of what may be photos cannot be read.
+    class is, chosen by a hash of its name. Raises UserError if a split has another name, if a class is in one split
+    only or has no image, if links lead nowhere or in circles, or if more than MOST_LEFT_OUT of what may be photos
+    cannot be read.
     """
     root = pathlib.Path(path)
     if root.is_symlink():
@@ -90,6 +94,13 @@ def _split_folders(root: pathlib.Path) -> tuple[dict[str, pathlib.Path], list[st
         if (root / name).is_symlink():
             with _reading(root / name):
                 (root / name).stat()
+    named = [name for name in sorted(_class_names(root)) if name.lower() in SPLITS]
+    misnamed = [name for name in named if name not in ("train", "test", *VALIDATION)]
+    if misnamed and len({SPLITS[name.lower()] for name in named}) > 1:  # a folder Train alone may be of locomotives
+        raise UserError(
+            f"configuration: dataset.path: {root / misnamed[0]} is not read under this name; rename it to "
+            f"{SPLITS[misnamed[0].lower()]!r}: an image folder is <path>/train/<class>/* and <path>/test/<class>/*"
+        )
     found = {name: root / name for name in ("train", "test", *VALIDATION) if (root / name).is_dir()}
     validation = next((name for name in VALIDATION if name in found), None)
     if "train" not in found:
@@ -117,13 +128,17 @@ def _classes(path: str, folders: Mapping[str, pathlib.Path]) -> list[str]:
     names = {split: set(_class_names(folder)) for split, folder in folders.items()}
     for split, other in ((split, other) for split in names for other in names if split != other):
         if lonely := sorted(names[split] - names[other]):
+            alike = [name for name in sorted(names[other]) if _alike(name) == _alike(lonely[0])]
+            hint = f"; there it is called {alike[0]!a}: rename one of them" if alike else ""
             raise UserError(
-                f"configuration: dataset.path: class {lonely[0]!r} is in {folders[split]} only, not in "
-                f"{folders[other]}; every class needs images in both"
+                f"configuration: dataset.path: class {ascii(lonely[0]) if alike else repr(lonely[0])} is in "
+                f"{folders[split]} only, not in {folders[other]}; every class needs images in both{hint}"
             )
     if len(names["train"]) < 2:
+        there = f" ({', '.join(sorted(names['train']))})" if names["train"] else ""
         raise UserError(
-            f"configuration: dataset.path: {folders['train']} has {len(names['train'])} class folders; 2 are needed"
+            f"configuration: dataset.path: {folders['train']} has {len(names['train'])} class folders{there}; 2 are "
+            f"needed: an image folder is <path>/train/<class>/* and <path>/test/<class>/*"
         )
     return sorted(names["train"])
 
@@ -131,6 +146,11 @@ def _classes(path: str, folders: Mapping[str, pathlib.Path]) -> list[str]:
 def _class_names(folder: pathlib.Path) -> Iterator[str]:
     with _reading(folder), os.scandir(folder) as entries:
         yield from (entry.name for entry in entries if not _is_note(entry.name) and _is_folder(entry))
+
+
+def _alike(name: str) -> str:
+    """Return a name without what looks the same: upper case, and letters with accents in one or two characters."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _is_note(name: str) -> bool:

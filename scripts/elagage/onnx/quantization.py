@@ -4,6 +4,7 @@ import functools
 import logging
 import pathlib
 import tempfile
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 
 import numpy
@@ -100,6 +101,14 @@ def quantize(
         except OSError as error:
             raise UserError(
                 f"{folder}: cannot be written ({error.strerror or error}); make room, or set TMPDIR"
+            ) from error
+        except MemoryError:
+            raise
+        except Exception as error:  # of every kind, for graphs that its authors did not think of
+            traceback.print_exc()
+            raise RefusedError(
+                f"quantization.modes: ONNX Runtime's quantizer fails in mode {mode} ({type(error).__name__}: "
+                f"{str(error).strip().partition(chr(10))[0]}); the log has the details"
             ) from error
         quantized = onnx.load(target)
     contents = count_contents(quantized)

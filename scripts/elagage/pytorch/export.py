@@ -8,7 +8,13 @@ import onnx
 import onnx_ir
 import onnxruntime
 import torch
-from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, RuntimeException
+from onnxruntime.capi.onnxruntime_pybind11_state import (
+    Fail,
+    InvalidArgument,
+    InvalidGraph,
+    NotImplemented,
+    RuntimeException,
+)
 from torch import nn
 
 from elagage.data import Dataset
@@ -87,7 +93,13 @@ def export_program(network: nn.Module, dataset: Dataset) -> tuple[onnx_ir.Model,
 def _check_agreement(model: onnx.ModelProto, network: nn.Module, dataset: Dataset) -> None:
     """Raise UserError if the graph differs from the network, for another number of images than it was traced with."""
     deployed, pixels = _Deployed(copied(network), dataset).eval(), probe_images(dataset)
-    session = onnxruntime.InferenceSession(model.SerializeToString())
+    try:
+        session = onnxruntime.InferenceSession(model.SerializeToString())
+    except (Fail, InvalidGraph, NotImplemented) as error:
+        raise UserError(
+            f"ONNX Runtime cannot load the exported network ({str(error).strip().splitlines()[0]}); the forward pass "
+            f"has to compute in float32, without autocast and complex numbers"
+        ) from error
     allowed = allowed_difference(deployed, pixels, len(dataset.classes))
     for images in (pixels[CHOSEN : CHOSEN + 1], pixels):
         expected = checked_logits(deployed, images, len(dataset.classes)).numpy()

@@ -42,10 +42,15 @@ def fold(network: nn.Module, dataset: Dataset) -> list[str]:
 
 
 def fold_checked(network: nn.Module, dataset: Dataset, images: torch.Tensor) -> None:
-    """Fold a trained network. Raises UserError if its logits of the images, uint8 [n, ...], are not as before."""
+    """Fold a trained network.
+
+    Raises UserError if its logits of the images, uint8 [n, channels, height, width], are no numbers, or not as before.
+    """
     device = next(iter(network.parameters())).device  # training may have left it on a GPU
     deployed, images = nn.Sequential(Normalize(dataset).to(device), network).eval(), images.to(device)
     expected = checked_logits(deployed, images, len(dataset.classes))
+    if expected.isnan().any():
+        raise UserError("with these weights the logits are NaN: some are wrong, such as a negative running variance")
     folded = fold(network, dataset)
     if not folded:
         return

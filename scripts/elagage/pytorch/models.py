@@ -186,12 +186,31 @@ def build_network(
         raise UserError(
             f"architecture {architecture!r}: the call returned a {type(network).__name__}, not a torch.nn.Module"
         )
+    scripted = [name or "the network itself" for name, part in network.named_modules() if _is_scripted(part)]
+    if scripted:
+        raise UserError(
+            f"architecture {architecture!r}: {scripted[0]} is a TorchScript module, whose layers cannot be followed; "
+            f"build it from its Python classes, and give its state dict as weights"
+        )
+    if foreign := [name for name, value in network.state_dict().items() if not _is_plain(value)]:
+        raise UserError(
+            f"architecture {architecture!r}: {foreign[0]} in the state dict is no float32 tensor, so that it cannot be "
+            f"pruned or trained; if the network is quantized already, build it as it was before"
+        )
     if not any(True for _ in network.parameters()):
         raise UserError(f"architecture {architecture!r}: the network has no parameters")
     if image_size is not None:
         with naming(architecture):
             _initialize_lazy_layers(network, torch.zeros(2, in_channels, image_size, image_size))
     return network.float()
+
+
+def _is_plain(value: object) -> bool:
+    return isinstance(value, torch.Tensor) and not value.is_quantized
+
+
+def _is_scripted(module: nn.Module) -> bool:
+    return isinstance(module, torch.jit.ScriptModule)
 
 
 def _initialize_lazy_layers(network: nn.Module, images: torch.Tensor) -> None:
@@ -275,7 +294,7 @@ def forward_pass(images: torch.Tensor) -> Iterator[None]:
         traceback.print_exc()
         raise UserError(
             f"the network's forward pass raised {type(error).__name__} for {len(images)} image(s) of shape "
-            f"{tuple(images.shape[1:])}: {error}"
+            f"{tuple(images.shape[1:])}: {str(error).strip().partition(chr(10))[0]}"
         ) from error
 
 

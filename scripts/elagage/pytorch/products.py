@@ -26,6 +26,7 @@ FACTORS = {
     aten.addmv: (1, 2),
     aten.dot: (0, 1),
     aten._trilinear: (0, 1, 2),  # nn.Bilinear
+    "torchvision.deform_conv2d": (0, 1),  # by its name: it is there only where torchvision is imported
     aten.mkldnn_rnn_layer: (0, 1, 2),  # LSTM on a CPU: values, weights for the values, weights for the state
     aten._cudnn_rnn: (0, 1),  # RNN, LSTM and GRU on a GPU: values, and a list of weights and biases
     aten._scaled_dot_product_flash_attention_for_cpu: (0, 1, 2),
@@ -115,8 +116,9 @@ class _Tracer(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
         operator, inputs = func.overloadpacket, list(_tensors([*args, *(kwargs or {}).values()]))
-        if operator in FACTORS:
-            self._note(operator, [args[place] for place in FACTORS[operator]])
+        factors = FACTORS.get(operator) or FACTORS.get(str(operator))
+        if factors:
+            self._note(operator, [args[place] for place in factors])
         spread = any(id(tensor) in self.spread for tensor in inputs)
         dependent = any(_storage(tensor) in self.dependent for tensor in inputs)
         sources = set().union(*(self.sources[_storage(tensor)] for tensor in inputs))

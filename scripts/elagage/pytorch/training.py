@@ -90,6 +90,7 @@ def compute_reproducibly(threads: int) -> None:
     before anything is computed.
     """
     torch.set_num_threads(min(threads, os.cpu_count() or 1))
+    torch.compiler.set_stance("force_eager")  # each copy of a network that calls torch.compile would compile again
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # which cuBLAS reads in the first CUDA call
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cudnn.benchmark = False

@@ -2,7 +2,6 @@
 
 import collections
 import os
-import pathlib
 import pickle
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
@@ -14,13 +13,21 @@ from torch import nn
 from elagage.errors import UserError
 
 SHOWN = 5  # tensors of each kind of mistake in a message
-# What DataParallel, torch.compile, Lightning modules and training scripts put before the names of a network's tensors.
-WRAPPERS = {"module", "_orig_mod", "model", "net", "network"}
+# What torch.compile, FSDP and checkpointing of activations put into names, also where they wrap a part of a network.
+INSIDE = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+# What these, DataParallel, Lightning modules and training scripts put before the names of a network's tensors.
+WRAPPERS = INSIDE | {"module", "model", "net", "network"}
 # Keys of state dicts in checkpoints, the ones to prefer first; what is not here, such as moving averages, comes last.
 PREFERRED = ("", "state_dict", "model_state_dict", "model", "net", "network")
 PROFILED = ("total_ops", "total_params")  # counters that profilers (thop) leave in every module
 DEPTH = 3  # of dictionaries in dictionaries that are searched for state dicts
 ADVICE = "save it again with safetensors or torch.save(model.state_dict(), ...)"
+BEGINNINGS = {  # of files that are none of weights -> what they are
+    b"version https://git-lfs": "it is a pointer of Git LFS to the file, which git lfs pull fetches",
+    b"<": "it is a web page",
+    b"{": "it is JSON, such as an index of several files: load these, and save one state dict",
+    b"\x1f\x8b": "it is compressed; unpack it",
+}
 
 
 class StateDict(NamedTuple):
@@ -51,31 +58,40 @@ def load_weights(network: nn.Module, path: str | os.PathLike, key: str | None, s
     where the file is named. The result has `weights_key`, `weights_prefix` and `weights_notes`, texts for the user.
     Raises UserError if the file is damaged, holds no state dict, or none that fits.
     """
-    states = read_states(path)
+    expected = network.state_dict()
+    states = [_as_named_by(expected, state) for state in read_states(path)]
     if key is not None:
-        states = _under(states, key, source)
-    matches = [(state, _best_prefix(state.tensors, network.state_dict())) for state in states]
+        states = _under(states, key.rstrip("."), source)
+    matches = [(state, _best_prefixes(state.tensors, expected)) for state in states]
     rank = {name: number for number, name in enumerate(PREFERRED)}
     matches.sort(key=lambda match: (-match[1].fitting, rank.get(match[0].key, len(PREFERRED))))
-    state, prefix = matches[0]
-    name = prefix.text.rstrip(".")
-    if not set(filter(None, name.split("."))) <= WRAPPERS and name != key:
+    state, found = matches[0]
+    prefix, *others = found.texts
+    name = prefix.rstrip(".")
+    if not _wraps(prefix) and name != (key or "").rstrip(".").removeprefix(f"{state.key}."):
         raise UserError(
-            f"{source}: the names of its tensors do not fit the network; without the prefix {prefix.text!r} "
-            f"{prefix.fitting} of {len(network.state_dict())} would; if that is the network, state weights_key: {name}"
+            f"{source}: the names of its tensors do not fit the network; without the prefix "
+            f"{' or '.join(map(repr, found.texts))} {found.fitting} of {len(expected)} would; if that is the network, "
+            f"state weights_key: {' or '.join(text.rstrip('.') for text in found.texts)}"
         )
-    equal = [other.key or "the file itself" for other, match in matches[1:] if match.fitting == prefix.fitting]
+    equal = [other.key or "the file itself" for other, match in matches[1:] if match.fitting == found.fitting]
     notes = []
-    if equal and prefix.fitting:
+    if equal and found.fitting:
         notes.append(
             f"{source}: took the state dict {state.key!r}; {', '.join(map(repr, equal))} would fit as well: "
             f"weights_key chooses"
         )
-    own, rest = _without_prefix(state, prefix.text)
+    own, rest = _without_prefix(state, prefix)
+    if others and found.fitting:
+        notes.append(
+            f"{source}: took the tensors {prefix + '*'!r}; {', '.join(repr(text + '*') for text in others)} would "
+            f"fit as well: weights_key chooses"
+        )
+        rest = [name for name in rest if not name.startswith(tuple(others))]
     if rest:
         notes.append(f"{source}: left out, as no part of the network: {_listed(rest)}")
     load_into(network, own, source)
-    return {"weights_key": state.key, "weights_prefix": prefix.text, "weights_notes": notes}
+    return {"weights_key": state.key, "weights_prefix": prefix, "weights_notes": notes}
 
 
 def read_states(path: str | os.PathLike) -> list[StateDict]:
@@ -118,14 +134,17 @@ def load_into(network: nn.Module, state: StateDict, source: str) -> None:
 
 def _read(path: str | os.PathLike):
     try:
-        if pathlib.Path(path).suffix.lower() == ".safetensors":
+        if _begins(path)[8:] == b"{":  # after the length of the header, whatever the name of the file
             return load_file(path)
-        try:
-            return torch.load(path, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError:
-            names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        with open(path, "rb") as file:  # of a path, torch.load believes the ending
+            try:
+                return torch.load(file, map_location="cpu", weights_only=True)
+            except pickle.UnpicklingError:
+                file.seek(0)
+                names = torch.serialization.get_unsafe_globals_in_checkpoint(file)
+            file.seek(0)
             with torch.serialization.safe_globals([(Inert, name) for name in names]):
-                return torch.load(path, map_location="cpu", weights_only=True)
+                return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
         raise UserError(
             f"weights {str(path)!r}: not a readable file of tensors ({_reason(path, error)}); nothing in it was "
@@ -133,8 +152,20 @@ def _read(path: str | os.PathLike):
         ) from error
 
 
+def _begins(path: str | os.PathLike, size: int = 9) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(size)
+
+
 def _reason(path: str | os.PathLike, error: Exception) -> str:
     """Return what is wrong; the texts of some errors advise to load the file without protection."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    if "TorchScript" in str(error):
+        return "it is a TorchScript archive; torch.jit.load(...).state_dict() reads it"
+    for beginning, kind in BEGINNINGS.items():
+        if _begins(path, len(beginning)) == beginning:
+            return kind
     try:
         if names := torch.serialization.get_unsafe_globals_in_checkpoint(path):
             return f"it holds objects of {', '.join(sorted(names)[:SHOWN])}"
@@ -159,11 +190,40 @@ def _states(content, key: str, depth: int) -> Iterator[StateDict]:
             yield from _states(value, f"{key}.{name}".lstrip("."), depth - 1)
 
 
+def _as_named_by(expected: Mapping[str, torch.Tensor], state: StateDict) -> StateDict:
+    """Return the state dict, or the one without wrappers inside names and with masks applied that fits better."""
+    unwrapped = {_unwrapped(name): tensor for name, tensor in state.tensors.items()}
+    plain = state._replace(
+        tensors=_masked(unwrapped), metadata={_unwrapped(name): value for name, value in state.metadata.items()}
+    )
+    return max(state, plain, key=lambda each: _best_prefixes(each.tensors, expected).fitting)
+
+
+def _unwrapped(name: str) -> str:
+    return ".".join(part for part in name.split(".") if part not in INSIDE)
+
+
+def _masked(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the tensors with those that torch.nn.utils.prune keeps in two, `<name>_orig` and `<name>_mask`, as one."""
+    plain = dict(tensors)
+    for name in tensors:
+        whole = name.removesuffix("_mask")
+        if whole != name and f"{whole}_orig" in plain and whole not in plain:
+            plain[whole] = plain.pop(f"{whole}_orig") * plain.pop(name)
+    return plain
+
+
 def _under(states: list[StateDict], key: str, source: str) -> list[StateDict]:
-    """Return the state dict of this key, or those with the tensors whose names begin with it."""
+    """Return the state dict of this key, or those with the tensors whose names, or key and names, begin with it."""
     named = [state for state in states if state.key == key]
     prefixed = [
-        state._replace(tensors={name: tensor for name, tensor in state.tensors.items() if name.startswith(f"{key}.")})
+        state._replace(
+            tensors={
+                name: tensor
+                for name, tensor in state.tensors.items()
+                if name.startswith(f"{key}.") or (state.key and f"{state.key}.{name}".startswith(f"{key}."))
+            }
+        )
         for state in states
     ]
     found = named or [state for state in prefixed if state.tensors]
@@ -175,13 +235,16 @@ def _under(states: list[StateDict], key: str, source: str) -> list[StateDict]:
     return found
 
 
-class _Prefix(NamedTuple):
-    text: str
+class _Prefixes(NamedTuple):
+    texts: list[str]  # without which equally many tensors fit, the one to prefer first
     fitting: int  # tensors of the network that are there, in the right shape
 
 
-def _best_prefix(tensors: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> _Prefix:
-    """Return the prefix without which most tensors have a name and a shape of the network, the shortest of equals."""
+def _best_prefixes(tensors: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> _Prefixes:
+    """Return the prefixes without which most tensors have a name and a shape of the network.
+
+    Of equals first those of wrappers, then the shortest.
+    """
     fitting = collections.Counter({"": 0})
     for name, tensor in tensors.items():
         parts = name.split(".")
@@ -189,7 +252,13 @@ def _best_prefix(tensors: Mapping[str, torch.Tensor], expected: Mapping[str, tor
             known = expected.get(".".join(parts[number:]))
             if known is not None and known.shape == tensor.shape:
                 fitting["".join(f"{part}." for part in parts[:number])] += 1
-    return _Prefix(*min(fitting.items(), key=lambda item: (-item[1], len(item[0]))))
+    most = max(fitting.values())
+    equal = [text for text, number in fitting.items() if number == most]
+    return _Prefixes(sorted(equal, key=lambda text: (not _wraps(text), len(text))), most)
+
+
+def _wraps(prefix: str) -> bool:
+    return set(filter(None, prefix.split("."))) <= WRAPPERS
 
 
 def _without_prefix(state: StateDict, prefix: str) -> tuple[StateDict, list[str]]:
@@ -227,7 +296,7 @@ def _unfit(given: torch.Tensor, expected: torch.Tensor) -> str | None:
         return f"of shape {tuple(given.shape)}, the network {tuple(expected.shape)}"
     if given.layout != torch.strided or given.is_meta:
         return "that is sparse or without data; save it as a dense tensor"
-    if given.is_complex() or (expected.is_floating_point() and not given.is_floating_point()):
+    if given.is_complex() != expected.is_complex() or (expected.is_floating_point() and not given.is_floating_point()):
         return f"of type {given.dtype}, the network {expected.dtype}"
     if not torch.isfinite(given.to(expected.dtype)).all():
         return "with values that are not finite"
