@@ -34,6 +34,7 @@ MODEL = {  # what is left out
     "normalization": "dataset",
     "preprocessing": {"resize": None, "interpolation": "bilinear", "channels": "RGB", "range": 1},
     "classes": None,
+    "validation": "unseen",
     "accuracy": None,
 }
 
