@@ -7,9 +7,10 @@ import pandas
 import scipy.stats
 
 from elagage.certification import cheapest, levels
-from elagage.files import read_json, reading, whole_file, write_json
+from elagage.files import read_json, whole_file, write_json
 from elagage.job import job
 from elagage.noninferiority import DIFFERING, p_value, smallest_margin
+from losses import read_losses
 
 BEST = "results/best/{objective}/model.onnx"
 COSTS = {  # objective -> what it costs, how to write it, and how the ratio of two is called
@@ -22,7 +23,8 @@ COSTS = {  # objective -> what it costs, how to write it, and how the ratio of t
 def described(row: Mapping) -> str:
     """Return in words which variant a row is."""
     if row["rate"] == 0:
-        return f"{row['model']}, seed {row['seed']}, dense, {row['mode']}"
+        longer = f" trained longer ({row['recovery']})" if row["recovery"] else ""
+        return f"{row['model']}, seed {row['seed']}, dense{longer}, {row['mode']}"
     recovery = "as pruned" if row["recovery"] == "none" else row["recovery"]
     return f"{row['model']}, seed {row['seed']}, {row['scope']} pruning at {row['rate']:.0%}, {recovery}, {row['mode']}"
 
@@ -154,8 +156,7 @@ def certify(order: str, losses: str, images: int, answer: Mapping, json_path: st
     table of the configuration.
     """
     ordered = read_json(order)
-    with reading(losses):
-        table = pandas.read_csv(losses, keep_default_na=False, na_values={"images_to_tell": [""]}).set_index("file")
+    table = read_losses(losses)
     sequence = tested(ordered, table, images, answer)
     passed = [row["file"] for row in sequence if row["passed"]]
     reference = next(row for row in ordered["files"] if row["file"] == ordered["reference"])

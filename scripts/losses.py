@@ -1,11 +1,13 @@
 """Compare each file with the answer's reference, and with its own dense network, image by test image."""
 
+import os
 from collections.abc import Mapping
 
 import numpy
+import pandas
 
 from elagage.data import Split
-from elagage.files import read_json, refusal, write_csv
+from elagage.files import read_json, reading, refusal, write_csv
 from elagage.job import job
 from elagage.noninferiority import images_to_tell, loss_bounds
 from order import read_predictions
@@ -52,20 +54,23 @@ def compared(
     predicted: numpy.ndarray,
     reference: numpy.ndarray,
     dense: numpy.ndarray,
+    control: numpy.ndarray | None,
     labels: numpy.ndarray,
     classes: list[str],
     answer: Mapping,
 ) -> dict:
     """Return the columns of a file.
 
-    predicted, reference, dense, labels: the numbers of classes, int [n], on test images; dense: predicted by the dense
-    float32 file of the same model and seed.
+    predicted, reference, dense, control, labels: the numbers of classes, int [n], on test images; dense: predicted by
+    the dense float32 file of the same model and seed; control: by the file of the same mode whose dense network trained
+    as much longer, None for a file that did not train after pruning.
     """
     confidence, margin = answer["confidence"], answer["maximum_accuracy_loss"]
     correct, right = predicted == labels, reference == labels
     lost, won = int((right & ~correct).sum()), int((~right & correct).sum())
     loss = points("loss", right, correct, confidence)
     told = verdict(loss["loss_low"], loss["loss_high"], margin)
+    no_control = dict.fromkeys(("control_loss_points", "control_loss_low", "control_loss_high"))
     needed = images_to_tell(lost, won, len(labels), margin / POINTS, confidence)
     return {
         **loss,
@@ -73,6 +78,7 @@ def compared(
         # Of the others there are enough, and of a loss that is the margin no number tells.
         "images_to_tell": round(needed) if told.startswith("too few") and numpy.isfinite(needed) else None,
         **points("dense_loss", dense == labels, correct, confidence),
+        **(no_control if control is None else points("control_loss", control == labels, correct, confidence)),
         "agreement": float((predicted == reference).mean()),
         "became_wrong": lost,
         "became_right": won,
@@ -91,7 +97,7 @@ def losses(
     dense = {
         (row["model"], row["seed"]): predicted[row["file"]]
         for row in there
-        if row["rate"] == 0 and row["mode"] == "float32"
+        if row["rate"] == 0 and not row["recovery"] and row["mode"] == "float32"
     }
     write_csv(
         output,
@@ -101,6 +107,7 @@ def losses(
                 predicted[row["file"]],
                 predicted[reference],
                 dense[row["model"], row["seed"]],
+                predicted.get(row["control"]),
                 labels,
                 classes,
                 answer,
@@ -108,6 +115,16 @@ def losses(
             for row in there
         ],
     )
+
+
+def read_losses(path: str | os.PathLike) -> pandas.DataFrame:
+    """Return the table of the rule losses by file, with missing numbers only where its columns may lack them."""
+    optional = ["images_to_tell", *(f"control_loss_{name}" for name in ("points", "low", "high"))]
+    with reading(path):
+        # A class may be called NA.
+        missing = {column: [""] for column in optional}
+        table = pandas.read_csv(path, keep_default_na=False, na_values=missing, index_col="file")
+        return table.astype({"images_to_tell": "Int64"})
 
 
 if "snakemake" in globals():

@@ -25,7 +25,7 @@ def read_predictions(path: str) -> numpy.ndarray:
 
 def reference_of(files: Iterable[Mapping], correct: Mapping[str, numpy.ndarray], model: str | None) -> str:
     """Return the dense float32 file, of this model or of any, that is correct on most validation images."""
-    dense = [row for row in files if row["rate"] == 0 and row["mode"] == "float32"]
+    dense = [row for row in files if row["rate"] == 0 and not row["recovery"] and row["mode"] == "float32"]
     of_model = [row for row in dense if model in (None, row["model"])]
     return max(of_model, key=lambda row: correct[row["file"]].sum())["file"]
 

@@ -5,10 +5,11 @@ from collections.abc import Mapping
 import pandas
 
 from elagage.errors import RefusedError, UserError
-from elagage.files import reading, whole_file
+from elagage.files import whole_file
 from elagage.job import job, say
 from elagage.measurements import KINDS, eager_measurements, measurements
 from elagage.timing import BUSY, LOADS
+from losses import read_losses
 
 MARKDOWN_COLUMNS = {  # of summary.md -> how to write each
     "model": "{model}",
@@ -155,10 +156,8 @@ def summarize(
     of its `accuracy`, `size` and `latency`; eager: "<model>/seed<seed>" -> path; losses: the table of the rule losses,
     whose columns are joined by file. Raises UserError for a refused row if strict.
     """
-    with reading(losses):
-        compared = pandas.read_csv(losses, keep_default_na=False, na_values={"images_to_tell": [""]}).set_index("file")
     rows = [row(variant, eager[f"{variant['model']}/seed{variant['seed']}"]) for variant in variants]
-    summary = table(rows).join(compared.astype({"images_to_tell": "Int64"}), on="file")
+    summary = table(rows).join(read_losses(losses), on="file")
     sentences = refusals(summary)
     if strict and sentences:
         raise UserError("strict: true, but there are refused variants:\n" + "\n".join(sentences))

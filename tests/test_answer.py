@@ -28,7 +28,7 @@ def wrong_on(images: slice, labels: numpy.ndarray = LABELS) -> numpy.ndarray:
 def variant(folder, name: str, mistakes: int, size: int, speedup: float, **named) -> dict:
     """Write the measurements of a file that is wrong on the first images, and return its row of the plan."""
     row = {"model": "net", "seed": 0, "scope": "global", "rate": 0.5, "recovery": "none", "mode": "float32"} | named
-    row["file"] = f"{folder}/{name}.onnx"
+    row |= {"file": f"{folder}/{name}.onnx", "control": ""}
     paths = {kind: f"{folder}/{name}.{kind}.json" for kind in ("accuracy", "size", "latency")}
     write_json(paths["accuracy"], {"images": IMAGES, "correct": IMAGES - mistakes})
     counts = dict.fromkeys(("weights", "zeros", "int8_weights", "operators", "int8_operators", "macs"), 4)
@@ -136,7 +136,7 @@ def test_verdicts_and_bounds_say_how_much_a_file_loses_and_how_many_images_would
 def test_the_worst_class_is_the_one_that_loses_most():
     reference, predicted = wrong_on(slice(0, 0)), wrong_on(slice(0, 0))
     predicted[(LABELS == 2) & (numpy.arange(IMAGES) < 200)] = 0
-    found = compared(predicted, reference, reference, LABELS, CLASSES, ANSWER)
+    found = compared(predicted, reference, reference, None, LABELS, CLASSES, ANSWER)
     assert found["worst_class"] == "c"
     assert found["worst_class_loss_points"] == pytest.approx(10)
     assert found["worst_class_loss_low"] < 10 < found["worst_class_loss_high"]
@@ -164,6 +164,20 @@ def test_seeds_of_the_same_recipe_stand_beside_the_answer(files, tmp_path):
     assert found["loss_low"] < found["loss_points"] < found["loss_high"]
 
 
+def test_what_was_retrained_is_compared_with_its_control(files, tmp_path):
+    control = variant(tmp_path, "control", 86, 8000, 1.0, seed=1, rate=0.0, scope="", recovery="finetune")
+    tuned = variant(tmp_path, "tuned", 88, 2000, 2.0, seed=1, recovery="finetune") | {"control": control["file"]}
+    found = answered([*files, control, tuned], tmp_path)
+    assert found["reference"]["file"] == files[1]["file"]  # not the control, which is better
+    table = found["losses"]
+    assert (table.loc[tuned["file"], "loss_points"], table.loc[tuned["file"], "control_loss_points"]) == (
+        pytest.approx(-0.1),
+        "0.1",
+    )
+    assert table.loc[files[2]["file"], "control_loss_points"] == ""
+
+
 def test_dense_files_are_called_dense():
     row = {"model": "net", "seed": 3, "scope": "", "rate": 0.0, "recovery": "", "mode": "static"}
     assert described(row) == "net, seed 3, dense, static"
+    assert described(row | {"recovery": "rewind"}) == "net, seed 3, dense trained longer (rewind), static"

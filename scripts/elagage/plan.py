@@ -99,18 +99,35 @@ class Plan:
     def checkpoint(self, scope: str, rate: float, recovery: str) -> str:
         """Return the path of a checkpoint below its model and seed, without its ending.
 
-        No content is computed twice: nothing is pruned at rate 0, so every scope and recovery shares the dense model
-        there, and the first step of `iterative` is `rewind`.
+        No content is computed twice: nothing is pruned at rate 0, so every scope shares the dense model there, or that
+        of a recovery that trains, its control; and the first step of `iterative` is `rewind`.
         """
         if rate == 0:
-            return "dense"
+            return self.control(self.rates[-1], recovery)
         first = next(filter(None, self.rates))
         return f"{scope}/{rate}/{'rewind' if recovery == 'iterative' and rate == first else recovery}"
+
+    def control(self, rate: float, recovery: str) -> str:
+        """Return the checkpoint of the dense network that trained as long as the recovery at this rate did.
+
+        What a recovery that trains makes of a pruned network is compared with it. That of `iterative` trains again for
+        each rate, from the control of the rate before. A recovery that does not train has the dense network.
+        """
+        if recovery in WITHOUT_TRAINING:
+            return "dense"
+        step = [*filter(None, self.rates)].index(rate) + 1 if recovery == "iterative" and rate else 1
+        return f"control/{'rewind' if step == 1 and recovery == 'iterative' else recovery}/{step}"
+
+    @property
+    def controls(self) -> list[str]:
+        """The checkpoints that are controls, each once."""
+        asked = [self.control(rate, recovery) for recovery in self.recoveries for rate in self.rates]
+        return [name for name in dict.fromkeys(asked) if name != "dense"]
 
     def recovered_before(self, scope: str, rate: float) -> str:
         """Return the checkpoint that `iterative` made at the rate before, the dense one if there is none."""
         before = max([lower for lower in self.rates if lower < rate], default=0)
-        return self.checkpoint(scope, before, "iterative")
+        return self.checkpoint(scope, before, "iterative") if before else "dense"
 
     @functools.cached_property
     def variants(self) -> list[dict]:
@@ -129,25 +146,26 @@ class Plan:
     def files(self) -> list[dict]:
         """One row per ONNX file, each once, with what names it and the paths of its measurements and predictions.
 
-        The dense float32 file of each model and seed is among them, whatever the rates and modes. Dense files have no
-        scope and no recovery.
+        The dense float32 file of each model and seed is among them, and all controls, whatever the rates and modes. A
+        dense file has no scope, and no recovery unless it is a control. `control`: the file that it is compared with,
+        "" for what did not train after pruning.
         """
         rows = {}
         for name in self.model_seeds:
             model, _, seed = name.rpartition("/seed")
-            dense = {"model": model, "seed": int(seed), "rate": 0.0, "mode": "float32"}
-            rows[f"results/models/{name}/dense-float32.onnx"] = dense
+            named = {"model": model, "seed": int(seed), "scope": "", "rate": 0.0, "control": ""}
+            rows[f"results/models/{name}/dense-float32.onnx"] = named | {"recovery": "", "mode": "float32"}
+            for control, mode in itertools.product(self.controls, dict.fromkeys(["float32", *self.modes])):
+                recovery = control.split("/")[1]
+                rows[f"results/models/{name}/{control}-{mode}.onnx"] = named | {"recovery": recovery, "mode": mode}
         for row in self.variants:
-            rows.setdefault(row["file"], {key: row[key] for key in NAMES})
+            stem = f"results/models/{row['model']}/seed{row['seed']}/{self.control(row['rate'], row['recovery'])}"
+            trained = row["rate"] > 0 and row["recovery"] not in WITHOUT_TRAINING
+            named = {key: row[key] for key in NAMES} | {"control": f"{stem}-{row['mode']}.onnx" if trained else ""}
+            rows.setdefault(row["file"], named | ({} if row["rate"] else {"scope": "", "recovery": ""}))
         for file, row in rows.items():
-            row |= {"scope": "", "recovery": ""} if row["rate"] == 0 else {}
             row |= measured(file.removesuffix(".onnx")) | predicted(file.removesuffix(".onnx"))
         return list(rows.values())
-
-    @property
-    def dense_files(self) -> list[str]:
-        """The dense float32 files, one of which is the answer's reference."""
-        return [f"results/models/{name}/dense-float32.onnx" for name in self.model_seeds]
 
     @property
     def measurements(self) -> list[str]:
@@ -172,12 +190,14 @@ class Plan:
     def work(self, model: str) -> dict:
         """Return how much there is to do for a model: numbers of checkpoints, variants, passes over images, images."""
         checkpoints = {
-            (seed, self.checkpoint(scope, rate, recovery))
+            (seed, name)
             for seed, scope, rate, recovery in itertools.product(
                 self.seeds(model), self.scopes, self.rates, self.recoveries
             )
+            for name in ("dense", self.checkpoint(scope, rate, recovery), self.control(rate, recovery))
         }
-        retrained = [name for _, name in checkpoints if name.rpartition("/")[2] in self.retraining_recoveries]
+        trained = (*(f"/{name}" for name in self.retraining_recoveries), *self.controls)
+        retrained = [name for _, name in checkpoints if name.endswith(trained)]
         trainings = len(self.seeds(model)) if model in self.trained else 0
         passes = trainings * self.config["training"]["epochs"] + len(retrained) * self.config["retraining"]["epochs"]
         if "qat" in self.modes:  # each pass takes about twice as long

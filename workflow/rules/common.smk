@@ -136,6 +136,13 @@ def recovered_before(wildcards) -> str:
     return f"{STEM}.safetensors".format(**wildcards, **{"checkpoint": before})
 
 
+def control_before(wildcards) -> str:
+    """Return the checkpoint that a control trains on from: the dense one, or the control of the step before."""
+    step = int(wildcards.step) - 1
+    before = f"control/{'rewind' if step == 1 else 'iterative'}/{step}" if step else "dense"
+    return f"{STEM}.safetensors".format(**wildcards, checkpoint=before)
+
+
 def caption(figure: str) -> str:
     """Return the caption's file; those of the scopes share one."""
     return f"../report/{re.sub('^(local|global|channel)_pruning', 'pruning', figure)}.rst"
@@ -175,4 +182,5 @@ wildcard_constraints:
     scope="local|global|channel",
     rate=one_of(map(str, PLAN.rates)),
     recovery=one_of(PLAN.retraining_recoveries),
-    checkpoint=f"dense|[a-z]+/({one_of(map(str, PLAN.rates))})/[a-z_]+",
+    step=r"\d+",
+    checkpoint=rf"dense|control/[a-z]+/\d+|[a-z]+/({one_of(map(str, PLAN.rates))})/[a-z_]+",

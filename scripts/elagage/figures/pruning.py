@@ -21,7 +21,7 @@ from elagage.figures.drawing import (
     side_by_side,
     value_name,
 )
-from elagage.figures.study import METRICS, Metric, Study, disturbance, estimates, metric, whiskers
+from elagage.figures.study import METRICS, Metric, Study, disturbance, estimates, metric, simplest_recovery, whiskers
 
 # Lines behind the strong ones of the same colour.
 THIN = {"linewidth": 1, "marker": None, "label": "_"}
@@ -70,7 +70,8 @@ def against_rate(study: Study, metrics: dict[str, Metric], lines: str, split: st
 def draw_dense(axis: Axes, rows: pandas.DataFrame, measured: Metric) -> None:
     """Draw in grey what the metric is compared with, the dense float32 model: its accuracy, or the speed-up of 1."""
     if measured.columns[0] == "accuracy":
-        dense = rows.loc[(rows["rate"] == 0) & (rows["mode"] == "float32"), "accuracy"]
+        dense = rows[(rows["rate"] == 0) & (rows["mode"] == "float32")]
+        dense = simplest_recovery(dense)["accuracy"] if len(dense) else dense
         if len(dense):
             axis.axhline(measured.scale * dense.mean(), label="dense fp32", **REFERENCE)
     elif measured.columns[0] == "speedup":

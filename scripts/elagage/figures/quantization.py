@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from elagage.figures.drawing import digits, error_bars, legend, ordered, side_by_side, style, value_name
-from elagage.figures.study import METRICS, Study, disturbance, estimates, metric, whiskers
+from elagage.figures.study import METRICS, Study, disturbance, estimates, metric, simplest_recovery, whiskers
 
 
 def draw_points(axis: Axes, rows: pandas.DataFrame, middle: float, properties: dict) -> None:
@@ -19,10 +19,10 @@ def draw_points(axis: Axes, rows: pandas.DataFrame, middle: float, properties: d
 
 
 def lowest_rate(summary: pandas.DataFrame) -> pandas.DataFrame:
-    """Return the rows of the lowest rate, of one scope; of one recovery if that rate is 0, where they are all equal."""
+    """Return the rows of the lowest rate, of one scope; of the simplest recovery if that rate is 0, the dense model."""
     rows = summary[summary["rate"] == summary["rate"].min()]
-    same = ["scope"] if rows["rate"].iloc[0] else ["scope", "recovery"]
-    return rows[(rows[same] == rows[same].iloc[0]).all(axis=1)]
+    rows = rows[rows["scope"] == rows["scope"].iloc[0]]
+    return rows if rows["rate"].iloc[0] else simplest_recovery(rows)
 
 
 def quantization_comparison(study: Study) -> Figure:

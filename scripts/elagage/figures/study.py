@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import pandas
 
+from elagage.figures.drawing import ordered
 from elagage.timing import BUSY
 
 VARIANT_COLUMNS = ["model", "scope", "rate", "recovery", "mode"]
@@ -50,6 +51,11 @@ def metric(name: str, summary: pandas.DataFrame) -> Metric:
     if name.endswith("_size") and summary["model_size_bytes"].max() >= 1e7:
         return chosen._replace(label=chosen.label.replace("(kB)", "(MB)"), scale=1e-6)
     return chosen
+
+
+def simplest_recovery(dense: pandas.DataFrame) -> pandas.DataFrame:
+    """Return the rows of one recovery, which trains only if all do: at rate 0 that is the dense model itself."""
+    return dense[dense["recovery"] == ordered("recovery", dense["recovery"])[0]]
 
 
 def seeds(summary: pandas.DataFrame) -> pandas.Series:
