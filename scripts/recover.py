@@ -50,7 +50,7 @@ def recover(
         "retraining": dict(retraining),
         "retraining_epoch": best["epoch"],
         "validation_accuracy": best["validation_accuracy"],
-        "zeros": after.zeros,
+        **({"zeros": after.zeros} if "zeros" in provenance else {}),  # a control is not pruned
         "torch": torch.__version__,
     }
     save_checkpoint(checkpoint, network.state_dict(), provenance | record)
