@@ -6,8 +6,8 @@ each file has a share of the level, and hands it on to the next one if it passes
 whose loss is the margin or more is at most the level, however the files depend on each other; what chose the order
 costs power alone, as long as it saw no test label.
 
-One sequence serves all objectives. Three of them, each with a third of the level, ended in fewer answers, and the plain
-fixed sequence, which stops at the first failure, in worse ones (`benchmarks/answer.py`).
+One sequence serves all objectives: in simulated studies three of them, each with a third of the level, ended in fewer
+answers, and a plain fixed sequence, which stops at the first failure, in worse ones.
 """
 
 from collections.abc import Mapping, Sequence
