@@ -89,7 +89,8 @@ def lost_and_won(random: numpy.random.Generator, of: Study, images: int) -> tupl
 def certified(validation, test, images: int, costs: numpy.ndarray) -> numpy.ndarray:
     """Return the indices of the files that Elagage certifies; validation, test: lost and won."""
     chances = log_chance_to_pass(*validation, images // 2, images, MARGIN, LEVEL)
-    order = sequence(chances, dict(zip(OBJECTIVES, costs, strict=True)), dict.fromkeys(OBJECTIVES, 1.0))
+    known = numpy.repeat(costs[..., None], 3, axis=2)  # without an interval
+    order = sequence(chances, dict(zip(OBJECTIVES, known, strict=True)), dict.fromkeys(OBJECTIVES, 1.0))
     p_values = p_value(test[0][order], test[1][order], images, MARGIN)
     return numpy.array(order, int)[p_values <= levels(p_values.tolist(), LEVEL)]
 

@@ -6,7 +6,7 @@ import numpy
 import pandas
 import scipy.stats
 
-from elagage.certification import cheapest, levels
+from elagage.certification import cheaper, cheapest, levels
 from elagage.files import read_json, whole_file, write_json
 from elagage.job import job
 from elagage.noninferiority import DIFFERING, p_value, smallest_margin
@@ -59,7 +59,8 @@ def answered(objective: str, passed: list[str], order: Mapping, losses: pandas.D
     """Return the answer by one objective: the cheapest file that passed, or the reference."""
     files = {row["file"]: row for row in order["files"]}
     reference = files[order["reference"]]
-    better = [file for file in passed if files[file]["costs"][objective][1] < reference["costs"][objective][1]]
+    least = reference["costs"][objective][1]
+    better = [file for file in passed if cheaper(files[file]["costs"][objective][2], least)]
     chosen = reference
     if better:
         costs = numpy.array([files[file]["costs"][objective] for file in better]).T
@@ -113,12 +114,14 @@ def sentence(objective: str, answer: Mapping, reference: Mapping, found: Mapping
             f"By {objective.replace('_', ' ')}, no cheaper file is certified to lose less than {margin:g} points; "
             f"deploy the reference {answer['best']} ({answer['described']}; {what} takes {cost})."
         )
+    loss = answer["loss_points"]
+    change = f"{'gains' if loss < 0 else 'loses'} {abs(loss):.2f} points"
     before = unit.format(reference["costs"][objective][1])
     return (
         f"By {objective.replace('_', ' ')}, deploy {answer['best']} ({answer['described']}): {what} takes {cost} "
-        f"instead of {before}, {answer['times_better'][objective]:.3g} {ratio}; it loses "
-        f"{answer['loss_points']:.2f} points of accuracy on {found['test_images']:,} test images, less than {margin:g} "
-        f"with {confidence:.0%} confidence."
+        f"instead of {before}, {answer['times_better'][objective]:.3g} {ratio}; on "
+        f"{found['test_images']:,} test images it {change} of accuracy, and with {confidence:.0%} confidence it loses "
+        f"less than {margin:g}."
     )
 
 

@@ -63,8 +63,8 @@ def order(
     chances = log_chance_to_pass(*counts.T, len(labels), test_images, margin, level)
     found = costs(there)
     place = [row["file"] for row in there].index(reference)
-    by_objective = {objective: found[objective][:, 1] for objective in answer["objectives"]}
-    tested = sequence(chances, by_objective, {name: cost[place] for name, cost in by_objective.items()})
+    by_objective = {objective: found[objective] for objective in answer["objectives"]}
+    tested = sequence(chances, by_objective, {name: cost[place, 1] for name, cost in by_objective.items()})
     names = ("file", "model", "seed", "scope", "rate", "recovery", "mode")
     rows = [
         {name: row[name] for name in names}

@@ -22,7 +22,10 @@ def test_the_front_has_no_file_that_a_cheaper_one_equals():
 def test_only_what_is_cheaper_than_the_reference_is_tested_the_likeliest_first():
     chances = numpy.array([0.99, 0.9, 0.5, 0.8])
     costs = {"file_size": numpy.array([1.0, 0.6, 0.3, 2.0]), "time": numpy.array([1.5, 1.2, 1.1, 0.9])}
+    costs = {name: numpy.stack([cost, cost, 1.05 * cost], 1) for name, cost in costs.items()}
     assert sequence(chances, costs, {"file_size": 1.0, "time": 1.0}) == [1, 3, 2]
+    # What is faster by less than its interval is not cheaper.
+    assert sequence(chances, costs, {"file_size": 0.1, "time": 0.94}) == []
     assert sequence(chances, costs, {"file_size": 0.1, "time": 0.1}) == []
 
 

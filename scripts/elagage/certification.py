@@ -27,16 +27,21 @@ def front(chances: numpy.ndarray, costs: numpy.ndarray) -> list[int]:
     return kept
 
 
+def cheaper(high: numpy.ndarray, reference: float) -> numpy.ndarray:
+    """Return whether files cost less than the reference, by more than their intervals and TIE; high: upper ends."""
+    return high < reference * (1 - TIE)
+
+
 def sequence(chances: numpy.ndarray, costs: Mapping[str, numpy.ndarray], reference: Mapping[str, float]) -> list[int]:
     """Return the indices of the files to test, in this order.
 
-    chances: [n], to pass, or their logarithms; costs: objective -> [n]; reference: objective -> cost. Only what is
-    cheaper than the reference by some objective is worth a test.
+    chances: [n], to pass, or their logarithms; costs: objective -> [n, 3], low, cost and high; reference: objective ->
+    cost. Only what is cheaper than the reference by some objective is worth a test.
     """
     found: set[int] = set()
     for objective, cost in costs.items():
-        cheaper = numpy.flatnonzero(cost < reference[objective])
-        found |= {int(cheaper[index]) for index in front(chances[cheaper], cost[cheaper])}
+        worth = numpy.flatnonzero(cheaper(cost[:, 2], reference[objective]))
+        found |= {int(worth[index]) for index in front(chances[worth], cost[worth, 1])}
     return sorted(found, key=lambda index: (-chances[index], index))
 
 
