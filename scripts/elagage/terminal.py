@@ -13,12 +13,14 @@ from collections.abc import Callable, Mapping
 from snakemake_interface_logger_plugins.common import LogEvent
 
 HANDLER = "DefaultStreamHandler"  # Snakemake's name of what writes to the terminal
-KNOWN = 0.75  # share of the jobs that are left whose rule has ended before, from which on the time left is told
+# The time left is not told while more jobs than these are of rules of which none has ended, perhaps trainings.
+FEW = 10  # jobs
+SHARE = 0.25  # of the jobs that are left
 # What helps nobody who runs a study, or is told by the line of each job.
-SILENT = {LogEvent.WORKFLOW_STARTED, LogEvent.RESOURCES_INFO, LogEvent.JOB_FINISHED}
+SILENT = {LogEvent.WORKFLOW_STARTED, LogEvent.RESOURCES_INFO, LogEvent.JOB_STARTED, LogEvent.JOB_FINISHED}
 HEADERS = (
     *("Assuming unrestricted shared filesystem", "Building DAG of jobs", "Conda environments: ignored"),
-    *("Complete log(s):", "Execute ", "Select jobs to execute", "Using shell:"),
+    *("Complete log(s):", "Elapsed time:", "Select jobs to execute", "Using shell:"),
 )
 INTERRUPTED = "Terminating processes on user request"
 KEPT = "stopped; finished files are kept, training goes on after its last finished epoch: give the same command again"
@@ -57,6 +59,10 @@ class Work:
             self._left[rule] -= 1
             self._took[rule].append(self.clock() - started)
 
+    def seconds(self) -> float:
+        """Return how long the jobs have run until now."""
+        return self.clock() - self.begun
+
     def seconds_left(self) -> float | None:
         """Return about how long the jobs that are left will take; None where too few of their kind have ended.
 
@@ -64,7 +70,8 @@ class Work:
         side as did until now.
         """
         left = self._left.total()
-        if not self._took or sum(self._left[rule] for rule in self._took) < KNOWN * left:
+        unknown = left - sum(self._left[rule] for rule in self._took)
+        if not self._took or unknown > max(FEW, SHARE * left):
             return None
         worked = sum(map(sum, self._took.values()))
         any_rule = worked / sum(map(len, self._took.values()))
@@ -73,7 +80,7 @@ class Work:
         underway = {job: self.clock() - started for job, (_, started) in self._running.items()}
         for job, (rule, _) in self._running.items():
             seconds -= min(underway[job], expected.get(rule, any_rule))
-        side_by_side = (worked + sum(underway.values())) / max(self.clock() - self.begun, 1e-9)
+        side_by_side = (worked + sum(underway.values())) / max(self.seconds(), 1e-9)
         return seconds / side_by_side
 
 
@@ -112,7 +119,9 @@ class Narrator(logging.Formatter):
         if event == LogEvent.JOB_INFO:
             return self.line(record.rule_msg)  # type: ignore[attr-defined]
         if event == LogEvent.PROGRESS:
-            return f"{time.strftime('%H:%M')} [{self.work.done}/{self.work.total}] done"
+            return (
+                f"{time.strftime('%H:%M')} [{self.work.done}/{self.work.total}] done in {spoken(self.work.seconds())}"
+            )
         return self.otherwise.format(record)
 
     def line(self, message: str) -> str:
@@ -123,7 +132,7 @@ class Narrator(logging.Formatter):
 
 
 def spoken(seconds: float) -> str:
-    """Return a time to come, no more exact than it can be known."""
+    """Return a time to come, no more exact than it can be foretold."""
     if seconds < 55:
         return f"{max(10, 10 * round(seconds / 10))} s"
     minutes = round(seconds / 60)
