@@ -72,7 +72,7 @@ def test_a_copy_is_the_same_throughout(first, tmp_path):
     assert compared_settings(first, copy) == []
     text = report(first, copy)
     assert "Configuration, versions and machine are the same." in text
-    assert "byte for byte; no number differs by more than chance." in text
+    assert "byte for byte. No number differs by more than chance." in text
 
 
 @pytest.mark.parametrize(("wrong", "column"), [(24, "differ by chance"), (80, "differ by more")])

@@ -1,7 +1,6 @@
 """Say what differs between two runs of a study: python tools/compare_studies.py --help, or `make compare`."""
 
 import argparse
-import collections
 import pathlib
 import sys
 from collections.abc import Callable, Mapping
@@ -204,17 +203,18 @@ def report(first: Run, second: Run) -> str:
 
 
 def conclusion(files: list[dict], numbers: list[dict], settings: list[dict]) -> str:
-    """Return in a sentence or two whether one run reproduces the other."""
+    """Return in a few sentences whether one run reproduces the other."""
+    other = {row[""]: row["other bytes"] for row in files if row["other bytes"]}
     beyond = [row[""].partition(",")[0].partition(" (")[0] for row in numbers if row["differ by more"]]
-    other = collections.Counter({row[""]: row["other bytes"] for row in files})
-    if not other.total():
-        text = "All files that both have are the same, byte for byte"
-    else:
-        text = ", ".join(f"{count} {kind}" for kind, count in other.items() if count) + " have other bytes"
-    text += f"; beyond chance differ: {', '.join(beyond)}." if beyond else "; no number differs by more than chance."
-    if other["checkpoints"] and not settings:
-        text += " Trained on another number of cores, weights differ: sums are taken in another order."
-    return text
+    sentences = [
+        f"Other bytes have {', '.join(f'{count} {kind}' for kind, count in other.items())}."
+        if other
+        else "All files that both have are the same, byte for byte.",
+        f"Differ by more than chance: {', '.join(beyond)}." if beyond else "No number differs by more than chance.",
+    ]
+    if "checkpoints" in other and not settings:
+        sentences.append("Where only the number of cores was another, weights differ: sums are taken in another order.")
+    return " ".join(sentences)
 
 
 def main() -> None:

@@ -1,6 +1,8 @@
 """Write the folder of a study of one's own photos: python tools/new_study.py --help, or `make new`."""
 
 import argparse
+import contextlib
+import difflib
 import json
 import os
 import pathlib
@@ -9,12 +11,13 @@ import statistics
 import sys
 from typing import NamedTuple
 
+import yaml
 from PIL import Image
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "scripts"))
 
 from check import certifiable
-from elagage.configuration import configuration, read_file
+from elagage.configuration import configuration
 from elagage.errors import UserError
 from elagage.files import whole_file
 from elagage.image_folder import scan_image_folder
@@ -126,13 +129,13 @@ def check_name(library: str, name: str) -> None:
             f"MODEL={library}:{name}: {library} is not installed; '{sys.executable} -m pip install {library}' does it"
         ) from error
     if name not in names:
-        near = [known for known in names if name.lower()[:4] in known] or names
-        raise UserError(f"MODEL={library}:{name}: {library} has no such network; it has {', '.join(near[:12])}, ...")
+        near = difflib.get_close_matches(name, names, n=5, cutoff=0.4) or names[:5]
+        raise UserError(f"MODEL={library}:{name}: {library} has no such network; it has {', '.join(near)}, ...")
 
 
 def from_folder(path: str, folder: pathlib.Path) -> str:
     """Return a path as the configuration names it: from the study's folder if it lies in it, else absolute."""
-    absolute = pathlib.Path(path).absolute()
+    absolute = pathlib.Path(os.path.abspath(path))
     return str(absolute.relative_to(folder) if absolute.is_relative_to(folder) else absolute)
 
 
@@ -153,7 +156,7 @@ def new_study(study: str, photos: str, model: str, weights: str | None) -> pathl
 
     Raises UserError if one of them is there already, or if what is named is not.
     """
-    folder = pathlib.Path(study).absolute()
+    folder = pathlib.Path(os.path.abspath(study))
     config, code = folder / "study.yaml", folder / "my_model.py"
     built = network(model, folder)
     for file in (config, *([code] if built.code else [])):
@@ -179,6 +182,8 @@ def new_study(study: str, photos: str, model: str, weights: str | None) -> pathl
         side=statistics.median(sides),
         models=models(built, model, found.classes, len(train), weights and from_folder(weights, folder)),
     )
+    with contextlib.chdir(folder if folder.is_dir() else "."):  # a new folder holds nothing that the text names
+        asked = configuration([yaml.safe_load(text)], SCHEMA)
     write(config, text)
     if built.code:
         write(code, built.code)
@@ -186,8 +191,7 @@ def new_study(study: str, photos: str, model: str, weights: str | None) -> pathl
         print(f"note: {note}")
     print(f"{len(found.classes)} classes: {', '.join(found.classes[:10])}{', ...' * (len(found.classes) > 10)}")
     print(f"{len(train):,} training and {len(test):,} test photos, to be scaled to {size}x{size} pixels")
-    answer = configuration([read_file(config)], SCHEMA)["answer"]
-    print(certifiable(answer, len(test)))
+    print(certifiable(asked["answer"], len(test)))
     return config
 
 

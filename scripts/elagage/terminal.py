@@ -94,10 +94,13 @@ class Narrator(logging.Formatter):
         super().__init__()
         self.otherwise = otherwise
         self.work = work
+        self.interrupted = False
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Return whether a message is shown, and take in what it says of the jobs."""
         event = getattr(record, "event", None)
+        if self.interrupted:
+            return False  # the errors of jobs that were told to stop
         if event == LogEvent.RUN_INFO:
             self.work.plan(record.stats)  # type: ignore[attr-defined]
         elif event == LogEvent.JOB_INFO:
@@ -108,6 +111,7 @@ class Narrator(logging.Formatter):
         elif event == LogEvent.PROGRESS:
             return record.done == record.total  # type: ignore[attr-defined]
         elif str(record.msg).startswith(INTERRUPTED):
+            self.interrupted = True
             atexit.register(print, KEPT, file=sys.stderr)
         return event not in SILENT and not (event is None and str(record.msg).startswith(HEADERS))
 
