@@ -153,7 +153,7 @@ def one_of(names) -> str:
     return "|".join(map(re.escape, names)) or "(?!)"
 
 
-if workflow.is_main_process and not workflow.dryrun and not workflow.output_settings.verbose:
+if workflow.is_main_process and not (workflow.output_settings.dryrun or workflow.output_settings.verbose):
     narrate(logger)
 config = exit_on_user_error(read_configuration)
 if workflow.is_main_process:
