@@ -596,9 +596,10 @@ def test_every_profile_plans_the_default_study(profile, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["recovery", "cifar10", "cifar100"])
+@pytest.mark.parametrize("name", [file.parent.name for file in REPOSITORY.glob("examples/*/study.yaml")])
 def test_the_configurations_on_offer_plan_a_study(name, tmp_path):
-    config = REPOSITORY / f"config/{name}.yaml"
+    folder = tmp_path / name
+    shutil.copytree(REPOSITORY / "examples" / name, folder)
     snakefile = REPOSITORY / "workflow/Snakefile"
-    jobs = planned(tmp_path, "--snakefile", str(snakefile), "all", "--configfile", str(config))
+    jobs = planned(folder, "--snakefile", str(snakefile), "all", "--configfile", "study.yaml")
     assert jobs["plot"] == 1

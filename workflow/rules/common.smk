@@ -21,6 +21,7 @@ from elagage.image_folder import image_fingerprint
 from elagage.job import failures
 from elagage.plan import PRUNED, STEM, Plan, graph, pruned_for
 from elagage.record_outputs import record_outputs
+from elagage.terminal import narrate
 
 
 def exit_on_user_error(function, *arguments):
@@ -159,6 +160,8 @@ def one_of(names) -> str:
     return "|".join(map(re.escape, names)) or "(?!)"
 
 
+if workflow.is_main_process and not (workflow.output_settings.dryrun or workflow.output_settings.verbose):
+    narrate(logger)
 config = exit_on_user_error(read_configuration)
 if workflow.is_main_process:
     exit_on_user_error(check_files, config, logger.warning)
