@@ -4,11 +4,10 @@ from collections.abc import Mapping
 
 import numpy
 
-from elagage.data import Split
+from elagage.data import Split, read_predictions
 from elagage.files import read_json, refusal, write_csv
 from elagage.job import job
 from elagage.noninferiority import images_to_tell, loss_bounds
-from order import read_predictions
 
 POINTS = 100  # in a share
 

@@ -16,6 +16,7 @@ from elagage.ancient_inputs import respect_ancient, stand_in
 from elagage.code_checksum import code_checksums
 from elagage.configuration import check_files, configuration, read_command_line, read_file
 from elagage.errors import UserError
+from elagage.files import read_json
 from elagage.geometry import COVER
 from elagage.image_folder import image_fingerprint
 from elagage.job import failures
@@ -40,6 +41,18 @@ def show_failures() -> None:
     for message, logs in failures("results/logs", STARTED).items():
         others = f" and {len(logs) - 1} more" if len(logs) > 1 else ""
         print(f"\nerror: {message}\n(log: {logs[0]}{others})", file=sys.stderr)
+
+
+def asks_for_the_answer(targets) -> bool:
+    """Return whether a run made the answer for its user: among its target jobs is the rule all, or that of the answer."""
+    return any(job.rule.name in ("all", "certify") for job in targets)
+
+
+def show_answer() -> None:
+    """Show which files to deploy, and where to read on."""
+    sentences = read_json("results/answer.json")["sentences"]
+    page = next(filter(os.path.exists, ("results/report.html", "results/answer.md")))
+    print("", *sentences, f"Read on in {page}", sep="\n")
 
 
 def read_configuration() -> dict:
@@ -169,6 +182,7 @@ if workflow.remote_exec:
 
 
 wildcard_constraints:
+    objective=one_of(config["answer"]["objectives"]),
     model=one_of(config["models"]),
     seed=one_of(map(str, config["seeds"])),
     geometry=one_of(PLAN.other_geometries),
