@@ -18,10 +18,10 @@ from elagage.onnx import predict
 from elagage.onnx.deployed import description
 from elagage.packing import unpack
 
-COSTS = {  # objective -> what it costs, and how to write it
-    "file_size": ("the file", "{:,.0f} bytes"),
-    "packed_size": ("the packed file", "{:,.0f} bytes"),
-    "time": ("one image", "{:.3f} ms"),
+COSTS = {  # objective -> what it costs, and how to write that with its interval
+    "file_size": ("size of model.onnx", "{1:,.0f} bytes"),
+    "packed_size": ("size of model.onnx.packed", "{1:,.0f} bytes"),
+    "time": ("time of one image [95% interval]", "{1:.3f} ms [{0:.3f}, {2:.3f}]"),
 }
 
 
@@ -70,7 +70,7 @@ def verdict(found: Mapping, answer: Mapping, objective: str) -> list[str]:
     if seeds:
         lines += [
             "",
-            f"The same recipe with {seeds['seeds']} seeds lost {seeds['loss_points']:.2f} points on average (95 % "
+            f"The same recipe with {seeds['seeds']} seeds lost {seeds['loss_points']:.2f} points on average (95% "
             f"interval {seeds['loss_low']:.2f} to {seeds['loss_high']:.2f}), each against its own dense network.",
         ]
     return lines
@@ -80,7 +80,7 @@ def comparison(found: Mapping, answer: Mapping, correct: numpy.ndarray, right: n
     """Return the lines of a table of the file beside the reference."""
     rows = [(f"accuracy on {len(correct):,} test images", *(f"{shares.mean():.2%}" for shares in (correct, right)))]
     for objective, (what, unit) in COSTS.items():
-        rows.append((what, *(unit.format(row["costs"][objective][1]) for row in (found, answer["reference"]))))
+        rows.append((what, *(unit.format(*row["costs"][objective]) for row in (found, answer["reference"]))))
     lines = ["| | this file | the reference |", "|---|---|---|"]
     return lines + [f"| {' | '.join(cells)} |" for cells in rows]
 
@@ -106,7 +106,7 @@ def measured(latency: Mapping, answer: Mapping, dataset: Dataset) -> list[str]:
     counts = ", ".join(f"{count:,} {split}" for split, count in dataset.images.items())
     tested = len(answer["sequence"])
     return [
-        f"- Data: {dataset.name}, {len(dataset.classes)} classes, {dataset.channels} channel(s), "
+        f"- Data: {dataset.name}, {len(dataset.classes)} classes, {'grey' if dataset.channels == 1 else 'RGB'}, "
         f"{dataset.image_size}x{dataset.image_size} pixels; images: {counts}. SHA-256 of the decoded test images: "
         f"{dataset.sha256['test_images.npy']}.",
         "- Accuracy: image by image against the reference, on all test images, with this file in ONNX Runtime.",
@@ -121,7 +121,7 @@ def measured(latency: Mapping, answer: Mapping, dataset: Dataset) -> list[str]:
 LIMITS = [
     "- For photos like the test images. Of others, from another camera or place, the numbers here say nothing.",
     "- It names one of its classes whatever a photo shows. The probability is the network's softmax, which is not "
-    "calibrated: 90 % need not be right in 9 of 10 cases.",
+    "calibrated: 90% need not be right in 9 of 10 cases.",
     "- The verdict is of this file, of this margin, and of all classes together: single classes may lose more (below).",
     "- Times are of the processor named below; measure again on yours. Quantized files may also differ in single "
     "predictions on a processor with other instructions.",
@@ -193,7 +193,11 @@ def deploy(
         "Classes": per_class(correct, right, labels, dataset.classes),
         "How it was measured": measured(read_json(paths[found["file"]]["latency"]), answer, dataset),
         "What it was made from": as_json(model["provenance"]),
-        "Configuration of the study": as_json(configuration),
+        "Configuration of the study": [
+            "Saved as study.yaml (JSON is YAML), it makes the same study again.",
+            "",
+            *as_json(configuration),
+        ],
     }
     hashes = {pathlib.Path(outputs[name]).name: sha256(outputs[name]) for name in sources}
     with whole_file(outputs["card"]) as temporary:

@@ -23,6 +23,7 @@ from runners import planned, snakemake
 from safetensors.torch import load_file
 
 from elagage.code_checksum import digest, source_files
+from elagage.configuration import configuration
 from elagage.files import sha256
 from elagage.plan import graph
 from elagage.pytorch.models import build_network
@@ -202,6 +203,14 @@ def test_the_answer_is_a_folder_that_works_by_itself(study, tmp_path):
         card = (folder / "README.md").read_text()
         for name in ("model.onnx", "model.onnx.packed", "predict.py", "unpack.py"):
             assert f"| {name} | {sha256(folder / name)} |" in card
+
+
+def test_the_configuration_in_a_model_card_makes_the_same_study_again(study, listed):
+    card = (study / "results/best/time/README.md").read_text()
+    quoted = yaml.safe_load(re.findall(r"```json\n(.*?)```", card, re.DOTALL)[-1])
+    schema = study / "workflow/schemas/config.schema.yaml"
+    same = [configuration([stated], str(schema), print) for stated in (quoted, listed)]
+    assert same == [quoted, quoted]
 
 
 def test_the_terminal_ends_with_the_answer(study):

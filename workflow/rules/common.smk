@@ -43,16 +43,17 @@ def show_failures() -> None:
         print(f"\nerror: {message}\n(log: {logs[0]}{others})", file=sys.stderr)
 
 
-def asks_for_the_answer(targets) -> bool:
-    """Return whether a run made the answer for its user: among its target jobs is the rule all, or that of the answer."""
-    return any(job.rule.name in ("all", "certify") for job in targets)
+def made_the_answer(targets) -> bool:
+    """Return whether the answer is there, and a run with these target jobs made it for its user."""
+    return os.path.exists("results/answer.json") and any(
+        job.rule.name in ("all", "certify", "deploy") for job in targets
+    )
 
 
 def show_answer() -> None:
     """Show which files to deploy, and where to read on."""
-    sentences = read_json("results/answer.json")["sentences"]
     page = next(filter(os.path.exists, ("results/report.html", "results/answer.md")))
-    print("", *sentences, f"Read on in {page}", sep="\n")
+    print("", *read_json("results/answer.json")["sentences"], f"Read on in {os.path.abspath(page)}", sep="\n")
 
 
 def read_configuration() -> dict:

@@ -60,9 +60,7 @@ def main() -> int:
         about = {key: json.loads(text) for key, text in model.get_modelmeta().custom_metadata_map.items()}
         resize, interpolation = (about["preprocessing"][key] for key in ("resize", "interpolation"))
     except Exception as error:  # ONNX Runtime's, or a KeyError
-        sys.exit(
-            f"error: {arguments.model}: no model of Elagage that can be read ({error!r}); name another with --model"
-        )
+        sys.exit(f"error: {arguments.model}: not a model of Elagage ({error!r}); name one with --model")
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # names of files that are no text
     _, channels, _, size = model.get_inputs()[0].shape
     status = 0
