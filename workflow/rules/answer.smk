@@ -46,7 +46,7 @@ rule losses:
     threads: 1
     resources:
         mem_mb=times_attempt(2000),
-        runtime=times_attempt(30),
+        runtime=times_attempt(10),
     params:
         files=PLAN.files,
         answer=config["answer"],
@@ -98,7 +98,7 @@ rule lost_images:
     threads: 1
     resources:
         mem_mb=times_attempt(2000),
-        runtime=times_attempt(30),
+        runtime=times_attempt(10),
     params:
         files=PLAN.files,
         code=code("lost_images"),

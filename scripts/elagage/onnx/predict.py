@@ -68,7 +68,7 @@ def main() -> int:
         try:
             image = pixels(photo, channels, size, resize, interpolation)
         except Exception as error:  # damaged files raise of every kind
-            print(f"error: {photo}: not a readable image ({error}); remove or replace it", file=sys.stderr)
+            print(f"error: {photo}: cannot be read as an image ({error}); name another", file=sys.stderr)
             status = 1
             continue
         logits = model.run(None, {"image": image})[0][0].astype(float)
