@@ -6,11 +6,10 @@ from collections.abc import Mapping
 import numpy
 import pandas
 
-from elagage.data import Split
+from elagage.data import Split, read_predictions
 from elagage.files import read_json, reading, refusal, write_csv
 from elagage.job import job
 from elagage.noninferiority import images_to_tell, loss_bounds
-from order import read_predictions
 
 POINTS = 100  # in a share
 

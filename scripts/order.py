@@ -8,19 +8,13 @@ from collections.abc import Iterable, Mapping
 import numpy
 
 from elagage.certification import sequence
-from elagage.data import Split
-from elagage.files import read_json, reading, refusal, write_json
+from elagage.data import Split, read_predictions
+from elagage.files import read_json, refusal, write_json
 from elagage.job import job
 from elagage.measurements import costs
 from elagage.noninferiority import log_chance_to_pass
 
 OBJECTIVES = ("file_size", "packed_size", "time")
-
-
-def read_predictions(path: str) -> numpy.ndarray:
-    """Return the predictions that evaluate_accuracy wrote: the number of a class for each image, int32 [n]."""
-    with reading(path):
-        return numpy.load(path)
 
 
 def reference_of(files: Iterable[Mapping], correct: Mapping[str, numpy.ndarray], model: str | None) -> str:

@@ -1,6 +1,7 @@
 """The answer: its reference, the order on validation images, what each file loses, and what is certified."""
 
 import json
+import pathlib
 
 import numpy
 import pandas
@@ -11,6 +12,7 @@ from elagage.files import write_json, write_refusal
 from losses import compared, losses
 from order import order
 
+REPOSITORY = pathlib.Path(__file__).parent.parent
 ANSWER = {"maximum_accuracy_loss": 1.0, "confidence": 0.95, "objectives": ["file_size", "time"], "reference": None}
 CLASSES = ["a", "b", "c", "d"]
 IMAGES = 2000
@@ -142,6 +144,14 @@ def test_the_worst_class_is_the_one_that_loses_most():
     assert found["worst_class_loss_low"] < 10 < found["worst_class_loss_high"]
     assert found["macro_recall"] == pytest.approx(1 - 0.1 / 4)
     assert found["agreement"] == pytest.approx(1 - 50 / IMAGES)
+
+
+def test_every_column_is_explained():
+    right = wrong_on(slice(0, 0))
+    page = (REPOSITORY / "results/README.md").read_text()
+    for column in compared(right, right, right, LABELS, CLASSES, ANSWER):
+        if not column.endswith(("_low", "_high")):
+            assert f"`{column}`" in page, column
 
 
 def test_a_knee_is_where_bounds_leave_the_margin_from_either_side():

@@ -86,6 +86,12 @@ def test_packing_needs_numpy_and_the_standard_library():
         assert {path.parent.name for path in files} == {"packing"}, file
 
 
+def test_predict_stands_alone_beside_a_deployed_model():
+    files, packages = reached(SCRIPTS / "elagage/onnx/predict.py")
+    assert packages == {"numpy", "onnxruntime", "PIL"}
+    assert len(files) == 1
+
+
 @pytest.mark.parametrize("script", [file.stem for file in sorted(SCRIPTS.glob("*.py"))])
 def test_only_jobs_that_train_prune_export_or_time_pytorch_import_it(script):
     assert bool(reached(SCRIPTS / f"{script}.py")[1] & TORCH) == (script in WITH_TORCH.split())

@@ -8,6 +8,8 @@ import os
 import pathlib
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import numpy
@@ -16,10 +18,13 @@ import pandas
 import pytest
 import torch
 import yaml
+from PIL import Image
 from runners import planned, snakemake
 from safetensors.torch import load_file
 
 from elagage.code_checksum import digest, source_files
+from elagage.configuration import configuration
+from elagage.files import sha256
 from elagage.plan import graph
 from elagage.pytorch.models import build_network
 
@@ -27,6 +32,7 @@ REPOSITORY = pathlib.Path(__file__).parent.parent
 EXAMPLE = REPOSITORY / "examples/own_model"
 PROFILES = {"default": "--workflow-profile=workflow/profiles/default", "slurm": "--profile=slurm"}
 EVALUATION = "evaluate_accuracy", "evaluate_latency", "evaluate_latency_eager"  # what runs a network
+ANSWER = "order", "losses", "certify", "lost_images"
 QUOTES = '"""'  # of a docstring
 TINY = """
 dataset: {name: digits}
@@ -66,7 +72,7 @@ def finished_study(folder: pathlib.Path, config: str) -> pathlib.Path:
     (folder / "config").mkdir()
     (folder / "config/config.yaml").write_text(config)
     own_model(folder)
-    snakemake(folder, "all")
+    (folder / "terminal.txt").write_text(snakemake(folder, "all"))
     return folder
 
 
@@ -173,6 +179,52 @@ def test_an_onnx_file_stands_on_its_own(study):
     assert (session.run(None, {"image": images})[0].argmax(1) == predicted).all()
 
 
+def test_the_answer_is_a_folder_that_works_by_itself(study, tmp_path):
+    answer = json.loads((study / "results/answer.json").read_text())
+    images = numpy.load(study / "results/data/test_images.npy")
+    names = [f"{number}.png" for number in range(20)]
+    for name, image in zip(names, images, strict=False):
+        Image.fromarray(image[0]).save(tmp_path / name)
+    for objective, chosen in answer["answers"].items():
+        folder = shutil.copytree(study / f"results/best/{objective}", tmp_path / objective)
+        model = (folder / "model.onnx").read_bytes()
+        assert model == (study / chosen["file"]).read_bytes()
+        run = subprocess.run(
+            [sys.executable, f"{objective}/predict.py", *names],
+            cwd=tmp_path,
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        predicted = numpy.load((study / chosen["file"]).with_suffix(".predictions.npy"))[: len(names)]
+        assert [line.split()[1] for line in run.stdout.splitlines()] == [str(number) for number in predicted]
+        unpack = [sys.executable, "unpack.py", "model.onnx.packed", "again.onnx"]
+        subprocess.run(unpack, cwd=folder, check=True)
+        assert (folder / "again.onnx").read_bytes() == model
+        card = (folder / "README.md").read_text()
+        for name in ("model.onnx", "model.onnx.packed", "predict.py", "unpack.py"):
+            assert f"| {name} | {sha256(folder / name)} |" in card
+
+
+def test_the_configuration_in_a_model_card_makes_the_same_study_again(study, listed):
+    card = (study / "results/best/time/README.md").read_text()
+    quoted = yaml.safe_load(re.findall(r"```json\n(.*?)```", card, re.DOTALL)[-1])
+    schema = study / "workflow/schemas/config.schema.yaml"
+    same = [configuration([stated], str(schema), print) for stated in (quoted, listed)]
+    assert same == [quoted, quoted]
+
+
+def test_the_terminal_ends_with_the_answer(study):
+    sentences = json.loads((study / "results/answer.json").read_text())["sentences"]
+    lines = (study / "terminal.txt").read_text().splitlines()
+    assert lines[-1 - len(sentences) : -1] == sentences
+    assert (study / lines[-1].rpartition(" ")[2]).is_file()
+
+
+def test_a_run_that_does_not_ask_for_the_answer_does_not_end_with_it(study):
+    assert "Read on in" not in snakemake(study, "results/check.md", "--forcerun", "check")
+
+
 @pytest.mark.slow
 def test_a_model_with_weights_is_not_trained(wide):
     assert not (wide / "results/models/mine/seed0/history.csv").exists()
@@ -188,7 +240,9 @@ def test_every_rule_leaves_logs_and_no_job_a_temporary_file(study):
 
 def contents(folder: pathlib.Path) -> dict[str, bytes]:
     """Return the content of every result that holds no time: data, models, predictions and accuracies."""
-    timed = re.compile(r"(logs|benchmarks|plots|check)/|summary\.|check\.md|.*\.(latency|eager)\.json$")
+    timed = re.compile(
+        r"(logs|benchmarks|plots|check|answer|best)/|(summary|answer)\.|check\.md|.*\.(latency|eager)\.json$"
+    )
     files = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
     return {name: path.read_bytes() for name, path in files.items() if not timed.match(name)}
 
@@ -378,7 +432,7 @@ def test_every_job_recorded_the_checksum_of_all_code_that_its_script_imports(stu
 
 def test_all_follows_from_the_data_and_all_measurements_from_the_variants(study):
     assert with_what_follows(study, {"prepare_data"}) == rules(study)
-    measured = {"quantize", "pack", "evaluate_size", *EVALUATION, "summarize", "plot"}
+    measured = {"quantize", "pack", "evaluate_size", *EVALUATION, *ANSWER, "deploy", "summarize", "plot"}
     assert with_what_follows(study, {"quantize"}) == measured
 
 
@@ -425,13 +479,14 @@ def test_edited_scripts_rerun_their_rules(wide, edited):
         ("latency_images: 40", "latency_images: 41", "evaluate_latency evaluate_latency_eager check"),
         ("latency_images: 40", "latency_images: 40, threads: 2", "evaluate_latency evaluate_latency_eager"),
         ("latency_images: 40", "latency_images: 40, batch_sizes: [8]", "evaluate_latency"),
-        ("rates: [0.0, 0.5]", "rates: [0.0]", "summarize check_model"),
+        ("rates: [0.0, 0.5]", "rates: [0.0]", "summarize check_model order losses lost_images"),
         ("evaluation:", "sensitivity: {images: 20}\nevaluation:", "sensitivity"),
     ],
 )
 def test_a_changed_parameter_reruns_its_stage(wide, old, new, first):
     with configured(wide, old, new):
-        assert set(planned(wide, "all")) == with_what_follows(wide, set(first.split()))
+        # The model cards quote the whole configuration.
+        assert set(planned(wide, "all")) == with_what_follows(wide, set(first.split())) | {"deploy"}
 
 
 @pytest.mark.slow
@@ -495,8 +550,8 @@ def test_one_more_rate_runs_that_rate_and_no_other(tiny):
     with configured(tiny, "[0.0, 0.5]", "[0.0, 0.5, 0.7]"):
         jobs = planned(tiny, "all")
     of_each_scope = ("prune", "recover", "quantize", "pack", "evaluate_accuracy", "evaluate_size", "evaluate_latency")
-    once = ("check_model", "check", "sensitivity", "summarize", "plot")
-    assert jobs == dict.fromkeys(of_each_scope, 2) | dict.fromkeys(once, 1)
+    once = ("check_model", "check", "sensitivity", *ANSWER, "summarize", "plot")
+    assert jobs == dict.fromkeys(of_each_scope, 2) | dict.fromkeys(once, 1) | {"deploy": 3}
 
 
 @pytest.mark.slow

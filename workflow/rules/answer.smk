@@ -46,7 +46,7 @@ rule losses:
     threads: 1
     resources:
         mem_mb=times_attempt(2000),
-        runtime=times_attempt(30),
+        runtime=times_attempt(10),
     params:
         files=PLAN.files,
         answer=config["answer"],
@@ -80,3 +80,29 @@ rule certify:
         "Certify files on test images, and answer"
     script:
         "../../scripts/certify.py"
+
+
+rule lost_images:
+    input:
+        **{f"test_{kind}": f"results/data/test_{kind}.npy" for kind in ("images", "labels")},
+        test_files="results/data/test_files.json",
+        dataset="results/data/dataset.json",
+        answer="results/answer.json",
+        predictions=[row["predictions"] for row in PLAN.files],
+    output:
+        "results/answer/lost_images.json",
+    log:
+        "results/logs/lost_images.log",
+    conda:
+        "../../envs/tables.yaml"
+    threads: 1
+    resources:
+        mem_mb=times_attempt(2000),
+        runtime=times_attempt(10),
+    params:
+        files=PLAN.files,
+        code=code("lost_images"),
+    message:
+        "Find the images that compression loses most often"
+    script:
+        "../../scripts/lost_images.py"

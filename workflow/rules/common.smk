@@ -16,6 +16,7 @@ from elagage.ancient_inputs import respect_ancient, stand_in
 from elagage.code_checksum import code_checksums
 from elagage.configuration import check_files, configuration, read_command_line, read_file
 from elagage.errors import UserError
+from elagage.files import read_json
 from elagage.geometry import COVER
 from elagage.image_folder import image_fingerprint
 from elagage.job import failures
@@ -41,6 +42,19 @@ def show_failures() -> None:
     for message, logs in failures("results/logs", STARTED).items():
         others = f" and {len(logs) - 1} more" if len(logs) > 1 else ""
         print(f"\nerror: {message}\n(log: {logs[0]}{others})", file=sys.stderr)
+
+
+def made_the_answer(targets) -> bool:
+    """Return whether the answer is there, and a run with these target jobs made it for its user."""
+    return os.path.exists("results/answer.json") and any(
+        job.rule.name in ("all", "certify", "deploy") for job in targets
+    )
+
+
+def show_answer() -> None:
+    """Show which files to deploy, and where to read on."""
+    page = next(filter(os.path.exists, ("results/report.html", "results/answer.md")))
+    print("", *read_json("results/answer.json")["sentences"], f"Read on in {os.path.abspath(page)}", sep="\n")
 
 
 def read_configuration() -> dict:
@@ -179,6 +193,7 @@ if workflow.remote_exec:
 
 
 wildcard_constraints:
+    objective=one_of(config["answer"]["objectives"]),
     model=one_of(config["models"]),
     seed=one_of(map(str, config["seeds"])),
     geometry=one_of(PLAN.other_geometries),

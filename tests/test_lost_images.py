@@ -1,0 +1,70 @@
+"""The images that compression loses most often."""
+
+import base64
+import io
+
+import numpy
+import pytest
+from PIL import Image
+
+from elagage.data import Split
+from elagage.files import read_json, write_json, write_refusal
+from lost_images import SHOWN, THUMBNAIL, lost_images, thumbnail
+
+CLASSES = ["a", "b", "c"]
+IMAGES = 6
+LABELS = numpy.zeros(IMAGES, numpy.int64)
+PREDICTED = {  # of which `reference` is wrong on the last image, and `refused` was never made
+    "reference": [0, 0, 0, 0, 0, 1],
+    "small": [1, 2, 0, 0, 0, 1],
+    "tiny": [1, 2, 2, 0, 0, 1],
+    "fast": [1, 0, 1, 0, 0, 0],
+    "other": [2, 0, 0, 0, 0, 2],
+}
+
+
+def found(folder, predicted=None, images=IMAGES, names=()) -> dict:
+    """Return what is written for these predictions; the answer is `small`, and by time `fast`."""
+    files = [{"file": name, "predictions": str(folder / f"{name}.npy")} for name in (*PREDICTED, "refused")]
+    for name, classes in (predicted or PREDICTED).items():
+        numpy.save(folder / f"{name}.npy", numpy.array(classes, numpy.int32))
+    write_refusal(folder / "refused.npy", "no channels")
+    answers = {"file_size": {"file": "small"}, "time": {"file": "fast"}}
+    write_json(folder / "answer.json", {"reference": {"file": "reference"}, "answers": answers})
+    test = Split(numpy.arange(images * 48, dtype=numpy.uint8).reshape(images, 3, 4, 4), numpy.zeros(images, int))
+    lost_images(files, folder / "answer.json", test, CLASSES, names, folder / "lost.json")
+    return read_json(folder / "lost.json")
+
+
+def test_images_are_listed_by_how_many_files_lose_what_the_reference_has_right(tmp_path):
+    lost = found(tmp_path)
+    assert (lost["reference"], lost["compared"]) == ("reference", 4)
+    assert [(row["index"], row["lost"]) for row in lost["images"]] == [(0, 4), (1, 2), (2, 2)]
+    first = lost["images"][0]
+    assert (first["class"], first["taken_for"]) == ("a", "b")
+    assert first["predictions"] == {"file_size": "b", "time": "b"}
+    assert lost["images"][1]["predictions"] == {"file_size": "c", "time": "a"}
+    assert first["file"] is None
+
+
+def test_images_of_a_folder_have_their_names(tmp_path):
+    names = [f"test/a/{number}.png" for number in range(IMAGES)]
+    assert [row["file"] for row in found(tmp_path, names=names)["images"]] == names[:3]
+
+
+def test_not_more_are_listed_than_people_look_at(tmp_path):
+    predicted = {name: numpy.full(100, int(name != "reference")) for name in PREDICTED}
+    assert len(found(tmp_path, predicted, images=100)["images"]) == SHOWN
+
+
+def test_a_study_that_loses_nothing_lists_nothing(tmp_path):
+    assert found(tmp_path, dict.fromkeys(PREDICTED, [0] * IMAGES))["images"] == []
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 8, 8), (3, 224, 224), (1, 300, 300)])
+def test_a_thumbnail_is_the_image_or_a_smaller_one(shape):
+    image = numpy.full(shape, 7, numpy.uint8)
+    with Image.open(io.BytesIO(base64.b64decode(thumbnail(image)))) as read:
+        assert read.size == (min(THUMBNAIL, shape[1]),) * 2
+        assert read.mode == ("L" if len(image) == 1 else "RGB")
+        assert (numpy.asarray(read) == 7).all()
