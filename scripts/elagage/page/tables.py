@@ -21,6 +21,7 @@ from elagage.files import read_json, reading, refusal
 SUMMARY, ANSWER = "summary.csv", "answer.json"
 NAMES = ("model", "seed", "scope", "rate", "recovery", "mode")
 FILTERS = ("model", "seed", "scope", "recovery", "mode")
+COSTS = {"file_size": "model_size_bytes", "packed_size": "packed_size_bytes", "time": "time_ms"}  # by objective
 SETTING = ("cpu", "instruction_set", "threads", "latency_images", "onnxruntime", "torch")
 CHARTED = (
     *("loss_points", "loss_low", "loss_high", "accuracy", "model_size_bytes", "packed_size_bytes"),
@@ -61,12 +62,12 @@ class Study:
         return {row["file"] for row in self.answer["sequence"] if row["passed"]}
 
     @property
-    def chosen(self) -> dict[str, str]:
-        """File -> the objectives that it is the answer by, in words."""
+    def chosen(self) -> dict[str, list[str]]:
+        """File -> the objectives that it is the answer by."""
         found: dict[str, list[str]] = {}
         for objective, row in self.answer["answers"].items():
-            found.setdefault(row["file"], []).append(objective.replace("_", " "))
-        return {file: ", ".join(objectives) for file, objectives in found.items()}
+            found.setdefault(row["file"], []).append(objective)
+        return found
 
     @property
     def notable(self) -> list[dict[str, Any]]:
@@ -126,7 +127,10 @@ class Study:
         return [
             {name: row[name] for name in ("file", "verdict", *FILTERS)}
             | {name: float(row[name]) for name in CHARTED}
-            | {"certified": row["file"] in self.passed, "answer": self.chosen.get(row["file"], "")}
+            | {
+                "certified": row["file"] in self.passed,
+                "answers": [COSTS[name] for name in self.chosen.get(row["file"], [])],
+            }
             for row in self.files
         ]
 
@@ -155,13 +159,13 @@ def data(place: str, value: str, text: str) -> Markup:
 
 def read_measured(paths: Iterable[str]) -> list[dict[str, Any]]:
     """Return the rows of <model>/seed<seed>/*.csv with model and seed; numbers are numbers. Refused files have none."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for path in map(pathlib.Path, paths):
         if refusal(path) is not None:
             continue
         with reading(path), path.open(newline="") as file:
             named = {"model": path.parent.parent.name, "seed": path.parent.name.removeprefix("seed")}
-            rows += [{name: number(text) for name, text in row.items()} | named for row in csv.DictReader(file)]
+            rows += [named | {name: number(text) for name, text in row.items()} for row in csv.DictReader(file)]
     return rows
 
 
