@@ -9,7 +9,7 @@ from typing import Any
 
 import altair
 
-BLACK, ORANGE, GREEN, BLUE, VERMILION = "#000000", "#E69F00", "#009E73", "#0072B2", "#D55E00"
+BLACK, ORANGE, BLUE, VERMILION = "#000000", "#E69F00", "#0072B2", "#D55E00"
 VERDICTS = ["within", "too few images to tell", "beyond"]
 STROKES = [BLUE, BLACK, VERMILION]
 FILLS = [BLUE, "#ffffff", VERMILION]
@@ -96,13 +96,14 @@ def trade_off(margin: float, filters: list[str]) -> dict[str, Any]:
     )
     # Only of the answer by this cost: two may be nearly the same file, whose names would hide each other.
     names = shown.transform_filter("indexof(datum.answers, cost) >= 0")
-    names = names.mark_text(dy=20, fontSize=12, fontWeight="bold", color=BLACK, text="answer")
+    text = {"dy": 20, "fontSize": 12, "fontWeight": "bold", "text": "answer"}
     chart = altair.layer(
         limit(margin),
         whiskers.encode(y2="loss_high:Q", y=losses("loss_low", margin, LOST)),
         marks,
         rings,
-        names,
+        names.mark_text(stroke="#ffffff", strokeWidth=4, **text),
+        names.mark_text(color=BLACK, **text),
     )
     parameters = [
         altair.param("cost", value=next(iter(COSTS))),
@@ -116,7 +117,7 @@ def pruning(margin: float, rows: list[dict]) -> dict[str, Any]:
     """Return the chart of loss against the rate, a line for each scope and recovery; rows: as Study.marks."""
     rates = sorted({row["rate"] for row in rows})
     several = len({row["recovery"] for row in rows}) > 1
-    scope = altair.Scale(range=[BLUE, ORANGE, GREEN])
+    scope = altair.Scale(range=[BLACK, ORANGE, BLUE])
     legend = altair.Legend(orient="top")
     chart = altair.Chart(altair.InlineData(values=rows)).encode(
         x=altair.X("rate:Q", title="rate of pruning", axis=altair.Axis(values=rates, format=".0%", grid=False)),
@@ -127,9 +128,7 @@ def pruning(margin: float, rows: list[dict]) -> dict[str, Any]:
     lines = chart.mark_line().encode(
         strokeDash=altair.StrokeDash("recovery:N", legend=legend if several else None),
     )
-    points = chart.mark_point(size=60, strokeWidth=2, fill="#ffffff").encode(
-        shape=altair.Shape("scope:N", legend=legend)
-    )
+    points = chart.mark_point(size=60, strokeWidth=2, fill="#ffffff").encode(shape=altair.Shape("scope:N", legend=None))
     return drawn((limit(margin) + lines + points).properties(height=280))
 
 

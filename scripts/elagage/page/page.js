@@ -3,7 +3,8 @@
 
 const content = (id) => JSON.parse(document.getElementById(id).textContent);
 // As SVG, which prints well; by interpretation, because the page's policy forbids code made of text.
-const OPTIONS = { renderer: "svg", ast: true, actions: false };
+// Only errors (1) are told: a layer without marks, such as that of certified files, is none.
+const OPTIONS = { renderer: "svg", ast: true, actions: false, logLevel: 1 };
 
 const filters = document.getElementById("filters");
 const search = document.getElementById("search");
