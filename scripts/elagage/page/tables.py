@@ -88,6 +88,12 @@ class Study:
         return sorted(numbered, key=lambda knee: not self.is_of_reference(knee[1]))
 
     @property
+    def plain_mode(self) -> str:
+        """The mode by which pruning is told: float32 or, in a study without it, the first."""
+        modes = [knee["mode"] for knee in self.answer["knees"]]
+        return "float32" if "float32" in modes else modes[0] if modes else ""
+
+    @property
     def eager(self) -> dict[str, Any] | None:
         """A row with the time of the reference's network in eager PyTorch."""
         return next(filter(self.is_of_reference, self.files), None)
