@@ -62,6 +62,8 @@ for (const heading of table.tHead.rows[0].cells) {
   heading.querySelector("button").addEventListener("click", () => sortRows(heading));
 }
 
+addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((part) => (part.open = true)));
+
 // A browser that goes back to the page keeps what was chosen.
 filters.reset();
 showRows();
