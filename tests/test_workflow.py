@@ -378,7 +378,8 @@ def test_every_job_recorded_the_checksum_of_all_code_that_its_script_imports(stu
 
 def test_all_follows_from_the_data_and_all_measurements_from_the_variants(study):
     assert with_what_follows(study, {"prepare_data"}) == rules(study)
-    measured = {"quantize", "pack", "evaluate_size", *EVALUATION, "summarize", "plot"}
+    answer = {"order", "losses", "certify", "report_page"}
+    measured = {"quantize", "pack", "evaluate_size", *EVALUATION, "summarize", "plot"} | answer
     assert with_what_follows(study, {"quantize"}) == measured
 
 
@@ -431,7 +432,8 @@ def test_edited_scripts_rerun_their_rules(wide, edited):
 )
 def test_a_changed_parameter_reruns_its_stage(wide, old, new, first):
     with configured(wide, old, new):
-        assert set(planned(wide, "all")) == with_what_follows(wide, set(first.split()))
+        # The page states the whole configuration.
+        assert set(planned(wide, "all")) == with_what_follows(wide, set(first.split())) | {"report_page"}
 
 
 @pytest.mark.slow
@@ -495,7 +497,7 @@ def test_one_more_rate_runs_that_rate_and_no_other(tiny):
     with configured(tiny, "[0.0, 0.5]", "[0.0, 0.5, 0.7]"):
         jobs = planned(tiny, "all")
     of_each_scope = ("prune", "recover", "quantize", "pack", "evaluate_accuracy", "evaluate_size", "evaluate_latency")
-    once = ("check_model", "check", "sensitivity", "summarize", "plot")
+    once = ("check_model", "check", "sensitivity", "order", "losses", "certify", "summarize", "plot", "report_page")
     assert jobs == dict.fromkeys(of_each_scope, 2) | dict.fromkeys(once, 1)
 
 
