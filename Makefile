@@ -10,7 +10,7 @@ VERSION := $(if $(PYTHON),$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.
 # Of a .venv of that version: one of another version lacks the file, and is made again.
 INSTALLED = .venv/installed-for-$(VERSION)
 
-.PHONY: study new check compare install test test-all test-slurm format clean help
+.PHONY: study new check compare install test test-all test-browser test-slurm format clean help
 
 CONFIG = config/config.yaml
 # The folder of a study is that of its configuration; of a file in config/ it is this one. Sets them in the shell.
@@ -49,12 +49,16 @@ test: $(INSTALLED)
 	$(RUN)/snakefmt --check workflow
 	$(RUN)/snakemake --lint
 	$(RUN)/mypy
-	$(RUN)/pytest -m "not slow and not slurm" --cov --cov-report=
+	$(RUN)/pytest -m "not slow and not slurm and not browser" --cov --cov-report=
 	@echo "covered: $$($(RUN)/coverage report --format=total) % of the lines and branches in scripts/"
 
-# make test-all    test all else that needs no cluster: kills, every dry run, every bad input (as root a full disk, too)
+# make test-all    test all else that needs neither cluster nor browser: kills, every dry run, every bad input (as root a full disk, too)
 test-all: $(INSTALLED)
 	$(RUN)/pytest -m slow
+
+# make test-browser  test the page of a study in a headless Chromium (with ELAGAGE_REQUIRE_CHROMIUM=1 as root on Debian installs it)
+test-browser: $(INSTALLED)
+	$(RUN)/pytest -m browser
 
 # make test-slurm  test the cluster profile on a Slurm that is installed and started on this machine (root, Debian)
 test-slurm: $(INSTALLED)

@@ -12,6 +12,7 @@ from elagage.job import job
 from elagage.noninferiority import images_to_tell, loss_bounds
 
 POINTS = 100  # in a share
+TIMES = ("time_low_ms", "time_ms", "time_high_ms")  # as the answer compares them
 
 
 def points(column: str, reference: numpy.ndarray, other: numpy.ndarray, confidence: float) -> dict[str, float]:
@@ -90,7 +91,9 @@ def losses(
     files: list[Mapping], order: str, labels: numpy.ndarray, classes: list[str], answer: Mapping, output: str
 ) -> None:
     """Write a row per file that is not refused (CSV). files: of Plan.files; order: what the rule order wrote."""
-    reference = read_json(order)["reference"]
+    ordered = read_json(order)
+    reference = ordered["reference"]
+    times = {row["file"]: dict(zip(TIMES, row["costs"]["time"], strict=True)) for row in ordered["files"]}
     there = [row for row in files if refusal(row["predictions"]) is None]
     predicted = {row["file"]: read_predictions(row["predictions"]) for row in there}
     dense = {
@@ -102,6 +105,7 @@ def losses(
         output,
         [
             {"file": row["file"], "reference": reference}
+            | times[row["file"]]
             | compared(
                 predicted[row["file"]],
                 predicted[reference],

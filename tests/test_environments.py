@@ -25,8 +25,10 @@ CONDA_NAME = {
     "sklearn": "scikit-learn",
     "torch": "pytorch",
     "torch_pruning": "torch-pruning",
+    "vl_convert": "vl-convert-python",
+    "yaml": "pyyaml",
 }
-PYPI_NAME = {"matplotlib-base": "matplotlib", "pytorch": "torch"}
+PYPI_NAME = {"matplotlib-base": "matplotlib", "pytorch": "torch", "vl-convert-python": "vl_convert_python"}
 OURS = {"elagage", *(file.stem for file in SCRIPTS.glob("*.py"))}
 PYTHON = "3.11"  # the tested version, which the Makefile prefers
 # Needed without an import of ours: pandas writes Markdown with it.
@@ -99,7 +101,7 @@ def test_environments_differ_in_what_they_hold():
 def test_evaluation_tables_and_figures_go_without_the_heavy_libraries():
     [environment] = {name for name in ENVIRONMENTS if "evaluate_accuracy" in rules_of(name)}
     assert "evaluate_latency" in rules_of(environment)
-    for name in (environment, "packing", "tables"):
+    for name in (environment, "packing", "page", "tables"):
         assert not {"pytorch", "torchvision"} & set(dependencies(name))
     assert "onnxruntime" not in dependencies("tables")
 

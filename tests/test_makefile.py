@@ -9,7 +9,20 @@ import pytest
 
 REPOSITORY = pathlib.Path(__file__).parent.parent
 MAKEFILE = REPOSITORY / "Makefile"
-TARGETS = {"study", "new", "check", "compare", "install", "test", "test-all", "test-slurm", "format", "clean", "help"}
+TARGETS = {
+    "study",
+    "new",
+    "check",
+    "compare",
+    "install",
+    "test",
+    "test-all",
+    "test-browser",
+    "test-slurm",
+    "format",
+    "clean",
+    "help",
+}
 
 
 @pytest.fixture

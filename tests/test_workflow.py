@@ -432,7 +432,7 @@ def test_every_job_recorded_the_checksum_of_all_code_that_its_script_imports(stu
 
 def test_all_follows_from_the_data_and_all_measurements_from_the_variants(study):
     assert with_what_follows(study, {"prepare_data"}) == rules(study)
-    measured = {"quantize", "pack", "evaluate_size", *EVALUATION, *ANSWER, "deploy", "summarize", "plot"}
+    measured = {"quantize", "pack", "evaluate_size", *EVALUATION, *ANSWER, "deploy", "summarize", "plot", "report_page"}
     assert with_what_follows(study, {"quantize"}) == measured
 
 
@@ -485,8 +485,9 @@ def test_edited_scripts_rerun_their_rules(wide, edited):
 )
 def test_a_changed_parameter_reruns_its_stage(wide, old, new, first):
     with configured(wide, old, new):
-        # The model cards quote the whole configuration.
-        assert set(planned(wide, "all")) == with_what_follows(wide, set(first.split())) | {"deploy"}
+        # The model cards and the page state the whole configuration.
+        expected = with_what_follows(wide, set(first.split())) | {"deploy", "report_page"}
+        assert set(planned(wide, "all")) == expected
 
 
 @pytest.mark.slow
@@ -550,7 +551,7 @@ def test_one_more_rate_runs_that_rate_and_no_other(tiny):
     with configured(tiny, "[0.0, 0.5]", "[0.0, 0.5, 0.7]"):
         jobs = planned(tiny, "all")
     of_each_scope = ("prune", "recover", "quantize", "pack", "evaluate_accuracy", "evaluate_size", "evaluate_latency")
-    once = ("check_model", "check", "sensitivity", *ANSWER, "summarize", "plot")
+    once = ("check_model", "check", "sensitivity", *ANSWER, "summarize", "plot", "report_page")
     assert jobs == dict.fromkeys(of_each_scope, 2) | dict.fromkeys(once, 1) | {"deploy": 3}
 
 

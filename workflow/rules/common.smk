@@ -16,7 +16,7 @@ from elagage.ancient_inputs import respect_ancient, stand_in
 from elagage.code_checksum import code_checksums
 from elagage.configuration import check_files, configuration, read_command_line, read_file
 from elagage.errors import UserError
-from elagage.files import read_json
+from elagage.files import read_json, sha256
 from elagage.geometry import COVER
 from elagage.image_folder import image_fingerprint
 from elagage.job import failures

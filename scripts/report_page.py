@@ -1,0 +1,39 @@
+"""Write the page of a study: the answer, its charts and its tables, in one HTML file that needs no network."""
+
+import os
+from collections.abc import Iterable, Mapping
+
+from elagage.files import whole_file
+from elagage.job import job
+from elagage.page.page import page
+from elagage.page.tables import Study, read_measured
+
+
+def report_page(
+    summary: str | os.PathLike,
+    answer: str | os.PathLike,
+    histories: Iterable[str],
+    sensitivities: Iterable[str],
+    configuration: Mapping,
+    output: str | os.PathLike,
+) -> None:
+    """Write the page. summary, answer: summary.csv and answer.json; histories, sensitivities: <model>/seed<seed>/*.csv.
+
+    Raises UserError if a file is damaged.
+    """
+    text = page(Study(summary, answer), read_measured(histories), read_measured(sensitivities), configuration)
+    with whole_file(output) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+if "snakemake" in globals():
+    with job(snakemake.log[0]):
+        inputs = snakemake.input
+        report_page(
+            inputs.summary,
+            inputs.answer,
+            inputs.histories,
+            inputs.sensitivities,
+            snakemake.params.configuration,
+            snakemake.output[0],
+        )
