@@ -97,7 +97,7 @@ def use(taken: Mapping) -> list[str]:
         "",
         "These versions were tested. `predict.py` prepares a photo as the study did: turned as its EXIF orientation "
         f"says, {taken['colours']}, {taken['size']}. In a program of your own, input `image` takes {taken['input']}; "
-        "output `logits` is float32 [batch, classes]; its metadata name the classes and the preprocessing.",
+        "output `logits` is float32 [batch, classes]; the metadata of the file name classes and preprocessing.",
     ]
 
 
