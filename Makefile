@@ -13,6 +13,8 @@ INSTALLED = .venv/installed-for-$(VERSION)
 .PHONY: study new check compare install test test-all test-browser test-slurm format clean help
 
 CONFIG = config/config.yaml
+# Not every shell replaces the ~ of CONFIG=~/study.yaml.
+override CONFIG := $(patsubst ~/%,$(HOME)/%,$(CONFIG))
 # The folder of a study is that of its configuration; of a file in config/ it is this one. Sets them in the shell.
 PLACE = [ -f "$(CONFIG)" ] || { echo "make: there is no file '$(CONFIG)'; name one with CONFIG=..." >&2; exit 1; }; \
 	folder=$$(cd "$$(dirname "$(CONFIG)")" && pwd -P); config=$$folder/$$(basename "$(CONFIG)"); \

@@ -40,7 +40,7 @@ def make(tmp_path):
             python = programs / f"python{version}"
             python.write_text(f'#!/bin/sh\ncase "$2" in *print*) echo {version} ;; esac\n')
             python.chmod(0o755)
-        environment = {"PATH": str(programs)}
+        environment = {"PATH": str(programs), "HOME": str(tmp_path)}
         return subprocess.run(["make", *words], cwd=tmp_path, env=environment, capture_output=True, text=True)
 
     return run
@@ -111,6 +111,7 @@ def installed(make, tmp_path) -> pathlib.Path:
         ((), "config/config.yaml", ""),
         (("CONFIG=config/config.yaml",), "config/config.yaml", ""),
         (("CONFIG=my studies/first/study.yaml",), "my studies/first/study.yaml", "my studies/first"),
+        (("CONFIG=~/my studies/first/study.yaml",), "my studies/first/study.yaml", "my studies/first"),
         (("CONFIG={here}/my studies/first/study.yaml",), "my studies/first/study.yaml", "my studies/first"),
     ],
 )

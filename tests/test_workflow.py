@@ -659,3 +659,14 @@ def test_the_configurations_on_offer_plan_a_study(name, tmp_path):
     snakefile = REPOSITORY / "workflow/Snakefile"
     jobs = planned(folder, "--snakefile", str(snakefile), "all", "--configfile", "study.yaml")
     assert jobs["plot"] == 1
+
+
+@pytest.mark.slow
+def test_a_run_on_another_number_of_cores_differs_by_no_more_than_chance_in_accuracy(tiny, tmp_path):
+    shutil.copytree(tiny, tmp_path / "second", ignore=shutil.ignore_patterns("results", ".snakemake"))
+    snakemake(tmp_path / "second", "--cores", "1", "all")
+    command = [sys.executable, str(REPOSITORY / "tools/compare_studies.py"), str(tiny), str(tmp_path / "second")]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    accuracy = re.search(r"accuracy, image by image +(\d+) +(\d+) +(\d+)", text)
+    assert int(accuracy[3]) == 0 < int(accuracy[1]) + int(accuracy[2])
+    assert "Configuration, versions and machine are the same." in text

@@ -1,6 +1,7 @@
 """Say what differs between two runs of a study: python tools/compare_studies.py --help, or `make compare`."""
 
 import argparse
+import os
 import pathlib
 import sys
 from collections.abc import Callable, Mapping
@@ -220,8 +221,10 @@ def conclusion(files: list[dict], numbers: list[dict], settings: list[dict]) -> 
 def main() -> None:
     """Read the command line and print what differs."""
     parser = argparse.ArgumentParser(prog="make compare", description=__doc__)
-    parser.add_argument("first", metavar="A", help="folder of a study that has run, or its configuration in it")
-    parser.add_argument("second", metavar="B", help="folder of the other one")
+    parser.add_argument(
+        "first", metavar="A", type=os.path.expanduser, help="folder of a study that has run, or its configuration in it"
+    )
+    parser.add_argument("second", metavar="B", type=os.path.expanduser, help="folder of the other one")
     arguments = parser.parse_args()
     if not arguments.first or not arguments.second:
         parser.error("name both: make compare A=folder B=folder")

@@ -230,19 +230,28 @@ def write(path: pathlib.Path, text: str) -> None:
 def main() -> None:
     """Read the command line, write the study and say how it goes on."""
     parser = argparse.ArgumentParser(prog="make new", description=__doc__)
-    parser.add_argument("study", metavar="STUDY", help="folder of the study, which is made if it is not there")
+    parser.add_argument(
+        "study", metavar="STUDY", type=os.path.expanduser, help="folder of the study, which is made if it is not there"
+    )
     parser.add_argument(
         "photos",
         metavar="PHOTOS",
+        type=os.path.expanduser,
         help="folder of photos: <class>/*, or train/<class>/* and test/<class>/*",
     )
     parser.add_argument(
         "--model",
         metavar="MODEL",
+        type=os.path.expanduser,
         default="resnet20",
         help="torchvision:name, timm:name, file.py:function or a network of Elagage (default: resnet20)",
     )
-    parser.add_argument("--weights", metavar="WEIGHTS", help="file of weights that were trained on these classes")
+    parser.add_argument(
+        "--weights",
+        metavar="WEIGHTS",
+        type=os.path.expanduser,
+        help="file of weights that were trained on these classes",
+    )
     arguments = parser.parse_args()
     if not arguments.study or not arguments.photos:
         parser.error("name both: make new STUDY=folder PHOTOS=folder")
