@@ -24,8 +24,7 @@ OF_STUDY = $(if $(CORES),--cores $(CORES)) --snakefile workflow/Snakefile --dire
 # make             run the default study
 # make study       run a study: CONFIG=path/to/study.yaml, on all cores unless CORES=2; its folder gets the results
 study: $(INSTALLED)
-	@$(PLACE); $(RUN)/snakemake all $(OF_STUDY) && sed -n 's/^- //p' "$$folder/results/answer.md" && \
-		echo "Open $$folder/results/report.html in a browser; it is one file, to be sent to whom you like."
+	@$(PLACE); $(RUN)/snakemake all $(OF_STUDY)
 
 # make new         start a study: STUDY=folder PHOTOS=folder, and MODEL=file.py:build WEIGHTS=file for a model of your own
 new: $(INSTALLED)

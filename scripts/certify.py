@@ -29,6 +29,11 @@ def described(row: Mapping) -> str:
     return f"{row['model']}, seed {row['seed']}, {row['scope']} pruning at {row['rate']:.0%}, {recovery}, {row['mode']}"
 
 
+def in_points(margin: float) -> str:
+    """Return a margin in words."""
+    return "1 point" if margin == 1 else f"{margin:g} points"
+
+
 def tested(order: Mapping, losses: pandas.DataFrame, images: int, answer: Mapping) -> list[dict]:
     """Return the sequence with each file's p-value, the level at which it was tested, and whether it passed."""
     margin, level = answer["maximum_accuracy_loss"] / 100, 1 - answer["confidence"]
@@ -111,7 +116,7 @@ def sentence(objective: str, answer: Mapping, reference: Mapping, found: Mapping
     cost = unit.format(answer["costs"][objective][1])
     if answer["is_reference"]:
         return (
-            f"By {objective.replace('_', ' ')}, no cheaper file is certified to lose less than {margin:g} points; "
+            f"By {objective.replace('_', ' ')}, no cheaper file is certified to lose less than {found['margin']}; "
             f"deploy the reference {answer['best']} ({answer['described']}; {what} takes {cost})."
         )
     loss = answer["loss_points"]
@@ -127,7 +132,7 @@ def sentence(objective: str, answer: Mapping, reference: Mapping, found: Mapping
 
 def markdown(found: Mapping) -> str:
     """Return the answer for people."""
-    margin, confidence = found["margin_points"], found["confidence"]
+    confidence = found["confidence"]
     smallest = ", ".join(
         f"{points:.2f} points where {float(share):.0%} of the images differ"
         for share, points in found["smallest_margin_points"].items()
@@ -141,7 +146,7 @@ def markdown(found: Mapping) -> str:
             "",
             f"Reference: {found['reference']['described']}, {found['reference']['file']}.",
             "",
-            f"With {confidence:.0%} confidence none of these files loses {margin:g} points or more against the "
+            f"With {confidence:.0%} confidence none of these files loses {found['margin']} or more against the "
             f"reference: {len(found['sequence'])} files were tested on test images, in an order that only validation "
             f"images and costs decided, and {passed} passed. Whoever takes another file of the study has no such "
             f"guarantee, nor, strictly, who certifies again on the same test images.",
@@ -167,6 +172,7 @@ def certify(order: str, losses: str, images: int, answer: Mapping, json_path: st
     confidence, margin = answer["confidence"], answer["maximum_accuracy_loss"]
     found = {
         "margin_points": margin,
+        "margin": in_points(margin),
         "confidence": confidence,
         "test_images": images,
         "validation_images": ordered["validation_images"],

@@ -51,11 +51,11 @@ def per_class(correct: numpy.ndarray, right: numpy.ndarray, labels: numpy.ndarra
 
 def verdict(found: Mapping, answer: Mapping, objective: str) -> list[str]:
     """Return what was certified of the file, in words. found: the file's part of the answer."""
-    margin, confidence, images = answer["margin_points"], answer["confidence"], answer["test_images"]
+    margin, confidence, images = answer["margin"], answer["confidence"], answer["test_images"]
     if found["is_reference"]:
         return [
             f"No file of the study that is cheaper by {objective.replace('_', ' ')} was certified to lose less than "
-            f"{margin:g} points of accuracy. So this is the reference itself, the dense float32 network that is most "
+            f"{margin} of accuracy. So this is the reference itself, the dense float32 network that is most "
             f"accurate on validation images: nothing was compressed.",
         ]
     seeds = found["recipe"]
@@ -64,7 +64,7 @@ def verdict(found: Mapping, answer: Mapping, objective: str) -> list[str]:
         f"images; the loss is above {found['loss_low']:.2f} and below {found['loss_high']:.2f} points, each with "
         f"{confidence:.0%} confidence by itself.",
         "",
-        f"**With {confidence:.0%} confidence it loses less than {margin:g} points, as does every other file that the "
+        f"**With {confidence:.0%} confidence it loses less than {margin}, as does every other file that the "
         f"study certified.** Among those it is the cheapest by {objective.replace('_', ' ')}, up to ties.",
     ]
     if seeds:

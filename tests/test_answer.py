@@ -149,7 +149,7 @@ def test_the_worst_class_is_the_one_that_loses_most():
 def test_every_column_is_explained():
     right = wrong_on(slice(0, 0))
     page = (REPOSITORY / "results/README.md").read_text()
-    for column in compared(right, right, right, LABELS, CLASSES, ANSWER):
+    for column in compared(right, right, right, right, LABELS, CLASSES, ANSWER):
         if not column.endswith(("_low", "_high")):
             assert f"`{column}`" in page, column
 

@@ -7,7 +7,7 @@ import pytest
 
 from deploy import per_class, verdict
 
-ANSWER = {"margin_points": 1.0, "confidence": 0.95, "test_images": 2000}
+ANSWER = {"margin_points": 1.0, "margin": "1 point", "confidence": 0.95, "test_images": 2000}
 FOUND = {"is_reference": False, "loss_points": 0.25, "loss_low": -0.5, "loss_high": 0.75, "recipe": None}
 
 
@@ -33,7 +33,7 @@ def test_names_of_classes_cannot_change_the_table(name):
 
 def test_the_verdict_has_the_numbers_of_the_answer():
     text = "\n".join(verdict(FOUND, ANSWER, "packed_size"))
-    for words in ("loses 0.25 points", "2,000 test images", "above -0.50 and below 0.75", "less than 1 points"):
+    for words in ("loses 0.25 points", "2,000 test images", "above -0.50 and below 0.75", "less than 1 point"):
         assert words in text
     assert "seeds" not in text
     recipe = {"seeds": 3, "loss_points": 0.4, "loss_low": 0.1, "loss_high": 0.7}

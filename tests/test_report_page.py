@@ -25,14 +25,15 @@ ANSWER = {"maximum_accuracy_loss": 1.0, "confidence": 0.95, "objectives": ["file
 CONFIGURATION = {"dataset": {"name": "digits"}, "models": {"net": {"architecture": EVIL}}}
 HISTORY = "epoch,train_accuracy,validation_accuracy\n1,0.5,0.4\n2,0.75,0.7\n"
 SENSITIVITY = "layer,rate,correct,dense_correct,images\nconv.weight,0.5,70,80,100\nlinear.weight,0.5,80,80,100\n"
+DENSE = {"rate": 0.0, "scope": "", "recovery": ""}
 VOID = {"meta", "link", "input", "wbr", "br"}
 
 
 def write_study(folder: pathlib.Path, answer: dict = ANSWER) -> pathlib.Path:
     """Write the tables of a study, and its page: a dense network, pruned ones of two scopes, and a refused one."""
     files = [
-        variant(folder, "dense-float32", 90, 8000, 1.0, rate=0.0),
-        variant(folder, "dense-static", 93, 2500, 1.5, rate=0.0, mode="static"),
+        variant(folder, "dense-float32", 90, 8000, 1.0, **DENSE),
+        variant(folder, "dense-static", 93, 2500, 1.5, **DENSE, mode="static"),
         variant(folder, "good", 92, 2000, 2.0),
         variant(folder, "unclear", 105, 1800, 2.2, scope="local"),
         variant(folder, "bad", 300, 1000, 4.0, rate=0.9),
@@ -53,7 +54,8 @@ def write_study(folder: pathlib.Path, answer: dict = ANSWER) -> pathlib.Path:
     named = ("model", "seed", "scope", "rate", "recovery", "mode", "file", "accuracy", "size", "latency")
     rows = [{name: row[name] for name in named} for row in files]
     # As the plan has them: at rate 0 each scope has the dense files.
-    rows += [row | {"scope": "local"} for row in rows[:2]]
+    scopes = [[row | {"scope": scope, "recovery": "none"} for row in rows[:2]] for scope in ("global", "local")]
+    rows = [*scopes[0], *rows[2:], *scopes[1]]
     summarize(rows, {"net/seed0": str(folder / "eager.json")}, losses_path, summary, str(folder / "summary.md"))
     model = folder / "net/seed0"
     model.mkdir(parents=True)

@@ -222,7 +222,7 @@ def test_the_terminal_ends_with_the_answer(study):
 
 
 def test_a_run_that_does_not_ask_for_the_answer_does_not_end_with_it(study):
-    assert "Read on in" not in snakemake(study, "results/check.md", "--forcerun", "check")
+    assert "on a page to send" not in snakemake(study, "results/check.md", "--forcerun", "check")
 
 
 @pytest.mark.slow

@@ -52,9 +52,10 @@ def made_the_answer(targets) -> bool:
 
 
 def show_answer() -> None:
-    """Show which files to deploy, and where to read on."""
+    """Show which files to deploy, and the page to read on."""
     page = next(filter(os.path.exists, ("results/report.html", "results/answer.md")))
-    print("", *read_json("results/answer.json")["sentences"], f"Read on in {os.path.abspath(page)}", sep="\n")
+    sentences = read_json("results/answer.json")["sentences"]
+    print("", *sentences, f"All of it, on a page to send to a colleague: {os.path.abspath(page)}", sep="\n")
 
 
 def read_configuration() -> dict:
