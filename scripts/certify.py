@@ -38,21 +38,22 @@ def tested(order: Mapping, losses: pandas.DataFrame, images: int, answer: Mappin
     """Return the sequence with each file's p-value, the level at which it was tested, and whether it passed."""
     margin, level = answer["maximum_accuracy_loss"] / 100, 1 - answer["confidence"]
     rows = losses.loc[order["sequence"]]
-    p_values = p_value(rows["became_wrong"].to_numpy(), rows["became_right"].to_numpy(), images, margin).tolist()
+    p_values = p_value(rows["became_wrong"].to_numpy(int), rows["became_right"].to_numpy(int), images, margin).tolist()
     return [
         {"file": file, "p_value": value, "level": at, "passed": value <= at}
         for file, value, at in zip(order["sequence"], p_values, levels(p_values, level), strict=True)
     ]
 
 
-def recipe(row: Mapping, order: Mapping, losses: pandas.DataFrame) -> dict | None:
+def recipe(row: Mapping, variants: list[Mapping], losses: pandas.DataFrame) -> dict | None:
     """Return what the same scope, rate, recovery and mode lost with all seeds, None where there is only one.
 
     The loss of each seed is that against its own dense network; the interval is Student's (1908), 95 %.
     """
     same = ("model", "scope", "rate", "recovery", "mode")
-    files = [other["file"] for other in order["files"] if all(other[key] == row[key] for key in same)]
-    of_seeds = losses.loc[files, "dense_loss_points"].to_numpy()
+    names = next((variant for variant in variants if variant["file"] == row["file"]), row)
+    files = {variant["file"] for variant in variants if all(variant[key] == names[key] for key in same)}
+    of_seeds = losses.loc[sorted(files.intersection(losses.index)), "dense_loss_points"].to_numpy()
     if len(of_seeds) < 2:
         return None
     half = scipy.stats.sem(of_seeds) * scipy.stats.t.ppf(0.975, len(of_seeds) - 1)
@@ -60,7 +61,9 @@ def recipe(row: Mapping, order: Mapping, losses: pandas.DataFrame) -> dict | Non
     return {"seeds": len(of_seeds), "loss_points": mean, "loss_low": mean - half, "loss_high": mean + half}
 
 
-def answered(objective: str, passed: list[str], order: Mapping, losses: pandas.DataFrame) -> dict:
+def answered(
+    objective: str, passed: list[str], order: Mapping, variants: list[Mapping], losses: pandas.DataFrame
+) -> dict:
     """Return the answer by one objective: the cheapest file that passed, or the reference."""
     files = {row["file"]: row for row in order["files"]}
     reference = files[order["reference"]]
@@ -82,17 +85,17 @@ def answered(objective: str, passed: list[str], order: Mapping, losses: pandas.D
         "best": BEST.format(objective=objective),
         "times_better": ratios,
         **bounds,
-        "recipe": recipe(chosen, order, losses),
+        "recipe": None if chosen is reference else recipe(chosen, variants, losses),
     }
 
 
-def knees(order: Mapping, losses: pandas.DataFrame, margin: float) -> list[dict]:
+def knees(variants: list[Mapping], losses: pandas.DataFrame, margin: float) -> list[dict]:
     """Return for each curve up to which rate all files are within the margin, and from which on all are beyond it.
 
     Both are fixed sequences: from the lowest rate upwards, and from the highest downwards, each file at the level of
-    its bound, until one does not pass. None where not even the first one passes.
+    its bound, until one does not pass, or was refused. None where not even the first one passes.
     """
-    table = pandas.DataFrame(order["files"]).join(losses[["loss_low", "loss_high"]], on="file")
+    table = pandas.DataFrame(variants).join(losses[["loss_low", "loss_high"]], on="file")
     found = []
     curves = ["model", "seed", "scope", "recovery", "mode"]
     for names, curve in table[table["rate"] > 0].sort_values("rate").groupby(curves, sort=False):
@@ -157,11 +160,19 @@ def markdown(found: Mapping) -> str:
     )
 
 
-def certify(order: str, losses: str, images: int, answer: Mapping, json_path: str, markdown_path: str) -> None:
+def certify(
+    order: str,
+    losses: str,
+    variants: list[Mapping],
+    images: int,
+    answer: Mapping,
+    json_path: str,
+    markdown_path: str,
+) -> None:
     """Write the answer as JSON, and as Markdown for people.
 
-    order: what the rule order wrote; losses: the table of the rule losses; images: number of test images; answer: the
-    table of the configuration.
+    order: what the rule order wrote; losses: the table of the rule losses; variants: of Plan.variants; images: number
+    of test images; answer: the table of the configuration.
     """
     ordered = read_json(order)
     table = read_losses(losses)
@@ -179,8 +190,8 @@ def certify(order: str, losses: str, images: int, answer: Mapping, json_path: st
         "smallest_margin_points": {str(share): 100 * smallest_margin(images, share, confidence) for share in DIFFERING},
         "reference": reference,
         "sequence": sequence,
-        "answers": {name: answered(name, passed, ordered, table) for name in answer["objectives"]},
-        "knees": knees(ordered, table, margin),
+        "answers": {name: answered(name, passed, ordered, variants, table) for name in answer["objectives"]},
+        "knees": knees(variants, table, margin),
     }
     found["sentences"] = [sentence(name, row, reference, found) for name, row in found["answers"].items()]
     write_json(json_path, found)
@@ -193,6 +204,7 @@ if "snakemake" in globals():
         certify(
             snakemake.input.order,
             snakemake.input.losses,
+            snakemake.params.variants,
             read_json(snakemake.input.dataset)["images"]["test"],
             snakemake.params.answer,
             snakemake.output.json,

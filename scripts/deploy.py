@@ -55,8 +55,8 @@ def verdict(found: Mapping, answer: Mapping, objective: str) -> list[str]:
     if found["is_reference"]:
         return [
             f"No file of the study that is cheaper by {objective.replace('_', ' ')} was certified to lose less than "
-            f"{margin} of accuracy. So this is the reference itself, the dense float32 network that is most "
-            f"accurate on validation images: nothing was compressed.",
+            f"{margin} of accuracy. So this is the reference itself, a dense float32 network: nothing was "
+            f"compressed.",
         ]
     seeds = found["recipe"]
     lines = [

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import numpy
 import pandas
 
-from elagage.data import Split, read_predictions
+from elagage.data import read_labels, read_predictions
 from elagage.files import read_json, reading, refusal, write_csv
 from elagage.job import job
 from elagage.noninferiority import images_to_tell, loss_bounds
@@ -38,7 +38,7 @@ def worst_class(
     """
     of_class = [labels == number for number in range(len(classes))]
     losses = [(reference[there] & ~other[there]).sum() - (other[there] & ~reference[there]).sum() for there in of_class]
-    shares = [loss / max(1, there.sum()) for loss, there in zip(losses, of_class, strict=True)]
+    shares = [loss / there.sum() if there.any() else -numpy.inf for loss, there in zip(losses, of_class, strict=True)]
     worst = int(numpy.argmax(shares))
     there = of_class[worst]
     each = 1 - (1 - confidence) / len(classes)
@@ -124,10 +124,11 @@ def read_losses(path: str | os.PathLike) -> pandas.DataFrame:
     """Return the table of the rule losses by file, with missing numbers only where its columns may lack them."""
     optional = ["images_to_tell", *(f"control_loss_{name}" for name in ("points", "low", "high"))]
     with reading(path):
-        # A class may be called NA.
+        # A class may be called NA, or 007.
         missing = {column: [""] for column in optional}
-        table = pandas.read_csv(path, keep_default_na=False, na_values=missing, index_col="file")
-        return table.astype({"images_to_tell": "Int64"})
+        names = dict.fromkeys(("file", "reference", "worst_class", "verdict"), str)
+        table = pandas.read_csv(path, dtype=names, keep_default_na=False, na_values=missing, index_col="file")
+        return table.astype(dict.fromkeys(("images_to_tell", "became_wrong", "became_right"), "Int64"))
 
 
 if "snakemake" in globals():
@@ -135,7 +136,7 @@ if "snakemake" in globals():
         losses(
             snakemake.params.files,
             snakemake.input.order,
-            Split.read(snakemake.input.test_images, snakemake.input.test_labels).labels,
+            read_labels(snakemake.input.test_labels),
             read_json(snakemake.input.dataset)["classes"],
             snakemake.params.answer,
             snakemake.output[0],

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 import numpy
 
 from elagage.certification import sequence
-from elagage.data import Split, read_predictions
+from elagage.data import read_labels, read_predictions
 from elagage.files import read_json, refusal, write_json
 from elagage.job import job
 from elagage.measurements import costs
@@ -17,10 +17,16 @@ from elagage.noninferiority import log_chance_to_pass
 OBJECTIVES = ("file_size", "packed_size", "time")
 
 
-def reference_of(files: Iterable[Mapping], correct: Mapping[str, numpy.ndarray], model: str | None) -> str:
-    """Return the dense float32 file, of this model or of any, that is correct on most validation images."""
+def reference_of(
+    files: Iterable[Mapping], correct: Mapping[str, numpy.ndarray], model: str | None, seen: list[str]
+) -> str:
+    """Return the dense float32 file, of this model or of any, that is correct on most validation images.
+
+    seen: models whose weights were trained on these images; others are preferred, as theirs tell more.
+    """
     dense = [row for row in files if row["rate"] == 0 and not row["recovery"] and row["mode"] == "float32"]
     of_model = [row for row in dense if model in (None, row["model"])]
+    of_model = [row for row in of_model if row["model"] not in seen] or of_model
     return max(of_model, key=lambda row: correct[row["file"]].sum())["file"]
 
 
@@ -49,7 +55,7 @@ def order(
     there = [row for row in files if refusal(row["validation_predictions"]) is None]
     predicted = {row["file"]: read_predictions(row["validation_predictions"]) for row in there}
     correct = {file: prediction == labels for file, prediction in predicted.items()}
-    reference = reference_of(there, correct, answer["reference"])
+    reference = reference_of(there, correct, answer["reference"], seen)
     counts = numpy.array(
         [lost_and_won(predicted[row["file"]], predicted[reference], labels, seen=row["model"] in seen) for row in there]
     )
@@ -83,7 +89,7 @@ if "snakemake" in globals():
         params = snakemake.params
         order(
             params.files,
-            Split.read(snakemake.input.validation_images, snakemake.input.validation_labels).labels,
+            read_labels(snakemake.input.validation_labels),
             read_json(snakemake.input.dataset)["images"]["test"],
             params.answer,
             params.seen,

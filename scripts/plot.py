@@ -52,6 +52,7 @@ def read_study(
     """
     with reading(summary):
         table = pandas.read_csv(summary, dtype=dict.fromkeys(TEXT_COLUMNS, str), keep_default_na=False, na_values=[""])
+    table = table[table["scope"].notna()]  # what no variant is has no place on a curve
     measured = table["refused"].isna()
     return Study(table[measured], read_tables(histories), read_tables(sensitivities), table[~measured])
 

@@ -69,7 +69,7 @@ def answered(files, folder, answer=ANSWER, seen=()) -> dict:
     paths = [str(folder / name) for name in ("order.json", "losses.csv", "answer.json", "answer.md")]
     order(files, LABELS, IMAGES, answer, list(seen), paths[0])
     losses(files, paths[0], LABELS, CLASSES, answer, paths[1])
-    certify(paths[0], paths[1], IMAGES, answer, *paths[2:])
+    certify(paths[0], paths[1], files, IMAGES, answer, *paths[2:])
     found = json.loads((folder / "answer.json").read_text())
     table = pandas.read_csv(paths[1], keep_default_na=False).set_index("file")
     return found | {"order": json.loads((folder / "order.json").read_text()), "losses": table}
@@ -159,9 +159,13 @@ def test_a_knee_is_where_bounds_leave_the_margin_from_either_side():
     named = {"model": "net", "seed": 0, "scope": "local", "recovery": "none", "mode": "static"}
     files = [named | {"rate": rate, "file": str(rate)} for rate, *_ in rows]
     bounds = pandas.DataFrame(rows, columns=["rate", "loss_low", "loss_high"]).astype({"rate": str}).set_index("rate")
-    (knee,) = knees({"files": files}, bounds, 1.0)
+    (knee,) = knees(files, bounds, 1.0)
     assert (knee["within_up_to"], knee["beyond_from"]) == (0.4, 0.8)
-    (knee,) = knees({"files": files}, bounds, 0.2)
+    refused = [row for row in files if row["rate"] != 0.2]
+    (knee,) = knees(files, bounds.drop("0.2"), 1.0)
+    assert knee["within_up_to"] is None  # nothing is said of rates above one that was refused
+    assert knees(refused, bounds, 1.0)[0]["within_up_to"] == 0.4
+    (knee,) = knees(files, bounds, 0.2)
     assert (knee["within_up_to"], knee["beyond_from"]) == (None, 0.6)
 
 

@@ -130,11 +130,13 @@ def test_the_report_names_what_is_refused_and_how_much_there_is_to_do(plain, tmp
         "evaluation": {"latency_images": None},
     }
     work = Plan(config).work("mine")
-    # Of each seed: dense, and two recoveries of two scopes at one rate.
-    assert (work["checkpoints"], work["variants"], work["training_passes"]) == (10, 20, 2 * 9 + 4 * 2)
-    check([str(tmp_path / "check.json")], str(dataset / "dataset.json"), {"mine": work}, 2, str(tmp_path / "check.md"))
+    # Of each seed: dense, the control of finetune, and two recoveries of two scopes at one rate.
+    assert (work["checkpoints"], work["variants"], work["training_passes"]) == (12, 24, 2 * 9 + 6 * 2)
+    answer = {"maximum_accuracy_loss": 2.0, "confidence": 0.95}
+    described = str(dataset / "dataset.json")
+    check([str(tmp_path / "check.json")], described, {"mine": work}, answer, 2, str(tmp_path / "check.md"))
     report = (tmp_path / "check.md").read_text()
-    assert "20 variants to measure; about " in report
+    assert "24 variants to measure; about " in report
     assert "**channel with batchnorm is refused**" in report
     assert report.count("\n| ") == 3 + 1  # weights, header
 

@@ -64,9 +64,10 @@ def test_as_many_images_as_it_says_tell_in_four_of_five_runs(loss, differing):
 
 
 def test_the_smallest_margin_shrinks_with_images_and_grows_with_what_differs():
-    assert smallest_margin(10_000, 0.04, 0.95) == pytest.approx(0.005, rel=0.03)  # n = 6.18 d / m^2
+    # n = 7.85 d / m^2: with half of the 5 %, as the first of several files has.
+    assert smallest_margin(10_000, 0.04, 0.95) == pytest.approx(0.0056, rel=0.03)
     assert smallest_margin(360, 0.02, 0.95) > 0.018 > smallest_margin(360, 0, 0.95)
-    assert p_value(0, 0, 360, smallest_margin(360, 0, 0.95) + 1e-9) <= 0.05
+    assert p_value(0, 0, 360, smallest_margin(360, 0, 0.95) + 1e-9) <= 0.025
 
 
 def test_the_chance_to_pass_is_that_of_simulated_tests():

@@ -46,7 +46,7 @@ def write_study(folder: pathlib.Path, answer: dict = ANSWER) -> pathlib.Path:
     )
     order(files, LABELS, IMAGES, answer, [], order_path)
     losses(files, order_path, LABELS, CLASSES, answer, losses_path)
-    certify(order_path, losses_path, IMAGES, answer, answer_path, str(folder / "answer.md"))
+    certify(order_path, losses_path, files, IMAGES, answer, answer_path, str(folder / "answer.md"))
     nanoseconds = {"wall_ns": [[8e6] * 4] * 5}
     write_json(
         folder / "eager.json", {"eager": nanoseconds, "dense": {"wall_ns": [[4e6] * 4, [5e6] * 4] * 2 + [[4e6] * 4]}}

@@ -52,7 +52,10 @@ def measured(
 
 def compared(folder, variants: list[dict]) -> pathlib.Path:
     """Write the losses of the variants, and return the path."""
-    rows = [{"file": variant["file"], "loss_points": 0.5, "images_to_tell": None} for variant in variants]
+    rows = [
+        {"file": variant["file"], "loss_points": 0.5, "images_to_tell": None, "became_wrong": 7, "became_right": 2}
+        for variant in variants
+    ]
     write_csv(folder / "losses.csv", rows)
     return folder / "losses.csv"
 

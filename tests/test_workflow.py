@@ -33,6 +33,7 @@ EXAMPLE = REPOSITORY / "examples/own_model"
 PROFILES = {"default": "--workflow-profile=workflow/profiles/default", "slurm": "--profile=slurm"}
 EVALUATION = "evaluate_accuracy", "evaluate_latency", "evaluate_latency_eager"  # what runs a network
 ANSWER = "order", "losses", "certify", "lost_images"
+TAKEN_OVER = {"control": "recover", "prune_again": "prune", "quantize_export_channel": "quantize_export"}
 QUOTES = '"""'  # of a docstring
 TINY = """
 dataset: {name: digits}
@@ -101,7 +102,9 @@ def listed(study) -> dict:
 
 @pytest.fixture
 def summary(study) -> pandas.DataFrame:
-    return pandas.read_csv(study / "results/summary.csv", keep_default_na=False)
+    """The rows of the variants."""
+    table = pandas.read_csv(study / "results/summary.csv", keep_default_na=False)
+    return table[table["scope"] != ""]
 
 
 # --- results
@@ -126,9 +129,20 @@ def test_the_counted_sparsity_is_the_rate(summary):
 
 
 def test_rate_zero_is_the_dense_model_for_every_scope_and_recovery(summary, listed):
+    """Or, of a recovery that trains, its control."""
     dense = summary[summary["rate"] == 0].drop(columns=["scope", "recovery"])
-    assert len(dense.drop_duplicates()) == len(listed["models"]) * len(listed["quantization"]["modes"])
+    choices = listed["models"], listed["quantization"]["modes"], listed["pruning"]["recovery"]
+    assert len(dense.drop_duplicates()) == len(list(itertools.product(*choices)))
     assert len(dense) > len(dense.drop_duplicates())
+    controls = dense["file"].str.contains("/control/finetune/1-")
+    assert controls.sum() == 2 * len(listed["models"]) * len(listed["quantization"]["modes"])
+
+
+def test_the_reference_is_in_the_summary_whatever_the_study_asks_for(study):
+    table = pandas.read_csv(study / "results/summary.csv", keep_default_na=False)
+    reference = json.loads((study / "results/answer.json").read_text())["reference"]["file"]
+    assert reference in set(table["file"])
+    assert table["file"].isin(table["reference"]).any()
 
 
 def test_measurements_are_plausible(summary):
@@ -344,7 +358,12 @@ def with_what_follows(study: pathlib.Path, first: set[str]) -> set[str]:
 def users(study: pathlib.Path, module: str) -> set[str]:
     """Return the rules that a study has run whose scripts import a module of scripts/, by the code."""
     scripts = study / "scripts"
-    return {rule for rule in rules(study) if scripts / module in source_files(scripts / f"{rule}.py", (scripts,))}
+    return {rule for rule in rules(study) if scripts / module in source_files(script(study, rule), (scripts,))}
+
+
+def script(study: pathlib.Path, rule: str) -> pathlib.Path:
+    """Return the script of a rule; a rule that takes over another one has that one's."""
+    return study / f"scripts/{TAKEN_OVER.get(rule, rule)}.py"
 
 
 def params_changed(output: str) -> set[str]:
@@ -419,7 +438,7 @@ def test_every_job_recorded_the_checksum_of_all_code_that_its_script_imports(stu
     own = {os.path.relpath(path, study): digest(path.read_bytes()) for path in own_files(study)}
     code = {}
     for rule in rules(study):
-        files = source_files(scripts / f"{rule}.py", (scripts,))
+        files = source_files(script(study, rule), (scripts,))
         code[rule] = {os.path.relpath(path, scripts): digest(path.read_bytes()) for path in files}
     builds = users(study, "elagage/pytorch/models.py")
     for record in records(study):
@@ -427,7 +446,7 @@ def test_every_job_recorded_the_checksum_of_all_code_that_its_script_imports(stu
         needed = code[record["rule"]] | (own if builds_own else {})
         recorded = dict(re.findall(r"([\w/]+\.py):([0-9a-f]{16})", " ".join(record["params"])))
         assert recorded == {name: checksum[:16] for name, checksum in needed.items()}
-        assert f"../../scripts/{record['rule']}.py" in record["code"]
+        assert f"../../scripts/{script(study, record['rule']).name}" in record["code"]
 
 
 def test_all_follows_from_the_data_and_all_measurements_from_the_variants(study):
@@ -438,7 +457,8 @@ def test_all_follows_from_the_data_and_all_measurements_from_the_variants(study)
 
 def test_an_edited_module_reruns_the_rules_that_use_it(tiny):
     first = users(tiny, "elagage/onnx/runtime.py")
-    assert first == {"check_model", *EVALUATION}
+    # quantize_export checks what it exports.
+    assert first == {"check_model", "quantize_export", *EVALUATION}
     with replaced(with_code(tiny / "scripts/elagage/onnx/runtime.py")):
         assert set(planned(tiny, "all")) == with_what_follows(tiny, first)
 

@@ -188,6 +188,12 @@ class PreparedData:
         return cls(dataset, dataset.split(files, "train"), dataset.split(files, "validation"))
 
 
+def read_labels(path: str | os.PathLike) -> numpy.ndarray:
+    """Return the labels of a split that prepare_data wrote: the number of a class for each image, int64 [n]."""
+    with reading(path):
+        return numpy.load(path)
+
+
 def read_predictions(path: str) -> numpy.ndarray:
     """Return the predictions that evaluate_accuracy wrote: the number of a class for each image, int32 [n]."""
     with reading(path):

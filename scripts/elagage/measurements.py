@@ -12,14 +12,23 @@ KINDS = ("accuracy", "size", "latency")
 
 def measurements(accuracy_path: str, size_path: str, latency_path: str) -> dict:
     """Return the columns of the summary that are measured, for one variant."""
+    return accuracy_measurements(accuracy_path) | size_and_time(size_path, latency_path)
+
+
+def accuracy_measurements(accuracy_path: str) -> dict:
+    """Return the columns of the accuracy on test images."""
     with reading(accuracy_path):
         accuracy = read_json(accuracy_path)
         low, high = wilson_interval(accuracy["correct"], accuracy["images"])
         row = {"accuracy": accuracy["correct"] / accuracy["images"], "accuracy_low": low, "accuracy_high": high}
-        row |= {"test_images": accuracy["images"]}
+        return row | {"test_images": accuracy["images"]}
+
+
+def size_and_time(size_path: str, latency_path: str) -> dict:
+    """Return the columns of sizes, counts and times, which know nothing of labels."""
     with reading(size_path):
         size = read_json(size_path)
-        row |= {"sparsity": sparsity(size)}
+        row = {"sparsity": sparsity(size)}
         row |= {"model_size_bytes": size["bytes"], "packed_size_bytes": size["packed_bytes"]}
         row |= {"xz_size_bytes": size["xz_bytes"], "entropy_bytes": round(size["entropy_bytes"])}
         row |= {"packed_weight_bytes": size["packed_weight_bytes"]}
@@ -73,17 +82,17 @@ def _of_loads(column: str, values: numpy.ndarray) -> dict[str, float]:
 def costs(files: Sequence[Mapping]) -> dict[str, numpy.ndarray]:
     """Return by objective what each file costs, with its interval: float [n, 3], low, cost and high.
 
-    files: rows with `model`, `seed` and the paths of measurements. Sizes are bytes. A time is in ms: that of the dense
-    float32 file of the model and seed, the mean over all jobs that timed it, divided by the file's speed-up against it
-    in the same job; so the noise of one job does not count for or against the files that it timed.
+    files: rows with `model` and the paths of measurements. Sizes are bytes. A time is in ms: that of the model's dense
+    float32 files, whose seeds share a graph, the mean over all jobs that timed one, divided by the file's speed-up
+    against it in the same job; so the noise of one job does not count for or against the files that it timed.
     """
-    rows = [measurements(*(row[kind] for kind in KINDS)) for row in files]
-    dense: dict[tuple, list[float]] = {}
+    rows = [size_and_time(row["size"], row["latency"]) for row in files]
+    dense: dict[str, list[float]] = {}
     for file, row in zip(files, rows, strict=True):
-        dense.setdefault((file["model"], file["seed"]), []).append(row["dense_time_ms"])
+        dense.setdefault(file["model"], []).append(row["dense_time_ms"])
     means = {key: float(numpy.exp(numpy.mean(numpy.log(times)))) for key, times in dense.items()}
     times = [
-        [means[file["model"], file["seed"]] / row[f"speedup{bound}"] for bound in ("_high", "", "_low")]
+        [means[file["model"]] / row[f"speedup{bound}"] for bound in ("_high", "", "_low")]
         for file, row in zip(files, rows, strict=True)
     ]
     sizes = {

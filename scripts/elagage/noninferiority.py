@@ -68,11 +68,13 @@ def _images(gap: float, deviation: float, confidence: float) -> float:
 def smallest_margin(images: int, differing: float, confidence: float) -> float:
     """Return the smallest loss that these test images can rule out for a model that loses nothing.
 
-    differing: share of images of which one model alone is correct; 0 counts on no such image, else with POWER.
+    differing: share of images of which one model alone is correct; 0 counts on no such image, else with POWER. The
+    level is that of the first file of several (elagage.certification.shares): half of 1 - confidence.
     """
+    first = (1 + confidence) / 2
     if differing == 0:
-        return _upper_bound(0, 0, images, confidence)
-    quantiles = scipy.special.ndtri(confidence) + scipy.special.ndtri(POWER)
+        return _upper_bound(0, 0, images, first)
+    quantiles = scipy.special.ndtri(first) + scipy.special.ndtri(POWER)
     return float(quantiles * numpy.sqrt(differing / images)) + 2 * HALF / images
 
 

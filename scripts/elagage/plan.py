@@ -168,6 +168,13 @@ class Plan:
         return list(rows.values())
 
     @property
+    def summary(self) -> list[dict]:
+        """The rows of the summary: all variants, then the dense files and controls that no variant names."""
+        named = {row["file"] for row in self.variants}
+        keys = (*NAMES, "file", *MEASUREMENTS)
+        return self.variants + [{key: row[key] for key in keys} for row in self.files if row["file"] not in named]
+
+    @property
     def measurements(self) -> list[str]:
         """The paths of all measurements, each once."""
         return sorted({row[measurement] for row in self.files for measurement in MEASUREMENTS})

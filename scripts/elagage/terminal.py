@@ -119,7 +119,7 @@ class Narrator(logging.Formatter):
         """Return what is shown of a message."""
         event = getattr(record, "event", None)
         if event == LogEvent.RUN_INFO:
-            return f"{self.work.total} jobs to run"
+            return f"{self.work.total} job{'' if self.work.total == 1 else 's'} to run"
         if event == LogEvent.JOB_INFO:
             return self.line(record.rule_msg)  # type: ignore[attr-defined]
         if event == LogEvent.PROGRESS:

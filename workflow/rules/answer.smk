@@ -6,9 +6,9 @@
 
 rule order:
     input:
-        **{f"validation_{kind}": f"results/data/validation_{kind}.npy" for kind in ("images", "labels")},
+        validation_labels="results/data/validation_labels.npy",
         dataset="results/data/dataset.json",
-        measurements=PLAN.measurements,
+        costs=[row[kind] for row in PLAN.files for kind in ("size", "latency")],
         predictions=[row["validation_predictions"] for row in PLAN.files],
     output:
         "results/answer/order.json",
@@ -33,7 +33,7 @@ rule order:
 
 rule losses:
     input:
-        **{f"test_{kind}": f"results/data/test_{kind}.npy" for kind in ("images", "labels")},
+        test_labels="results/data/test_labels.npy",
         dataset="results/data/dataset.json",
         order="results/answer/order.json",
         predictions=[row["predictions"] for row in PLAN.files],
@@ -74,6 +74,7 @@ rule certify:
         mem_mb=times_attempt(1000),
         runtime=times_attempt(10),
     params:
+        variants=[{name: row[name] for name in (*NAMES, "file")} for row in PLAN.variants],
         answer=config["answer"],
         code=code("certify"),
     message:

@@ -20,7 +20,7 @@ from elagage.files import read_json, sha256
 from elagage.geometry import COVER
 from elagage.image_folder import image_fingerprint
 from elagage.job import failures
-from elagage.plan import PRUNED, STEM, Plan, graph, pruned_for
+from elagage.plan import NAMES, PRUNED, STEM, Plan, graph, pruned_for
 from elagage.record_outputs import record_outputs
 from elagage.terminal import narrate
 
@@ -53,7 +53,7 @@ def made_the_answer(targets) -> bool:
 
 def show_answer() -> None:
     """Show which files to deploy, and the page to read on."""
-    page = next(filter(os.path.exists, ("results/report.html", "results/answer.md")))
+    page = "results/report.html" if os.path.exists("results/report.html") else "results/answer.md"
     sentences = read_json("results/answer.json")["sentences"]
     print("", *sentences, f"All of it, on a page to send to a colleague: {os.path.abspath(page)}", sep="\n")
 

@@ -48,11 +48,16 @@ class Study:
 
     @functools.cached_property
     def files(self) -> list[dict[str, Any]]:
-        """A row per ONNX file that was measured: the first that names it. A dense file has no scope and recovery."""
+        """A row per ONNX file that was measured: the first that names it. Dense ones have no scope and no recovery.
+
+        Controls have the recovery that they are controls of.
+        """
         found: dict[str, dict[str, Any]] = {}
         for row in self.rows:
             if not row["refused"]:
-                dense = {"scope": "", "recovery": ""} if float(row["rate"]) == 0 else {}
+                dense = {"scope": ""} if float(row["rate"]) == 0 else {}
+                if row["file"].rpartition("/")[2].startswith("dense-"):
+                    dense["recovery"] = ""
                 found.setdefault(row["file"], row | dense)
         return list(found.values())
 
@@ -79,7 +84,8 @@ class Study:
     @property
     def dense(self) -> list[dict[str, Any]]:
         """The rows of the dense files of the reference's model and seed, one for each mode."""
-        return [row for row in self.files if float(row["rate"]) == 0 and self.is_of_reference(row)]
+        rows = [row for row in self.files if float(row["rate"]) == 0 and not row["recovery"]]
+        return [row for row in rows if self.is_of_reference(row)]
 
     @property
     def knees(self) -> list[tuple[int, dict[str, Any]]]:
