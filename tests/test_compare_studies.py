@@ -113,6 +113,14 @@ def test_files_of_one_run_only_are_counted(first, tmp_path):
     assert (found["same bytes"], found["only in A"], found["only in B"]) == (len(FILES) - 1, 1, 0)
 
 
+def test_runs_without_a_common_file_are_not_called_the_same(first, tmp_path):
+    run(tmp_path / "second")
+    shutil.move(tmp_path / "second/results/models/m", tmp_path / "second/results/models/other")
+    text = report(first, Run.read(str(tmp_path / "second")))
+    assert "no file of the same name" in text
+    assert "byte for byte" not in text
+
+
 def test_a_folder_without_results_is_named(tmp_path):
     command = [sys.executable, str(REPOSITORY / "tools/compare_studies.py"), str(tmp_path), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True)

@@ -205,6 +205,8 @@ def report(first: Run, second: Run) -> str:
 
 def conclusion(files: list[dict], numbers: list[dict], settings: list[dict]) -> str:
     """Return in a few sentences whether one run reproduces the other."""
+    if not any(row["same bytes"] or row["other bytes"] for row in files):
+        return "They have no file of the same name: nothing can be compared."
     other = {row[""]: row["other bytes"] for row in files if row["other bytes"]}
     beyond = [row[""].partition(",")[0].partition(" (")[0] for row in numbers if row["differ by more"]]
     sentences = [
