@@ -120,6 +120,21 @@ def test_predictions_number_the_classes_as_the_data_set_does_whatever_the_order_
         assert split.labels.dtype == numpy.int64
 
 
+def test_fewer_large_images_are_predicted_at_once():
+    sizes = []
+
+    def model(batch: numpy.ndarray) -> numpy.ndarray:
+        sizes.append(len(batch))
+        return numpy.tile([0.0, 1.0], (len(batch), 1))
+
+    for size, most in ((64, 250), (224, 20), (1024, 1)):
+        sizes.clear()
+        count = 260 if size == 64 else 25
+        split = Split(numpy.zeros((count, 1, size, size), numpy.uint8), numpy.zeros(count, int))
+        assert predictions(model, split).tolist() == [1] * count
+        assert max(sizes) == most
+
+
 def relative_to_the_batch(images: numpy.ndarray) -> numpy.ndarray:
     """Return logits [n, 2] whose second is larger in images that are as bright as the brightest of the batch."""
     means = images.mean((1, 2, 3), dtype=numpy.float32)

@@ -22,9 +22,9 @@ SETTINGS = TrainingSettings(
 )
 ASKED = {
     "scopes": ["global", "channel"],
-    "rates": [0.3, 0.8],
+    "rates": [0.8],
     "recoveries": ["none", "batchnorm", "finetune"],
-    "modes": ["float32", "dynamic", "static", "qat"],
+    "modes": ["float32", "dynamic", "static"],
 }
 
 
@@ -80,15 +80,11 @@ def outcome(trial: Trial, graph: str, test: Split, dense: str, scope: str, rate:
         if recovery != "none":
             trial.recovered(checkpoint, recovery)
             checkpoint = str(trial.folder / "recovered.safetensors")
-        trial.quantized(shapes, checkpoint, ["float32", "dynamic", "static"], scope)
+        trial.quantized(shapes, checkpoint, ASKED["modes"], scope)
     except RefusedError as error:
         return dict.fromkeys(ASKED["modes"], str(error))
-    try:
-        trial.trained_for_int8(checkpoint, scope)
-        reasons = {"qat": None}
-    except RefusedError as error:
-        reasons = {"qat": str(error)}
-    for mode in ("float32", "dynamic", "static"):
+    reasons = {}
+    for mode in ASKED["modes"]:
         file = trial.onnx_file(scope, mode)
         reasons[mode] = refusal(file)
         if reasons[mode] is None:
