@@ -149,4 +149,5 @@ def test_models_of_another_geometry_have_images_of_their_own_and_those_of_the_sa
     folders = [of.data(model) for model in "abcd"]
     assert folders == ["results/data", "results/data", "results/data/40-bicubic", "results/data/40-bicubic"]
     assert {name: str(geometry) for name, geometry in of.other_geometries.items()} == {"40-bicubic": "40-bicubic"}
-    assert of.trained_with("b") == {"normalization": "dataset", "channels": "BGR", "full_scale": 255, "classes": None}
+    expected = {"model": "b", "normalization": "dataset", "channels": "BGR", "full_scale": 255, "classes": None}
+    assert of.trained_with("b") == expected
