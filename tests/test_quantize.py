@@ -421,7 +421,7 @@ class SharedWithTransposed(nn.Module):
         return self.classes(self.up(self.down(image).relu()).relu().mean((2, 3)))
 
 
-def test_a_shared_weight_that_the_file_has_in_two_shapes_is_as_pruned():
+def test_a_shared_weight_that_the_file_has_in_two_shapes_is_as_pruned_which_is_said(capsys):
     network = lively(SharedByTwoKinds())
     with torch.no_grad():  # most zeros are in the other weight, so that their share of the file is smaller
         network.conv.weight.mul_(100)
@@ -431,6 +431,7 @@ def test_a_shared_weight_that_the_file_has_in_two_shapes_is_as_pruned():
     contents = count_contents(model)
     assert contents["zeros"] / contents["weights"] < counts.zeros / counts.weights - 0.05
     check_zeros(model, {**counts._asdict(), "rate": 0.3})
+    assert f"weights in the file are zero, not {counts.zeros / counts.weights:.2%}" in capsys.readouterr().out
 
 
 def test_a_graph_that_the_quantizer_cannot_take_is_refused_in_words():

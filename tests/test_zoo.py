@@ -98,7 +98,7 @@ def outcome(trial: Trial, graph: str, test: Split, dense: str, scope: str, rate:
     [
         (Recurrent, {("global", "batchnorm", "float32"), ("channel", "none", "float32")}),
         (Attention, {("global", "batchnorm", "float32")}),
-        (WithoutLinear, {("global", "none", "dynamic"), ("channel", "finetune", "dynamic")}),
+        (WithoutLinear, set()),
         (Coupled, {("channel", "none", "float32")}),
     ],
 )

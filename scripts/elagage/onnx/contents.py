@@ -7,6 +7,7 @@ import numpy
 import onnx
 
 from elagage.errors import RefusedError
+from elagage.job import say
 
 # Inputs that may hold a weight, of each operator that multiplies and accumulates.
 WEIGHT_INPUTS = {
@@ -151,20 +152,24 @@ def _factors(node: onnx.NodeProto) -> list[str]:
 def check_zeros(model: onnx.ModelProto, provenance: Mapping) -> None:
     """Raise RefusedError if the file has fewer zeros than were counted when the checkpoint was pruned.
 
-    Fewer is a smaller share of them, and a weight without any: a shared weight, which the file has once for each shape
-    it is used in, may make the share smaller, too.
+    Fewer is a smaller share of them, and a weight without any. Where each weight has some it is only said: a shared
+    weight, which the file has once for each shape it is used in, may make the share smaller, too.
     """
     if "zeros" not in provenance:
         return
     counted = provenance["weights"] + sum(provenance.get("unpruned", {}).values())
     share, contents = provenance["zeros"] / counted, count_contents(model)
     stored = contents["zeros"] / contents["weights"]
+    if share - stored <= TOLERANCE:  # more there may be: batch norm scales of 0 make filters of zeros
+        return
+    differs = (
+        f"{stored:.2%} of the {contents['weights']} weights in the file are zero, not {share:.2%} as in the checkpoint "
+        f"pruned at rate {provenance['rate']}"
+    )
     left = sorted((weight for weight in stored_weights(model) if not weight.zeros), key=lambda weight: -weight.size)
-    if left and share - stored > TOLERANCE:  # more there may be: batch norm scales of 0 make filters of zeros
-        raise RefusedError(
-            f"{stored:.2%} of the {contents['weights']} weights in the file are zero, not {share:.2%} as in the "
-            f"checkpoint pruned at rate {provenance['rate']}: pruning does not reach {listed(left)}"
-        )
+    if left:
+        raise RefusedError(f"{differs}: pruning does not reach {listed(left)}")
+    say(f"{differs}: a weight is in the file several times, or one that pruning does not reach has zeros of its own")
 
 
 def listed(weights: list[Weight]) -> str:
