@@ -4,34 +4,19 @@ from collections.abc import Mapping
 
 import numpy
 import pandas
-import scipy.stats
 
+from elagage import sentences
 from elagage.certification import cheaper, cheapest, levels
-from elagage.files import read_json, whole_file, write_json
+from elagage.comparisons import knees, recoveries, scopes
+from elagage.data import read_labels, read_predictions
+from elagage.files import read_json, refusal, whole_file, write_csv, write_json
 from elagage.job import job
+from elagage.losses import losses, read_losses
 from elagage.noninferiority import DIFFERING, p_value, smallest_margin
-from losses import read_losses
+from elagage.objectives import OBJECTIVES
+from elagage.statistics import mean_interval
 
 BEST = "results/best/{objective}/model.onnx"
-COSTS = {  # objective -> what it costs, how to write it, and how the ratio of two is called
-    "file_size": ("the file", "{:,.0f} bytes", "times smaller"),
-    "packed_size": ("the packed file", "{:,.0f} bytes", "times smaller"),
-    "time": ("an image", "{:.3f} ms", "times as fast"),
-}
-
-
-def described(row: Mapping) -> str:
-    """Return in words which variant a row is."""
-    if row["rate"] == 0:
-        longer = f" trained longer ({row['recovery']})" if row["recovery"] else ""
-        return f"{row['model']}, seed {row['seed']}, dense{longer}, {row['mode']}"
-    recovery = "as pruned" if row["recovery"] == "none" else row["recovery"]
-    return f"{row['model']}, seed {row['seed']}, {row['scope']} pruning at {row['rate']:.0%}, {recovery}, {row['mode']}"
-
-
-def in_points(margin: float) -> str:
-    """Return a margin in words."""
-    return "1 point" if margin == 1 else f"{margin:g} points"
 
 
 def tested(order: Mapping, losses: pandas.DataFrame, images: int, answer: Mapping) -> list[dict]:
@@ -56,9 +41,8 @@ def recipe(row: Mapping, variants: list[Mapping], losses: pandas.DataFrame) -> d
     of_seeds = losses.loc[sorted(files.intersection(losses.index)), "dense_loss_points"].to_numpy()
     if len(of_seeds) < 2:
         return None
-    half = scipy.stats.sem(of_seeds) * scipy.stats.t.ppf(0.975, len(of_seeds) - 1)
-    mean = float(of_seeds.mean())
-    return {"seeds": len(of_seeds), "loss_points": mean, "loss_low": mean - half, "loss_high": mean + half}
+    mean, low, high = mean_interval(of_seeds)
+    return {"seeds": len(of_seeds), "loss_points": mean, "loss_low": low, "loss_high": high}
 
 
 def answered(
@@ -76,61 +60,17 @@ def answered(
         chosen = files[better[cheapest(*costs, accuracy)]]
     of_file = losses.loc[chosen["file"]]
     names = ("file", "model", "seed", "scope", "rate", "recovery", "mode", "costs")
-    ratios = {name: reference["costs"][name][1] / chosen["costs"][name][1] for name in COSTS}
+    ratios = {name: reference["costs"][name][1] / chosen["costs"][name][1] for name in OBJECTIVES}
     bounds = {name: float(of_file[name]) for name in ("loss_points", "loss_low", "loss_high")}
     return {
         **{name: chosen[name] for name in names},
         "is_reference": chosen is reference,
-        "described": described(chosen),
+        "described": sentences.described(chosen),
         "best": BEST.format(objective=objective),
         "times_better": ratios,
         **bounds,
         "recipe": None if chosen is reference else recipe(chosen, variants, losses),
     }
-
-
-def knees(variants: list[Mapping], losses: pandas.DataFrame, margin: float) -> list[dict]:
-    """Return for each curve up to which rate all files are within the margin, and from which on all are beyond it.
-
-    Both are fixed sequences: from the lowest rate upwards, and from the highest downwards, each file at the level of
-    its bound, until one does not pass, or was refused. None where not even the first one passes.
-    """
-    table = pandas.DataFrame(variants).join(losses[["loss_low", "loss_high"]], on="file")
-    found = []
-    curves = ["model", "seed", "scope", "recovery", "mode"]
-    for names, curve in table[table["rate"] > 0].sort_values("rate").groupby(curves, sort=False):
-        within, beyond = curve["loss_high"] < margin, curve["loss_low"] > margin
-        up_to = curve["rate"][within.cummin()]
-        beyond_from = curve["rate"][beyond[::-1].cummin()[::-1]]
-        found.append(
-            dict(zip(curves, names, strict=True))
-            | {
-                "within_up_to": None if up_to.empty else float(up_to.max()),
-                "beyond_from": None if beyond_from.empty else float(beyond_from.min()),
-            }
-        )
-    return found
-
-
-def sentence(objective: str, answer: Mapping, reference: Mapping, found: Mapping) -> str:
-    """Return what to deploy by one objective, what it costs and what it loses."""
-    what, unit, ratio = COSTS[objective]
-    margin, confidence = found["margin_points"], found["confidence"]
-    cost = unit.format(answer["costs"][objective][1])
-    if answer["is_reference"]:
-        return (
-            f"By {objective.replace('_', ' ')}, no cheaper file is certified to lose less than {found['margin']}; "
-            f"deploy the reference {answer['best']} ({answer['described']}; {what} takes {cost})."
-        )
-    loss = answer["loss_points"]
-    change = f"{'gains' if loss < 0 else 'loses'} {abs(loss):.2f} points"
-    before = unit.format(reference["costs"][objective][1])
-    return (
-        f"By {objective.replace('_', ' ')}, deploy {answer['best']} ({answer['described']}): {what} takes {cost} "
-        f"instead of {before}, {answer['times_better'][objective]:.3g} {ratio}; on "
-        f"{found['test_images']:,} test images it {change} of accuracy, and with {confidence:.0%} confidence it loses "
-        f"less than {margin:g}."
-    )
 
 
 def markdown(found: Mapping) -> str:
@@ -162,40 +102,51 @@ def markdown(found: Mapping) -> str:
 
 def certify(
     order: str,
-    losses: str,
+    files: list[Mapping],
     variants: list[Mapping],
-    images: int,
+    labels: numpy.ndarray,
+    classes: list[str],
     answer: Mapping,
-    json_path: str,
-    markdown_path: str,
+    outputs: Mapping[str, str],
 ) -> None:
-    """Write the answer as JSON, and as Markdown for people.
+    """Write what each file loses (`losses`, CSV), and the answer (`json`, and for people `markdown`).
 
-    order: what the rule order wrote; losses: the table of the rule losses; variants: of Plan.variants; images: number
-    of test images; answer: the table of the configuration.
+    order: what the rule order wrote; files, variants: of Plan; labels: of test images, int [n]; answer: the table of
+    the configuration. Refused files are left out.
     """
     ordered = read_json(order)
-    table = read_losses(losses)
-    sequence = tested(ordered, table, images, answer)
+    there = [row for row in files if refusal(row["predictions"]) is None]
+    predicted = {row["file"]: read_predictions(row["predictions"]) for row in there}
+    write_csv(outputs["losses"], losses(there, predicted, ordered, labels, classes, answer))
+    table = read_losses(outputs["losses"])
+    sequence = tested(ordered, table, len(labels), answer)
     passed = [row["file"] for row in sequence if row["passed"]]
     reference = next(row for row in ordered["files"] if row["file"] == ordered["reference"])
-    reference = reference | {"described": described(reference)}
     confidence, margin = answer["confidence"], answer["maximum_accuracy_loss"]
     found = {
         "margin_points": margin,
-        "margin": in_points(margin),
+        "margin": sentences.in_points(margin),
         "confidence": confidence,
-        "test_images": images,
+        "test_images": len(labels),
         "validation_images": ordered["validation_images"],
-        "smallest_margin_points": {str(share): 100 * smallest_margin(images, share, confidence) for share in DIFFERING},
-        "reference": reference,
+        "smallest_margin_points": {
+            str(share): 100 * smallest_margin(len(labels), share, confidence) for share in DIFFERING
+        },
+        "reference": reference | {"described": sentences.described(reference)},
         "sequence": sequence,
         "answers": {name: answered(name, passed, ordered, variants, table) for name in answer["objectives"]},
         "knees": knees(variants, table, margin),
+        "recoveries": recoveries(files, variants, table, margin),
+        "scopes": scopes(variants, {file: said == labels for file, said in predicted.items()}),
     }
-    found["sentences"] = [sentence(name, row, reference, found) for name, row in found["answers"].items()]
-    write_json(json_path, found)
-    with whole_file(markdown_path) as temporary:
+    found["sentences"] = [
+        sentences.answer(name, row, found["reference"], found) for name, row in found["answers"].items()
+    ]
+    for name, told in (("knees", sentences.knee), ("recoveries", sentences.recovery)):
+        found[name] = [row | {"sentence": told(row, found["margin"])} for row in found[name]]
+    found["scopes"] = [row | {"sentence": sentences.scopes(row)} for row in found["scopes"]]
+    write_json(outputs["json"], found)
+    with whole_file(outputs["markdown"]) as temporary:
         temporary.write_text(markdown(found))
 
 
@@ -203,10 +154,10 @@ if "snakemake" in globals():
     with job(snakemake.log[0]):
         certify(
             snakemake.input.order,
-            snakemake.input.losses,
+            snakemake.params.files,
             snakemake.params.variants,
-            read_json(snakemake.input.dataset)["images"]["test"],
+            read_labels(snakemake.input.test_labels),
+            read_json(snakemake.input.dataset)["classes"],
             snakemake.params.answer,
-            snakemake.output.json,
-            snakemake.output.markdown,
+            dict(snakemake.output.items()),
         )

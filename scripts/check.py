@@ -5,9 +5,9 @@ from collections.abc import Mapping
 
 from tabulate import tabulate
 
+from elagage.certification import certifiable
 from elagage.files import read_json, whole_file
 from elagage.job import job, say
-from elagage.noninferiority import DIFFERING, smallest_margin
 
 START = 3.0  # seconds that starting a job takes, most of them for imports (docs/scaling.md)
 JOBS_OF_CHECKPOINT = 6  # prune or train, quantize, pack, and the three measurements
@@ -47,19 +47,6 @@ def section(found: Mapping) -> list[str]:
     if not found["refused"]:
         lines.append("All scopes, recoveries and modes that the study asks for are possible.")
     return [*lines, "", tabulate(found["layers"], headers="keys", tablefmt="pipe"), ""]
-
-
-def certifiable(answer: Mapping, test_images: int) -> str:
-    """Return which losses these test images can rule out at best; answer: the table of the configuration."""
-    smallest = [
-        f"{100 * smallest_margin(test_images, share, answer['confidence']):.2g} points where it differs from the "
-        f"reference on {share:.0%} of the images"
-        for share in DIFFERING
-    ]
-    return (
-        f"{test_images:,} test images can certify, of a file that loses nothing, that it loses less than "
-        f"{', '.join(smallest)}; asked for are {answer['maximum_accuracy_loss']:g} points."
-    )
 
 
 def check(reports: list[str], dataset: str, work: Mapping, answer: Mapping, cores: int, output: str) -> None:

@@ -11,18 +11,13 @@ import onnx
 import onnxruntime
 import PIL
 
-from elagage.data import Dataset, read_predictions
+from elagage.data import Dataset, read_labels, read_predictions
 from elagage.files import read_json, reading, sha256, whole_file
 from elagage.job import job
+from elagage.objectives import OBJECTIVES
 from elagage.onnx import predict
 from elagage.onnx.deployed import description
 from elagage.packing import unpack
-
-COSTS = {  # objective -> what it costs, and how to write that with its interval
-    "file_size": ("size of model.onnx", "{1:,.0f} bytes"),
-    "packed_size": ("size of model.onnx.packed", "{1:,.0f} bytes"),
-    "time": ("time of one image [95% interval]", "{1:.3f} ms [{0:.3f}, {2:.3f}]"),
-}
 
 
 def escaped(name: str) -> str:
@@ -79,8 +74,11 @@ def verdict(found: Mapping, answer: Mapping, objective: str) -> list[str]:
 def comparison(found: Mapping, answer: Mapping, correct: numpy.ndarray, right: numpy.ndarray) -> list[str]:
     """Return the lines of a table of the file beside the reference."""
     rows = [(f"accuracy on {len(correct):,} test images", *(f"{shares.mean():.2%}" for shares in (correct, right)))]
-    for objective, (what, unit) in COSTS.items():
-        rows.append((what, *(unit.format(*row["costs"][objective]) for row in (found, answer["reference"]))))
+    for objective, by in OBJECTIVES.items():
+        costs = [
+            [by.written.format(bound) for bound in row["costs"][objective]] for row in (found, answer["reference"])
+        ]
+        rows.append((by.name, *(cost if low == high else f"{cost} [{low}, {high}]" for low, cost, high in costs)))
     lines = ["| | this file | the reference |", "|---|---|---|"]
     return lines + [f"| {' | '.join(cells)} |" for cells in rows]
 
@@ -161,19 +159,21 @@ def deploy(
     objective: str,
     answer_path: str,
     files: Sequence[Mapping],
-    dataset: Dataset,
+    datasets: Mapping[str, str],
     labels: numpy.ndarray,
     configuration: Mapping,
     outputs: Mapping[str, str],
 ) -> None:
     """Write `model`, `packed`, `predict` and `unpack`, copies, and `card` (Markdown), each whole or not at all.
 
-    answer_path: what the rule certify wrote; files: of Plan.files; labels: of test images, int64 [n]; configuration:
-    that of the study, for the card. Raises UserError if the file of the answer is damaged.
+    answer_path: what the rule certify wrote; files: of Plan.files; datasets: model -> dataset.json of the images as it
+    takes them; labels: of test images, int64 [n]; configuration: that of the study, for the card. Raises UserError if
+    the file of the answer is damaged.
     """
     answer = read_json(answer_path)
     found, reference = answer["answers"][objective], answer["reference"]
     paths = {row["file"]: row for row in files}
+    dataset = Dataset.read(datasets[found["model"]])
     with reading(found["file"]):
         model = description(onnx.load(found["file"]))
     correct, right = (read_predictions(paths[row["file"]]["predictions"]) == labels for row in (found, reference))
@@ -204,15 +204,22 @@ def deploy(
         temporary.write_text(card(objective, answer, model, parts, hashes))
 
 
+def remove_others(objectives: Sequence[str], best: pathlib.Path = pathlib.Path("results/best")) -> None:
+    """Remove the answers by objectives that the study no longer asks for: nothing says of them that they are old."""
+    for objective in OBJECTIVES.keys() - set(objectives):
+        shutil.rmtree(best / objective, ignore_errors=True)
+
+
 if "snakemake" in globals():
     with job(snakemake.log[0]):
-        dataset = Dataset.read(snakemake.input.dataset)
-        deploy(
-            snakemake.wildcards.objective,
-            snakemake.input.answer,
-            snakemake.params.files,
-            dataset,
-            dataset.split(snakemake.input, "test").labels,
-            snakemake.params.configuration,
-            dict(snakemake.output.items()),
-        )
+        remove_others(snakemake.params.objectives)
+        for place, objective in enumerate(snakemake.params.objectives):
+            deploy(
+                objective,
+                snakemake.input.answer,
+                snakemake.params.files,
+                snakemake.params.datasets,
+                read_labels(snakemake.input.test_labels),
+                snakemake.params.configuration,
+                {name: paths[place] for name, paths in snakemake.output.items()},
+            )

@@ -13,8 +13,7 @@ from elagage.files import read_json, refusal, write_json
 from elagage.job import job
 from elagage.measurements import costs
 from elagage.noninferiority import log_chance_to_pass
-
-OBJECTIVES = ("file_size", "packed_size", "time")
+from elagage.objectives import OBJECTIVES
 
 
 def reference_of(

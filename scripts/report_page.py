@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterable, Mapping
 
-from elagage.files import whole_file
+from elagage.files import read_json, whole_file
 from elagage.job import job
 from elagage.page.page import page
 from elagage.page.tables import Study, read_measured
@@ -14,14 +14,17 @@ def report_page(
     answer: str | os.PathLike,
     histories: Iterable[str],
     sensitivities: Iterable[str],
+    lost_images: str | os.PathLike,
     configuration: Mapping,
     output: str | os.PathLike,
 ) -> None:
-    """Write the page. summary, answer: summary.csv and answer.json; histories, sensitivities: <model>/seed<seed>/*.csv.
+    """Write the page. summary, answer: summary.csv and answer.json; histories, sensitivities: <model>/seed<seed>/*.csv;
+    lost_images: what the rule of this name wrote.
 
     Raises UserError if a file is damaged.
     """
-    text = page(Study(summary, answer), read_measured(histories), read_measured(sensitivities), configuration)
+    measured = read_measured(histories), read_measured(sensitivities)
+    text = page(Study(summary, answer), *measured, read_json(lost_images), configuration)
     with whole_file(output) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
@@ -34,6 +37,7 @@ if "snakemake" in globals():
             inputs.answer,
             inputs.histories,
             inputs.sensitivities,
+            inputs.lost_images,
             snakemake.params.configuration,
             snakemake.output[0],
         )

@@ -7,9 +7,9 @@ import pandas
 from elagage.errors import RefusedError, UserError
 from elagage.files import whole_file
 from elagage.job import job, say
+from elagage.losses import read_losses
 from elagage.measurements import KINDS, eager_measurements, measurements
 from elagage.timing import BUSY, LOADS
-from losses import read_losses
 
 MARKDOWN_COLUMNS = {  # of summary.md -> how to write each
     "model": "{model}",
@@ -153,7 +153,7 @@ def summarize(
     """Write summary.csv and summary.md.
 
     variants: for each row the columns that name it (model, seed, scope, rate, recovery, mode), its `file` and the paths
-    of its `accuracy`, `size` and `latency`; eager: "<model>/seed<seed>" -> path; losses: the table of the rule losses,
+    of its `accuracy`, `size` and `latency`; eager: "<model>/seed<seed>" -> path; losses: that of the rule certify,
     whose columns are joined by file. Raises UserError for a refused row if strict.
     """
     rows = [row(variant, eager[f"{variant['model']}/seed{variant['seed']}"]) for variant in variants]

@@ -7,14 +7,16 @@ import numpy
 import pandas
 import pytest
 
-from certify import certify, described, knees
+from certify import certify
 from elagage.files import write_json, write_refusal
-from losses import compared, losses
+from elagage.losses import compared
+from elagage.sentences import described
 from order import order
 
 REPOSITORY = pathlib.Path(__file__).parent.parent
 ANSWER = {"maximum_accuracy_loss": 1.0, "confidence": 0.95, "objectives": ["file_size", "time"], "reference": None}
 CLASSES = ["a", "b", "c", "d"]
+OUTPUTS = {"order": "order.json", "losses": "losses.csv", "json": "answer.json", "markdown": "answer.md"}
 IMAGES = 2000
 LABELS = numpy.arange(IMAGES) % len(CLASSES)
 SETTING = {"cpu": "A CPU", "instruction_set": "avx2", "threads": 1, "onnxruntime": "1.32.0", "images": 10}
@@ -66,12 +68,11 @@ def files(tmp_path) -> list[dict]:
 
 def answered(files, folder, answer=ANSWER, seen=()) -> dict:
     """Return answer.json of these files, with the order in `order` and the losses in `losses`."""
-    paths = [str(folder / name) for name in ("order.json", "losses.csv", "answer.json", "answer.md")]
-    order(files, LABELS, IMAGES, answer, list(seen), paths[0])
-    losses(files, paths[0], LABELS, CLASSES, answer, paths[1])
-    certify(paths[0], paths[1], files, IMAGES, answer, *paths[2:])
+    paths = {name: str(folder / file) for name, file in OUTPUTS.items()}
+    order(files, LABELS, IMAGES, answer, list(seen), paths["order"])
+    certify(paths["order"], files, files, LABELS, CLASSES, answer, paths)
     found = json.loads((folder / "answer.json").read_text())
-    table = pandas.read_csv(paths[1], keep_default_na=False).set_index("file")
+    table = pandas.read_csv(paths["losses"], keep_default_na=False).set_index("file")
     return found | {"order": json.loads((folder / "order.json").read_text()), "losses": table}
 
 
@@ -86,7 +87,9 @@ def test_the_cheapest_certified_file_is_the_answer_and_the_best_dense_float32_fi
     assert file_size["loss_points"] == pytest.approx(0.1)
     assert [row["passed"] for row in found["sequence"]][:1] == [True]
     markdown = (tmp_path / "answer.md").read_text()
-    assert "2,000 bytes instead of 8,000 bytes, 4 times smaller; on 2,000 test images it loses 0.10 points" in markdown
+    assert (
+        "2,000 bytes instead of 8,000 bytes, 4.00 times smaller; on 2,000 test images it loses 0.10 points" in markdown
+    )
     assert "results/best/time/model.onnx (net, seed 1, global pruning at 50%, as pruned, float32)" in markdown
 
 
@@ -154,21 +157,6 @@ def test_every_column_is_explained():
             assert f"`{column}`" in page, column
 
 
-def test_a_knee_is_where_bounds_leave_the_margin_from_either_side():
-    rows = [(0.2, -0.1, 0.3), (0.4, 0.1, 0.9), (0.6, 0.5, 1.5), (0.8, 2.0, 3.0), (0.9, 1.5, 4.0)]
-    named = {"model": "net", "seed": 0, "scope": "local", "recovery": "none", "mode": "static"}
-    files = [named | {"rate": rate, "file": str(rate)} for rate, *_ in rows]
-    bounds = pandas.DataFrame(rows, columns=["rate", "loss_low", "loss_high"]).astype({"rate": str}).set_index("rate")
-    (knee,) = knees(files, bounds, 1.0)
-    assert (knee["within_up_to"], knee["beyond_from"]) == (0.4, 0.8)
-    refused = [row for row in files if row["rate"] != 0.2]
-    (knee,) = knees(files, bounds.drop("0.2"), 1.0)
-    assert knee["within_up_to"] is None  # nothing is said of rates above one that was refused
-    assert knees(refused, bounds, 1.0)[0]["within_up_to"] == 0.4
-    (knee,) = knees(files, bounds, 0.2)
-    assert (knee["within_up_to"], knee["beyond_from"]) == (None, 0.6)
-
-
 def test_seeds_of_the_same_recipe_stand_beside_the_answer(files, tmp_path):
     assert answered(files, tmp_path)["answers"]["time"]["recipe"] is None
     sibling = variant(tmp_path, "sibling", 106, 2000, 2.0, seed=0)
@@ -189,6 +177,10 @@ def test_what_was_retrained_is_compared_with_its_control(files, tmp_path):
         "0.1",
     )
     assert table.loc[files[2]["file"], "control_loss_points"] == ""
+    [told] = found["recoveries"]
+    assert (told["recovery"], told["within_up_to"], told["longer"]["file"]) == ("finetune", 0.5, control["file"])
+    assert told["longer"]["points"] == pytest.approx(-0.2)
+    assert "By that training alone the dense network gains 0.20 points" in told["sentence"]
 
 
 def test_dense_files_are_called_dense():

@@ -8,13 +8,15 @@ import json
 import pathlib
 import re
 
+import numpy
 import pytest
-from test_answer import IMAGES, LABELS, variant
+from test_answer import IMAGES, LABELS, OUTPUTS, variant
 
 from certify import certify
+from elagage.data import Split
 from elagage.errors import UserError
 from elagage.files import write_json, write_refusal
-from losses import losses
+from lost_images import lost_images
 from order import order
 from report_page import report_page
 from summarize import summarize
@@ -26,7 +28,7 @@ CONFIGURATION = {"dataset": {"name": "digits"}, "models": {"net": {"architecture
 HISTORY = "epoch,train_accuracy,validation_accuracy\n1,0.5,0.4\n2,0.75,0.7\n"
 SENSITIVITY = "layer,rate,correct,dense_correct,images\nconv.weight,0.5,70,80,100\nlinear.weight,0.5,80,80,100\n"
 DENSE = {"rate": 0.0, "scope": "", "recovery": ""}
-VOID = {"meta", "link", "input", "wbr", "br"}
+VOID = {"meta", "link", "input", "wbr", "br", "img"}
 
 
 def write_study(folder: pathlib.Path, answer: dict = ANSWER) -> pathlib.Path:
@@ -41,12 +43,12 @@ def write_study(folder: pathlib.Path, answer: dict = ANSWER) -> pathlib.Path:
     ]
     for kind in ("accuracy", "size", "latency", "predictions", "validation_predictions"):
         write_refusal(files[-1][kind], f"no channels of {EVIL}")
-    order_path, losses_path, answer_path, summary = (
-        str(folder / name) for name in ("order.json", "losses.csv", "answer.json", "summary.csv")
-    )
-    order(files, LABELS, IMAGES, answer, [], order_path)
-    losses(files, order_path, LABELS, CLASSES, answer, losses_path)
-    certify(order_path, losses_path, files, IMAGES, answer, answer_path, str(folder / "answer.md"))
+    outputs = {name: str(folder / file) for name, file in OUTPUTS.items()}
+    order(files, LABELS, IMAGES, answer, [], outputs["order"])
+    certify(outputs["order"], files, files, LABELS, CLASSES, answer, outputs)
+    images = numpy.zeros((IMAGES, 1, 4, 4), numpy.uint8)
+    names = [f"{number}{EVIL}.png" for number in range(IMAGES)]
+    lost_images(files, outputs["json"], Split(images, LABELS), CLASSES, names, str(folder / "lost_images.json"))
     nanoseconds = {"wall_ns": [[8e6] * 4] * 5}
     write_json(
         folder / "eager.json", {"eager": nanoseconds, "dense": {"wall_ns": [[4e6] * 4, [5e6] * 4] * 2 + [[4e6] * 4]}}
@@ -56,7 +58,11 @@ def write_study(folder: pathlib.Path, answer: dict = ANSWER) -> pathlib.Path:
     # As the plan has them: at rate 0 each scope has the dense files.
     scopes = [[row | {"scope": scope, "recovery": "none"} for row in rows[:2]] for scope in ("global", "local")]
     rows = [*scopes[0], *rows[2:], *scopes[1]]
-    summarize(rows, {"net/seed0": str(folder / "eager.json")}, losses_path, summary, str(folder / "summary.md"))
+    summarize(
+        rows,
+        {"net/seed0": str(folder / "eager.json")},
+        *(outputs["losses"], str(folder / "summary.csv"), str(folder / "summary.md")),
+    )
     model = folder / "net/seed0"
     model.mkdir(parents=True)
     (model / "history.csv").write_text(HISTORY)
@@ -67,7 +73,8 @@ def write_study(folder: pathlib.Path, answer: dict = ANSWER) -> pathlib.Path:
 def write_page(folder: pathlib.Path) -> pathlib.Path:
     model = folder / "net/seed0"
     tables = [model / "history.csv"], [model / "sensitivity.csv"]
-    report_page(folder / "summary.csv", folder / "answer.json", *tables, CONFIGURATION, folder / "report.html")
+    results = [folder / name for name in ("summary.csv", "answer.json")]
+    report_page(*results, *tables, folder / "lost_images.json", CONFIGURATION, folder / "report.html")
     return folder / "report.html"
 
 
@@ -129,8 +136,7 @@ def at(place: str, rows: list[list[str]], folder: pathlib.Path) -> str:
     if file == "summary.csv":
         row, column = map(int, fragment.removeprefix("cell=").split(","))
         return rows[row - 1][column - 1]
-    assert file == "answer.json"
-    value = json.loads((folder / file).read_text())
+    value = json.loads((folder / file.removeprefix("answer/")).read_text())
     for key in fragment.split("/")[1:]:
         value = value[int(key) if isinstance(value, list) else key]
     return value if isinstance(value, str) else json.dumps(value)
@@ -138,7 +144,11 @@ def at(place: str, rows: list[list[str]], folder: pathlib.Path) -> str:
 
 def test_every_number_equals_that_of_its_table(page, rows, folder):
     numbers = page.all("data")
-    assert {number["data-source"].partition("#")[0] for number in numbers} == {"summary.csv", "answer.json"}
+    assert {number["data-source"].partition("#")[0] for number in numbers} == {
+        "summary.csv",
+        "answer.json",
+        "answer/lost_images.json",
+    }
     for number in numbers:
         assert number["value"] == at(number["data-source"], rows, folder), number
         text = decimal.Decimal(number["text"].rstrip("%").replace(",", ""))
@@ -160,6 +170,22 @@ def test_the_sentences_are_those_of_the_answer(page, rows, folder):
     text = " ".join(element["text"] for element in page.all("section", id="answer"))
     assert "4.00 times smaller" in text
     assert "predict.py photo.jpg" in text
+
+
+def test_the_story_is_told_in_sentences_of_the_answer(page, rows, folder):
+    told = [span for span in page.all("span") if span.get("data-source", "").endswith("/sentence")]
+    assert {span["data-source"].split("/")[1] for span in told} == {"knees", "scopes"}
+    for span in told:
+        assert span["text"] == at(span["data-source"], rows, folder)
+
+
+def test_images_that_are_lost_are_shown_with_their_names(page, folder):
+    lost = json.loads((folder / "lost_images.json").read_text())["images"]
+    figures = page.all("figure")
+    assert len(figures) == len(lost) > 0
+    assert all(image["file"] in figure["text"] for image, figure in zip(lost, figures, strict=True))
+    sources = [image["src"].removeprefix("data:image/png;base64,") for image in page.all("img")]
+    assert sources == [image["thumbnail"] for image in lost]
 
 
 def test_marks_of_the_chart_are_the_files_of_the_table_and_of_the_summary(page, rows):
@@ -242,4 +268,7 @@ def test_without_a_certified_file_and_without_histories_the_page_says_so(tmp_pat
 def test_a_damaged_summary_is_named(folder, tmp_path):
     (tmp_path / "summary.csv").write_text('model,"')
     with pytest.raises(UserError, match=r"summary\.csv: damaged"):
-        report_page(tmp_path / "summary.csv", folder / "answer.json", [], [], CONFIGURATION, tmp_path / "report.html")
+        report_page(
+            *(tmp_path / "summary.csv", folder / "answer.json", [], [], folder / "lost_images.json"),
+            *(CONFIGURATION, tmp_path / "report.html"),
+        )

@@ -14,6 +14,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy
 
+from elagage.noninferiority import DIFFERING, smallest_margin
+
 TIE = 0.01  # costs that differ by less are the same: the metadata of files differ by some bytes
 
 
@@ -68,3 +70,16 @@ def cheapest(low: numpy.ndarray, cost: numpy.ndarray, high: numpy.ndarray, accur
     least = int(numpy.argmin(cost))
     tied = numpy.flatnonzero((low <= high[least]) | (cost <= cost[least] * (1 + TIE)))
     return int(max(tied, key=lambda index: (accuracy[index], -cost[index])))
+
+
+def certifiable(answer: Mapping, test_images: int) -> str:
+    """Return which losses these test images can rule out at best; answer: the table of the configuration."""
+    smallest = [
+        f"{100 * smallest_margin(test_images, share, answer['confidence']):.2g} points where it differs from the "
+        f"reference on {share:.0%} of the images"
+        for share in DIFFERING
+    ]
+    return (
+        f"{test_images:,} test images can certify, of a file that loses nothing, that it loses less than "
+        f"{', '.join(smallest)}; asked for are {answer['maximum_accuracy_loss']:g} points."
+    )

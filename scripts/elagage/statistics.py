@@ -44,6 +44,13 @@ def mean_difference_interval(before: numpy.ndarray, after: numpy.ndarray) -> tup
     return float(numpy.mean(before - after)), float(low), float(high)
 
 
+def mean_interval(values: numpy.ndarray) -> tuple[float, float, float]:
+    """Return the mean of two or more values, [n], and its 95 % interval (Student 1908)."""
+    mean = float(numpy.mean(values))
+    half = float(scipy.stats.sem(values) * scipy.stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1))
+    return mean, mean - half, mean + half
+
+
 def p_of_accuracies(first: numpy.ndarray, second: numpy.ndarray, paired: bool) -> float:
     """Return the p-value of the hypothesis that two models are equally accurate.
 

@@ -1,6 +1,6 @@
 """Measurements and predictions -> the answer: which file to deploy, what it costs, and how sure that is.
 
-`order` sees no label and no prediction of a test image; `losses` and `certify` test what it put in order.
+`order` sees no label and no prediction of a test image; `certify` tests on them what it put in order.
 """
 
 
@@ -31,38 +31,14 @@ rule order:
         "../../scripts/order.py"
 
 
-rule losses:
+rule certify:
     input:
         test_labels="results/data/test_labels.npy",
         dataset="results/data/dataset.json",
         order="results/answer/order.json",
         predictions=[row["predictions"] for row in PLAN.files],
     output:
-        "results/answer/losses.csv",
-    log:
-        "results/logs/losses.log",
-    conda:
-        "../../envs/tables.yaml"
-    threads: 1
-    resources:
-        mem_mb=times_attempt(2000),
-        runtime=times_attempt(10),
-    params:
-        files=PLAN.files,
-        answer=config["answer"],
-        code=code("losses"),
-    message:
-        "Compare each file with the reference, image by image"
-    script:
-        "../../scripts/losses.py"
-
-
-rule certify:
-    input:
-        dataset="results/data/dataset.json",
-        order="results/answer/order.json",
         losses="results/answer/losses.csv",
-    output:
         json="results/answer.json",
         markdown="results/answer.md",
     log:
@@ -71,14 +47,15 @@ rule certify:
         "../../envs/tables.yaml"
     threads: 1
     resources:
-        mem_mb=times_attempt(1000),
+        mem_mb=times_attempt(2000),
         runtime=times_attempt(10),
     params:
+        files=PLAN.files,
         variants=[{name: row[name] for name in (*NAMES, "file")} for row in PLAN.variants],
         answer=config["answer"],
         code=code("certify"),
     message:
-        "Certify files on test images, and answer"
+        "Compare each file with the reference, image by image, and certify those that may be the answer"
     script:
         "../../scripts/certify.py"
 

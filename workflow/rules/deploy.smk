@@ -3,24 +3,32 @@
 Which file that is stands in results/answer.json, so all files of the study are inputs and the plan stays static.
 """
 
+DEPLOYED = {
+    "model": "model.onnx",
+    "packed": "model.onnx.packed",
+    "predict": "predict.py",
+    "unpack": "unpack.py",
+    "card": "README.md",
+}
+DATASETS = {model: f"{PLAN.data(model)}/dataset.json" for model in config["models"]}
+
 
 rule deploy:
     input:
-        **{f"test_{kind}": f"results/data/test_{kind}.npy" for kind in ("images", "labels")},
-        dataset="results/data/dataset.json",
+        test_labels="results/data/test_labels.npy",
+        datasets=list(dict.fromkeys(DATASETS.values())),
         answer="results/answer.json",
         onnx_files=[row["file"] for row in PLAN.files],
         packed=[f"{row['file']}.packed" for row in PLAN.files],
         predictions=[row["predictions"] for row in PLAN.files],
         latency=[row["latency"] for row in PLAN.files],
     output:
-        model="results/best/{objective}/model.onnx",
-        packed="results/best/{objective}/model.onnx.packed",
-        predict="results/best/{objective}/predict.py",
-        unpack="results/best/{objective}/unpack.py",
-        card="results/best/{objective}/README.md",
+        **{
+            name: expand("results/best/{objective}/{file}", objective=config["answer"]["objectives"], file=file)
+            for name, file in DEPLOYED.items()
+        },
     log:
-        "results/logs/deploy/{objective}.log",
+        "results/logs/deploy.log",
     conda:
         "../../envs/onnx.yaml"
     threads: 1
@@ -28,11 +36,13 @@ rule deploy:
         mem_mb=times_attempt(1000),
         runtime=times_attempt(10),
     params:
+        objectives=config["answer"]["objectives"],
         files=PLAN.files,
+        datasets=DATASETS,
         # All of it, because the model card quotes it.
         configuration=config,
         code=code("deploy"),
     message:
-        "Put the answer by {wildcards.objective} into results/best/{wildcards.objective}"
+        "Put the answer by {params.objectives} into results/best/"
     script:
         "../../scripts/deploy.py"

@@ -1,10 +1,11 @@
-"""summary.csv, answer.json, training histories and sensitivities -> report.html, the page of the study."""
+"""summary.csv, answer.json, lost images, training histories and sensitivities -> report.html, the page of the study."""
 
 
 rule report_page:
     input:
         summary="results/summary.csv",
         answer="results/answer.json",
+        lost_images="results/answer/lost_images.json",
         histories=[f"results/models/{name}/history.csv" for name in PLAN.trained_seeds],
         sensitivities=[
             f"results/models/{name}/sensitivity.csv" for name in PLAN.model_seeds if PLAN.measures_sensitivity

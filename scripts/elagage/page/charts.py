@@ -9,17 +9,15 @@ from typing import Any
 
 import altair
 
+from elagage.objectives import OBJECTIVES
+
 BLACK, ORANGE, BLUE, VERMILION = "#000000", "#E69F00", "#0072B2", "#D55E00"
 VERDICTS = ["within", "too few images to tell", "beyond"]
 STROKES = [BLUE, BLACK, VERMILION]
 FILLS = [BLUE, "#ffffff", VERMILION]
 SHAPES = ["circle", "diamond", "cross"]
-COSTS = {  # column -> how the axis is called
-    "model_size_bytes": "size of the ONNX file (kB)",
-    "packed_size_bytes": "size of the packed file (kB)",
-    "time_ms": "time per image (ms)",
-    "rate": "rate of pruning",
-}
+# Column of the summary -> how its axis is called.
+COSTS = {by.column: f"{by.name} ({by.axis})" for by in OBJECTIVES.values()} | {"rate": "rate of pruning"}
 LOST = "points of accuracy lost"
 TOLD: list[dict[str, str]] = [  # of the file below the pointer
     {"field": "file", "type": "nominal"},

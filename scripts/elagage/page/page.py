@@ -9,6 +9,7 @@ import jinja2
 import vl_convert
 import yaml
 
+from elagage.objectives import OBJECTIVES
 from elagage.page.charts import COSTS, pruning, sensitivity, trade_off, training
 from elagage.page.tables import FILTERS, Study
 from elagage.version import VERSION
@@ -16,8 +17,11 @@ from elagage.version import VERSION
 FOLDER = pathlib.Path(__file__).parent
 
 
-def page(study: Study, history: list[dict], sensitivities: list[dict], configuration: Mapping) -> str:
-    """Return the page as HTML. history, sensitivities: rows of these tables, with model and seed, or none."""
+def page(study: Study, history: list[dict], sensitivities: list[dict], lost: Mapping, configuration: Mapping) -> str:
+    """Return the page as HTML.
+
+    history, sensitivities: rows of these tables, with model and seed, or none; lost: what the rule lost_images wrote.
+    """
     # All names are the user's. StrictUndefined: a column that is missing stops, rather than leaves a gap.
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(FOLDER),
@@ -28,8 +32,10 @@ def page(study: Study, history: list[dict], sensitivities: list[dict], configura
     )
     return environment.get_template("page.html").render(
         study=study,
+        lost=lost,
         charts=charts(study, history, sensitivities),
         costs=COSTS,
+        objectives=OBJECTIVES,
         filters=FILTERS,
         dataset=configuration["dataset"]["name"],
         models=list(configuration["models"]),

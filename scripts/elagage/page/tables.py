@@ -17,11 +17,11 @@ from typing import Any
 from markupsafe import Markup
 
 from elagage.files import read_json, reading, refusal
+from elagage.objectives import OBJECTIVES
 
 SUMMARY, ANSWER = "summary.csv", "answer.json"
 NAMES = ("model", "seed", "scope", "rate", "recovery", "mode")
 FILTERS = ("model", "seed", "scope", "recovery", "mode")
-COSTS = {"file_size": "model_size_bytes", "packed_size": "packed_size_bytes", "time": "time_ms"}  # by objective
 SETTING = ("cpu", "instruction_set", "threads", "latency_images", "onnxruntime", "torch")
 CHARTED = (
     *("loss_points", "loss_low", "loss_high", "accuracy", "model_size_bytes", "packed_size_bytes"),
@@ -87,11 +87,18 @@ class Study:
         rows = [row for row in self.files if float(row["rate"]) == 0 and not row["recovery"]]
         return [row for row in rows if self.is_of_reference(row)]
 
-    @property
-    def knees(self) -> list[tuple[int, dict[str, Any]]]:
-        """The knees of the answer with their places in its list, those of the reference's model and seed first."""
-        numbered = enumerate(self.answer["knees"])
-        return sorted(numbered, key=lambda knee: not self.is_of_reference(knee[1]))
+    def told(self, name: str) -> list[tuple[int, dict[str, Any]]]:
+        """Return what the story tells of the answer's list of this name, each with its place there.
+
+        That is what is of the reference's model and, where it is of one seed, of its seed, in the plain mode.
+        """
+        reference = self.answer["reference"]
+        return [
+            (place, row)
+            for place, row in enumerate(self.answer[name])
+            if (row["model"], row["mode"]) == (reference["model"], self.plain_mode)
+            and (reference["seed"] in row["seeds"] if "seeds" in row else row["seed"] == reference["seed"])
+        ]
 
     @property
     def plain_mode(self) -> str:
@@ -141,7 +148,7 @@ class Study:
             | {name: float(row[name]) for name in CHARTED}
             | {
                 "certified": row["file"] in self.passed,
-                "answers": [COSTS[name] for name in self.chosen.get(row["file"], [])],
+                "answers": [OBJECTIVES[name].column for name in self.chosen.get(row["file"], [])],
             }
             for row in self.files
         ]
@@ -156,12 +163,20 @@ class Study:
         place = f"{SUMMARY}#cell={row['row']},{self.columns[column]}"
         return data(place, row[column], written.format(scale * float(row[column]))) if row[column] else Markup("")
 
+    def text(self, pointer: str) -> Markup:
+        """Return a sentence of answer.json as HTML; pointer: as of `value`."""
+        return Markup('<span data-source="{}#{}">{}</span>').format(ANSWER, pointer, self._at(pointer))
+
     def value(self, pointer: str, written: str = "{}", scale: float = 1) -> Markup:
         """Return a number of answer.json as HTML; pointer: of RFC 6901, in which no key has a / or ~."""
+        found = self._at(pointer)
+        return data(f"{ANSWER}#{pointer}", json.dumps(found), written.format(scale * found))
+
+    def _at(self, pointer: str) -> Any:
         found = self.answer
         for key in pointer.split("/")[1:]:
             found = found[int(key) if isinstance(found, list) else key]
-        return data(f"{ANSWER}#{pointer}", json.dumps(found), written.format(scale * found))
+        return found
 
 
 def data(place: str, value: str, text: str) -> Markup:
@@ -170,20 +185,19 @@ def data(place: str, value: str, text: str) -> Markup:
 
 
 def read_measured(paths: Iterable[str]) -> list[dict[str, Any]]:
-    """Return the rows of <model>/seed<seed>/*.csv with model and seed; numbers are numbers. Refused files have none."""
+    """Return the rows of <model>/seed<seed>/*.csv with model and seed. Refused files have none.
+
+    All but the name of a layer are numbers.
+    """
     rows: list[dict[str, Any]] = []
     for path in map(pathlib.Path, paths):
         if refusal(path) is not None:
             continue
         with reading(path), path.open(newline="") as file:
             named = {"model": path.parent.parent.name, "seed": path.parent.name.removeprefix("seed")}
-            rows += [named | {name: number(text) for name, text in row.items()} for row in csv.DictReader(file)]
+            # A layer may be called 0, or 1.0: torch.nn.Sequential names its parts so.
+            rows += [
+                named | {name: text if name == "layer" else float(text) for name, text in row.items()}
+                for row in csv.DictReader(file)
+            ]
     return rows
-
-
-def number(text: str) -> float | str:
-    """Return a text as the number that it is, or as it is."""
-    try:
-        return float(text)
-    except ValueError:
-        return text

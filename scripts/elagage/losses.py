@@ -1,14 +1,12 @@
-"""Compare each file with the answer's reference, and with its own dense network, image by test image."""
+"""What each file loses against the answer's reference, its own dense network and its control, image by test image."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy
 import pandas
 
-from elagage.data import read_labels, read_predictions
-from elagage.files import read_json, reading, refusal, write_csv
-from elagage.job import job
+from elagage.files import reading
 from elagage.noninferiority import images_to_tell, loss_bounds
 
 POINTS = 100  # in a share
@@ -88,40 +86,44 @@ def compared(
 
 
 def losses(
-    files: list[Mapping], order: str, labels: numpy.ndarray, classes: list[str], answer: Mapping, output: str
-) -> None:
-    """Write a row per file that is not refused (CSV). files: of Plan.files; order: what the rule order wrote."""
-    ordered = read_json(order)
-    reference = ordered["reference"]
-    times = {row["file"]: dict(zip(TIMES, row["costs"]["time"], strict=True)) for row in ordered["files"]}
-    there = [row for row in files if refusal(row["predictions"]) is None]
-    predicted = {row["file"]: read_predictions(row["predictions"]) for row in there}
+    files: Iterable[Mapping],
+    predicted: Mapping[str, numpy.ndarray],
+    order: Mapping,
+    labels: numpy.ndarray,
+    classes: list[str],
+    answer: Mapping,
+) -> list[dict]:
+    """Return a row per file that has predictions.
+
+    files: of Plan.files; predicted: file -> numbers of classes, int [n], on test images; order: what the rule order
+    wrote; labels: int [n]; answer: the table of the configuration.
+    """
+    reference = order["reference"]
+    times = {row["file"]: dict(zip(TIMES, row["costs"]["time"], strict=True)) for row in order["files"]}
+    there = [row for row in files if row["file"] in predicted]
     dense = {
         (row["model"], row["seed"]): predicted[row["file"]]
         for row in there
         if row["rate"] == 0 and not row["recovery"] and row["mode"] == "float32"
     }
-    write_csv(
-        output,
-        [
-            {"file": row["file"], "reference": reference}
-            | times[row["file"]]
-            | compared(
-                predicted[row["file"]],
-                predicted[reference],
-                dense[row["model"], row["seed"]],
-                predicted.get(row["control"]),
-                labels,
-                classes,
-                answer,
-            )
-            for row in there
-        ],
-    )
+    return [
+        {"file": row["file"], "reference": reference}
+        | times[row["file"]]
+        | compared(
+            predicted[row["file"]],
+            predicted[reference],
+            dense[row["model"], row["seed"]],
+            predicted.get(row["control"]),
+            labels,
+            classes,
+            answer,
+        )
+        for row in there
+    ]
 
 
 def read_losses(path: str | os.PathLike) -> pandas.DataFrame:
-    """Return the table of the rule losses by file, with missing numbers only where its columns may lack them."""
+    """Return losses.csv by file, with missing numbers only where its columns may lack them."""
     optional = ["images_to_tell", *(f"control_loss_{name}" for name in ("points", "low", "high"))]
     with reading(path):
         # A class may be called NA, or 007.
@@ -129,15 +131,3 @@ def read_losses(path: str | os.PathLike) -> pandas.DataFrame:
         names = dict.fromkeys(("file", "reference", "worst_class", "verdict"), str)
         table = pandas.read_csv(path, dtype=names, keep_default_na=False, na_values=missing, index_col="file")
         return table.astype(dict.fromkeys(("images_to_tell", "became_wrong", "became_right"), "Int64"))
-
-
-if "snakemake" in globals():
-    with job(snakemake.log[0]):
-        losses(
-            snakemake.params.files,
-            snakemake.input.order,
-            read_labels(snakemake.input.test_labels),
-            read_json(snakemake.input.dataset)["classes"],
-            snakemake.params.answer,
-            snakemake.output[0],
-        )

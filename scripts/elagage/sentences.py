@@ -1,0 +1,94 @@
+"""What the answer says in words, of the numbers that stand beside it in answer.json."""
+
+from collections.abc import Mapping
+
+from elagage.objectives import OBJECTIVES
+
+
+def described(row: Mapping) -> str:
+    """Return which file a row is of."""
+    if row["rate"] == 0:
+        longer = f" trained longer ({row['recovery']})" if row["recovery"] else ""
+        return f"{row['model']}, seed {row['seed']}, dense{longer}, {row['mode']}"
+    pruned = f"{row['scope']} pruning at {row['rate']:.0%}"
+    return f"{row['model']}, seed {row['seed']}, {pruned}, {recovered(row['recovery'])}, {row['mode']}"
+
+
+def recovered(recovery: str) -> str:
+    """Return what followed pruning."""
+    return "as pruned" if recovery == "none" else recovery
+
+
+def in_points(margin: float) -> str:
+    """Return a margin."""
+    return "1 point" if margin == 1 else f"{margin:g} points"
+
+
+def changes(points: float) -> str:
+    """Return a loss, in points, as what a file does."""
+    return f"{'gains' if points < 0 else 'loses'} {abs(points):.2f} points"
+
+
+def answer(objective: str, chosen: Mapping, reference: Mapping, found: Mapping) -> str:
+    """Return what to deploy by one objective, what it costs and what it loses. found: the whole answer."""
+    by = OBJECTIVES[objective]
+    cost = by.written.format(chosen["costs"][objective][1])
+    if chosen["is_reference"]:
+        return (
+            f"By {objective.replace('_', ' ')}, no cheaper file is certified to lose less than {found['margin']}; "
+            f"deploy the reference {chosen['best']} ({chosen['described']}; {by.what} takes {cost})."
+        )
+    return (
+        f"By {objective.replace('_', ' ')}, deploy {chosen['best']} ({chosen['described']}): {by.what} takes {cost} "
+        f"instead of {by.written.format(reference['costs'][objective][1])}, "
+        f"{by.times_better(chosen['times_better'][objective])}; on {found['test_images']:,} test images it "
+        f"{changes(chosen['loss_points'])} of accuracy, and with {found['confidence']:.0%} confidence it loses less "
+        f"than {found['margin']}."
+    )
+
+
+def reach(knee: Mapping, margin: str) -> str:
+    """Return up to which rate a curve loses less than the margin, and from which on more."""
+    up_to, beyond_from = knee["within_up_to"], knee["beyond_from"]
+    within = (
+        f"no rate is shown to lose less than {margin}"
+        if up_to is None
+        else f"loses less than {margin} up to {up_to:.0%}"
+    )
+    beyond = "none to lose more" if beyond_from is None else f"more from {beyond_from:.0%} on"
+    return f"{within}, {beyond}"
+
+
+def knee(row: Mapping, margin: str) -> str:
+    """Return how far pruning goes along a curve."""
+    return f"{row['scope']}, {recovered(row['recovery'])}, {row['mode']}: {reach(row, margin)}."
+
+
+def recovery(row: Mapping, margin: str) -> str:
+    """Return what a recovery that trains keeps against its control, and what the control gained by itself."""
+    longer = row["longer"]
+    return (
+        f"{row['scope']}, {row['recovery']}, {row['mode']}, against the dense network trained as much longer: "
+        f"{reach(row, margin)}. By that training alone the dense network {changes(longer['points'])} "
+        f"[{longer['low']:.2f}, {longer['high']:.2f}]."
+    )
+
+
+def scopes(row: Mapping) -> str:
+    """Return at which rates local or global pruning loses less than the other."""
+    seeds = ", ".join(map(str, row["seeds"]))
+    whose = f"these two files each, seed {seeds}" if len(row["seeds"]) == 1 else f"mean of seeds {seeds}"
+    parts = []
+    for scope in ("global", "local"):
+        rates = [rate for rate in row["rates"] if rate["fewer"] == scope]
+        if rates:
+            most = max(rates, key=lambda rate: abs(rate["points"]))
+            at = ", ".join(f"{rate['rate']:.0%}" for rate in rates)
+            up_to = f"{abs(most['points']):.2f} points" + (f" at {most['rate']:.0%}" if len(rates) > 1 else "")
+            parts.append(f"{scope} pruning loses less at {at} ({'up to ' if len(rates) > 1 else ''}{up_to})")
+    undecided = len(row["rates"]) - sum(rate["fewer"] is not None for rate in row["rates"])
+    if not parts:
+        parts.append("at no rate is a difference between local and global pruning shown")
+    elif undecided:
+        parts.append("at the other rates no difference is shown")
+    return f"{recovered(row['recovery'])}, {row['mode']} ({whose}): {'; '.join(parts)}."
