@@ -25,8 +25,8 @@ EVIL = "<script>document.title = 'broken'</script>&amp;"
 CLASSES = ["a", "b", EVIL, "d"]
 ANSWER = {"maximum_accuracy_loss": 1.0, "confidence": 0.95, "objectives": ["file_size", "time"], "reference": None}
 CONFIGURATION = {"dataset": {"name": "digits"}, "models": {"net": {"architecture": EVIL}}}
-HISTORY = "epoch,train_accuracy,validation_accuracy\n1,0.5,0.4\n2,0.75,0.7\n"
-SENSITIVITY = "layer,rate,correct,dense_correct,images\nconv.weight,0.5,70,80,100\nlinear.weight,0.5,80,80,100\n"
+HISTORY = "epoch,train_accuracy,validation_accuracy,kept\n1,0.5,0.4,False\n2,0.75,0.7,True\n"
+SENSITIVITY = "layer,rate,correct,dense_correct,images\n0,0.5,70,80,100\nlinear.weight,0.5,80,80,100\n"
 DENSE = {"rate": 0.0, "scope": "", "recovery": ""}
 VOID = {"meta", "link", "input", "wbr", "br", "img"}
 
@@ -272,3 +272,11 @@ def test_a_damaged_summary_is_named(folder, tmp_path):
             *(tmp_path / "summary.csv", folder / "answer.json", [], [], folder / "lost_images.json"),
             *(CONFIGURATION, tmp_path / "report.html"),
         )
+
+
+def test_a_layer_may_be_called_as_a_number(page):
+    [chart] = (json.loads(element["text"]) for element in page.all("script", id="spec-sensitivity"))
+    rows = (
+        [row for part in chart["datasets"].values() for row in part] if "datasets" in chart else chart["data"]["values"]
+    )
+    assert "0" in {row["layer"] for row in rows}

@@ -27,6 +27,8 @@ CHARTED = (
     *("loss_points", "loss_low", "loss_high", "accuracy", "model_size_bytes", "packed_size_bytes"),
     *("time_ms", "time_low_ms", "time_high_ms", "speedup", "rate"),
 )
+# Of the tables of trainings and sensitivities, what is charted.
+NUMBERS = {"epoch", "train_accuracy", "validation_accuracy", "rate", "correct", "dense_correct", "images"}
 
 
 class Study:
@@ -187,7 +189,7 @@ def data(place: str, value: str, text: str) -> Markup:
 def read_measured(paths: Iterable[str]) -> list[dict[str, Any]]:
     """Return the rows of <model>/seed<seed>/*.csv with model and seed. Refused files have none.
 
-    All but the name of a layer are numbers.
+    Only what is charted is a number: a layer may be called 0, as torch.nn.Sequential names its parts.
     """
     rows: list[dict[str, Any]] = []
     for path in map(pathlib.Path, paths):
@@ -195,9 +197,8 @@ def read_measured(paths: Iterable[str]) -> list[dict[str, Any]]:
             continue
         with reading(path), path.open(newline="") as file:
             named = {"model": path.parent.parent.name, "seed": path.parent.name.removeprefix("seed")}
-            # A layer may be called 0, or 1.0: torch.nn.Sequential names its parts so.
             rows += [
-                named | {name: text if name == "layer" else float(text) for name, text in row.items()}
+                named | {name: float(text) if name in NUMBERS else text for name, text in row.items()}
                 for row in csv.DictReader(file)
             ]
     return rows
