@@ -32,26 +32,32 @@ def lost_images(
     names: Sequence[str],
     output: str,
 ) -> None:
-    """Write (JSON) the images that the reference classifies correctly and most other files do not, the worst first.
+    """Write (JSON) the images that compressed files lose most often, each against its own dense float32 network.
 
     files: of Plan.files; answer_path: what the rule certify wrote; names: of the files of test images, or none. Images
     with 1 or 3 channels. An entry has `index` in the test set, `class`, `file` or null, `lost` (by how many of the
-    `compared` files), `taken_for` (what most of those said), `predictions` (objective -> class, by the answer's file)
-    and `thumbnail` (PNG, base64).
+    `compared` files, of all models and seeds), `taken_for` (what most of those said), `predictions` (objective ->
+    class, by the answer's file) and `thumbnail` (PNG, base64).
     """
     answer = read_json(answer_path)
-    reference = answer["reference"]["file"]
-    there = [row["file"] for row in files if refusal(row["predictions"]) is None]
-    predicted = {row["file"]: read_predictions(row["predictions"]) for row in files if row["file"] in there}
-    others = numpy.array([predicted[file] for file in there if file != reference]).reshape(-1, len(test))
-    lost = (predicted[reference] == test.labels) & (others != test.labels)
+    there = [row for row in files if refusal(row["predictions"]) is None]
+    predicted = {row["file"]: read_predictions(row["predictions"]) for row in there}
+    uncompressed = [row for row in there if row["rate"] == 0 and row["mode"] == "float32"]  # controls among them
+    right = {
+        (row["model"], row["seed"]): predicted[row["file"]] == test.labels
+        for row in uncompressed
+        if not row["recovery"]
+    }
+    compressed = [row for row in there if row not in uncompressed]
+    others = numpy.array([predicted[row["file"]] for row in compressed]).reshape(-1, len(test))
+    dense = numpy.array([right[row["model"], row["seed"]] for row in compressed]).reshape(-1, len(test))
+    lost = dense & (others != test.labels)
     counts = lost.sum(axis=0)
     worst = [int(index) for index in numpy.argsort(-counts, kind="stable")[:SHOWN] if counts[index]]
     chosen = {objective: predicted[found["file"]] for objective, found in answer["answers"].items()}
     write_json(
         output,
         {
-            "reference": reference,
             "compared": len(others),
             "images": [
                 {

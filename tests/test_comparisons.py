@@ -104,3 +104,13 @@ def test_a_knee_is_told_in_words():
     )
     row |= {"within_up_to": None, "beyond_from": None}
     assert sentences.knee(row, "1 point").endswith("no rate is shown to lose less than 1 point, none to lose more.")
+
+
+@pytest.mark.parametrize(
+    ("bounds", "words"),
+    [((-0.3, -0.5, 0.2), "gains 0.30 points [-0.20, 0.50]"), ((0.3, 0.1, 0.5), "loses 0.30 points [0.10, 0.50]")],
+)
+def test_bounds_of_a_gain_are_gains(bounds, words):
+    row = {"scope": "local", "recovery": "finetune", "mode": "float32", "within_up_to": 0.5, "beyond_from": None}
+    row["longer"] = dict(zip(("points", "low", "high"), bounds, strict=True))
+    assert sentences.recovery(row, "1 point").endswith(f"By that training alone the dense network {words}.")

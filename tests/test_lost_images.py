@@ -20,12 +20,18 @@ PREDICTED = {  # of which `reference` is wrong on the last image, and `refused` 
     "tiny": [1, 2, 2, 0, 0, 1],
     "fast": [1, 0, 1, 0, 0, 0],
     "other": [2, 0, 0, 0, 0, 2],
+    "control": [1, 1, 1, 1, 1, 1],  # not compressed
 }
 
 
 def found(folder, predicted=None, images=IMAGES, names=()) -> dict:
     """Return what is written for these predictions; the answer is `small`, and by time `fast`."""
-    files = [{"file": name, "predictions": str(folder / f"{name}.npy")} for name in (*PREDICTED, "refused")]
+    dense = {"model": "net", "seed": 0, "rate": 0.0, "recovery": "", "mode": "float32"}
+    named = {"reference": {}, "control": {"recovery": "finetune"}}
+    files = [
+        dense | named.get(name, {"rate": 0.5}) | {"file": name, "predictions": str(folder / f"{name}.npy")}
+        for name in (*PREDICTED, "refused")
+    ]
     for name, classes in (predicted or PREDICTED).items():
         numpy.save(folder / f"{name}.npy", numpy.array(classes, numpy.int32))
     write_refusal(folder / "refused.npy", "no channels")
@@ -38,7 +44,7 @@ def found(folder, predicted=None, images=IMAGES, names=()) -> dict:
 
 def test_images_are_listed_by_how_many_files_lose_what_the_reference_has_right(tmp_path):
     lost = found(tmp_path)
-    assert (lost["reference"], lost["compared"]) == ("reference", 4)
+    assert lost["compared"] == 4
     assert [(row["index"], row["lost"]) for row in lost["images"]] == [(0, 4), (1, 2), (2, 2)]
     first = lost["images"][0]
     assert (first["class"], first["taken_for"]) == ("a", "b")
@@ -50,6 +56,23 @@ def test_images_are_listed_by_how_many_files_lose_what_the_reference_has_right(t
 def test_images_of_a_folder_have_their_names(tmp_path):
     names = [f"test/a/{number}.png" for number in range(IMAGES)]
     assert [row["file"] for row in found(tmp_path, names=names)["images"]] == names[:3]
+
+
+def test_a_file_is_compared_with_its_own_dense_network(tmp_path):
+    rows = []
+    for model, mistakes in (("good", []), ("poor", [0, 1, 2])):
+        for rate, more in ((0.0, []), (0.5, [3])):
+            predictions = numpy.zeros(IMAGES, numpy.int32)
+            predictions[mistakes + more] = 1
+            path = str(tmp_path / f"{model}{rate}.npy")
+            numpy.save(path, predictions)
+            row = {"model": model, "seed": 0, "rate": rate, "recovery": "", "mode": "float32"}
+            rows.append(row | {"file": f"{model}{rate}", "predictions": path})
+    write_json(tmp_path / "answer.json", {"answers": {"time": {"file": "good0.5"}}})
+    test = Split(numpy.zeros((IMAGES, 1, 4, 4), numpy.uint8), LABELS)
+    lost_images(rows, tmp_path / "answer.json", test, CLASSES, [], tmp_path / "lost.json")
+    lost = read_json(tmp_path / "lost.json")
+    assert (lost["compared"], [(row["index"], row["lost"]) for row in lost["images"]]) == (2, [(3, 2)])
 
 
 def test_not_more_are_listed_than_people_look_at(tmp_path):

@@ -67,10 +67,12 @@ def knee(row: Mapping, margin: str) -> str:
 def recovery(row: Mapping, margin: str) -> str:
     """Return what a recovery that trains keeps against its control, and what the control gained by itself."""
     longer = row["longer"]
+    # Of a gain the bounds are gains, too.
+    low, high = sorted((-1 if longer["points"] < 0 else 1) * longer[bound] for bound in ("low", "high"))
+    change = f"{changes(longer['points'])} [{low:.2f}, {high:.2f}]"
     return (
         f"{row['scope']}, {row['recovery']}, {row['mode']}, against the dense network trained as much longer: "
-        f"{reach(row, margin)}. By that training alone the dense network {changes(longer['points'])} "
-        f"[{longer['low']:.2f}, {longer['high']:.2f}]."
+        f"{reach(row, margin)}. By that training alone the dense network {change}."
     )
 
 
