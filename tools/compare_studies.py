@@ -3,6 +3,7 @@
 import argparse
 import os
 import pathlib
+import re
 import sys
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -23,6 +24,7 @@ from elagage.timing import LOADS
 CONFIGURATIONS = ("study.yaml", "config.yaml", "config/config.yaml")
 FILES = {"checkpoints": "*.safetensors", "ONNX files": "*.onnx", "predictions on test images": "*-*.predictions.npy"}
 SETTINGS = ("torch", "onnxruntime", "cpu", "instruction_set", "threads")  # columns of the summary
+TRAINED_ON = re.compile(r"^device=(.+) threads=(\d+)$", re.MULTILINE)
 SHOWN = 10  # differences that are listed
 
 
@@ -57,12 +59,20 @@ class Run(NamedTuple):
         checksums = read_json(self.folder / "results/data/dataset.json")["sha256"]
         return {name: checksums[name] for name in ("test_images.npy", "test_labels.npy")}
 
+    def trained_on(self) -> set[str]:
+        """Return the devices that trained, with numbers of threads, as the logs of trainings name them."""
+        logs = (self.folder / "results/logs").rglob("*.log")
+        return {
+            f"{device}, {threads} thread(s)" for log in logs for device, threads in TRAINED_ON.findall(log.read_text())
+        }
+
     def settings(self) -> dict[str, str]:
         """Return what the study was asked for, its versions and its machine, by name."""
         found = dict(flat(self.configuration or {}))
         for column in SETTINGS:
             found[column] = ", ".join(sorted(set(map(str, self.table[column]))))
         sizes = (self.folder / file.replace(".onnx", ".size.json") for file in self.table.index)
+        found["trained on"] = ", ".join(sorted(self.trained_on()))
         found["elagage"] = ", ".join(sorted({read_json(path)["provenance"]["elagage"] for path in sizes}))
         return found
 
@@ -215,8 +225,10 @@ def conclusion(files: list[dict], numbers: list[dict], settings: list[dict]) -> 
         else "All files that both have are the same, byte for byte.",
         f"Differ by more than chance: {', '.join(beyond)}." if beyond else "No number differs by more than chance.",
     ]
-    if "checkpoints" in other and not settings:
-        sentences.append("Where only the number of cores was another, weights differ: sums are taken in another order.")
+    if "checkpoints" in other and "trained on" in {row["setting"] for row in settings}:
+        sentences.append(
+            "Weights differ where the device or its number of threads does: sums are taken in another order."
+        )
     return " ".join(sentences)
 
 

@@ -296,7 +296,9 @@ def fit(
     check_training does, or if the loss is not finite.
     """
     device = device or default_device()
-    print(f"device={torch.cuda.get_device_name(device) if device.type == 'cuda' else device}")
+    # Sums of other threads are other sums: tools/compare_studies.py reads this line.
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device
+    print(f"device={name} threads={torch.get_num_threads()}")
     run = _Run.start(network, data, settings, schedule, seed=seed, device=device, constrain=constrain)
     history, best = run.resume(state)
     with progress(schedule.epochs * len(data.train), " images", label) as advance:
