@@ -15,7 +15,7 @@ import pytest
 
 pytestmark = pytest.mark.slow
 REPOSITORY = pathlib.Path(__file__).parent.parent
-KILLS = 20
+KILLS = 12
 CONFIG = """
 dataset: {name: digits}
 models: {resnet8: {architecture: resnet8}}
