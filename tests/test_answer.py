@@ -138,6 +138,13 @@ def test_verdicts_and_bounds_say_how_much_a_file_loses_and_how_many_images_would
     assert (dense["loss_points"], dense["dense_loss_points"]) == (pytest.approx(0.75), 0)
 
 
+def test_a_file_loses_nothing_against_itself_for_certain(files, tmp_path):
+    found = answered(files, tmp_path)
+    row = found["losses"].loc[found["reference"]["file"]]
+    assert [row[f"loss_{name}"] for name in ("points", "low", "high")] == [0, 0, 0]
+    assert row["verdict"] == "within"
+
+
 def test_the_worst_class_is_the_one_that_loses_most():
     reference, predicted = wrong_on(slice(0, 0)), wrong_on(slice(0, 0))
     predicted[(LABELS == 2) & (numpy.arange(IMAGES) < 200)] = 0

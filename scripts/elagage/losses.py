@@ -21,6 +21,21 @@ def points(column: str, reference: numpy.ndarray, other: numpy.ndarray, confiden
     return {f"{column}_{name}": POINTS * share for name, share in shares.items()}
 
 
+def loss_against(
+    column: str, reference: numpy.ndarray | None, predicted: numpy.ndarray, labels: numpy.ndarray, confidence: float
+) -> dict[str, float | None]:
+    """Return the loss against what another file predicted, int [n], with its bounds; None where there is none.
+
+    A file against itself loses nothing, for certain.
+    """
+    names = [f"{column}_{name}" for name in ("points", "low", "high")]
+    if reference is None:
+        return dict.fromkeys(names)
+    if reference is predicted:
+        return dict.fromkeys(names, 0.0)
+    return points(column, reference == labels, predicted == labels, confidence)
+
+
 def verdict(low: float, high: float, margin: float) -> str:
     """Return in words what the bounds of a loss say of the margin; all in points."""
     return "within" if high < margin else "beyond" if low > margin else "too few images to tell"
@@ -66,17 +81,16 @@ def compared(
     confidence, margin = answer["confidence"], answer["maximum_accuracy_loss"]
     correct, right = predicted == labels, reference == labels
     lost, won = int((right & ~correct).sum()), int((~right & correct).sum())
-    loss = points("loss", right, correct, confidence)
+    loss = loss_against("loss", reference, predicted, labels, confidence)
     told = verdict(loss["loss_low"], loss["loss_high"], margin)
-    no_control = dict.fromkeys(("control_loss_points", "control_loss_low", "control_loss_high"))
     needed = images_to_tell(lost, won, len(labels), margin / POINTS, confidence)
     return {
         **loss,
         "verdict": told,
         # Of the others there are enough, and of a loss that is the margin no number tells.
         "images_to_tell": round(needed) if told.startswith("too few") and numpy.isfinite(needed) else None,
-        **points("dense_loss", dense == labels, correct, confidence),
-        **(no_control if control is None else points("control_loss", control == labels, correct, confidence)),
+        **loss_against("dense_loss", dense, predicted, labels, confidence),
+        **loss_against("control_loss", control, predicted, labels, confidence),
         "agreement": float((predicted == reference).mean()),
         "became_wrong": lost,
         "became_right": won,
