@@ -82,11 +82,13 @@ def panels(
 
 
 def label(axis: Axes, x: str, y: str, *titles: str) -> None:
-    """Label an axis, its y where no panel to the left has the same, and write titles above it, in a row if they fit."""
-    place, title = axis.get_subplotspec(), ", ".join(titles)
+    """Label an axis, its y where no panel to the left has the same, and write titles above it, in rows that fit."""
+    place, rows = axis.get_subplotspec(), list(titles[:1])
     characters = int(8.7 * min(axis.figure.get_figwidth() / place.get_gridspec().ncols, 3.7))  # 8.7 to an inch
-    if len(title) > characters:
-        title = "\n".join(textwrap.fill(part, characters) for part in titles)
+    for title in titles[1:]:
+        longer = f"{rows[-1]}, {title}"
+        rows = [*rows[:-1], longer] if len(longer) <= characters else [*rows, title]
+    title = "\n".join(textwrap.fill(row, characters) for row in rows)
     axis.set(xlabel=x, ylabel=y if place.is_first_col() else "", title=title)
     axis.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
 
@@ -105,7 +107,8 @@ def loss_axis(axis: Axes, which: str, losses: pandas.DataFrame, margin: float) -
     low, high = 1.2 * min(losses["low"].min(), -margin / 2), 1.2 * max(losses["high"].max(), 2 * margin)
     getattr(axis, f"set_{which}scale")("symlog", linthresh=margin)
     ticks = [tick for tick in loss_ticks(margin) if low <= tick <= high]
-    names = [f"margin {tick:g}" if tick == margin and which == "y" else f"{tick:g}" for tick in ticks]
+    named = "margin {:g}" if which == "y" else "{:g}\nmargin"
+    names = [(named if tick == margin else "{:g}").format(tick) for tick in ticks]
     axis.set(**{f"{which}ticks": ticks, f"{which}ticklabels": names, f"{which}lim": (low, high)})
     line, band = (axis.axhline, axis.axhspan) if which == "y" else (axis.axvline, axis.axvspan)
     band(low, margin, color="#f1f5f9", zorder=0)
@@ -119,7 +122,7 @@ def on_panel(axis: Axes, x: ArrayLike, y: ArrayLike) -> numpy.ndarray:
 
 
 def spread(places: ArrayLike, gap: float) -> numpy.ndarray:
-    """Return places, [n], moved as little as keeps neighbours `gap` apart, in their order, and all between 0 and 1.
+    """Return places, [n], moved as little as keeps neighbours `gap` apart, in their order, and labels from 0 to 1.
 
     That is isotonic regression of what the gaps leave, by its min-max formula (Robertson et al. 1988, section 1.4).
     """
@@ -128,7 +131,7 @@ def spread(places: ArrayLike, gap: float) -> numpy.ndarray:
     wanted, ends = numpy.asarray(places)[order] - taken, range(1, len(order) + 1)
     fitted = [max(min(wanted[i:k].mean() for k in ends[j:]) for i in range(j + 1)) for j in range(len(order))]
     moved = numpy.empty(len(order))
-    moved[order] = numpy.clip(fitted, 0, 1 - taken.max(initial=0)) + taken
+    moved[order] = numpy.clip(fitted, gap / 2, 1 - gap / 2 - taken.max(initial=0)) + taken
     return moved
 
 
@@ -141,7 +144,7 @@ def name_lines(axis: Axes) -> None:
     lines = [handle.lines[0] if isinstance(handle, ErrorbarContainer) else handle for handle in handles]
     named = [item for item in zip(handles, lines, texts, strict=True) if len(item[1].get_xdata())]
     ends = [on_panel(axis, line.get_xdata()[-1:], line.get_ydata()[-1:])[0, 1] for _, line, _ in named]
-    depths = spread(1 - numpy.clip(ends, 0, 1), LABEL_GAP)  # from above, so that the first of equal ones is on top
+    depths = spread(1 - numpy.array(ends), LABEL_GAP)  # from above, so that the first of equal ones is on top
     for (_, line, text), depth in zip(named, depths, strict=True):
         sample = Line2D([1.02, 1.06, 1.1], [1 - depth] * 3)
         sample.update_from(line)

@@ -2,7 +2,6 @@
 
 import pathlib
 
-import numpy
 import pandas
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -50,7 +49,7 @@ def front(points: pandas.DataFrame) -> list:
 def name_points(axis: Axes, rows: pandas.DataFrame) -> None:
     """Write beside points, towards the middle of a panel that has its limits, which variants they are."""
     places = on_panel(axis, rows["cost_value"], rows["value"])
-    heights = spread(numpy.clip(places[:, 1], 0, 1), LABEL_GAP)
+    heights = spread(places[:, 1], LABEL_GAP)
     for row, (along, _), height in zip(rows.itertuples(), places, heights, strict=True):
         pruned = f"{row.scope} {100 * row.rate:g} %" if row.rate else "dense"
         axis.annotate(

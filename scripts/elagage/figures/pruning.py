@@ -43,7 +43,8 @@ def against_rate(study: Study, metrics: dict[str, Metric], lines: str, split: st
     offsets = side_by_side(len(styles), 0.24 * gap)
     margin = 0.04 * (rates[-1] - rates[0]) + 0.2 * gap
     columns = len(parts) if len(models) > 1 and len(parts) > 1 else 3  # a row of panels per model
-    named = min(columns, len(models) * len(parts)) <= NAMED_COLUMNS and len(styles) * len(metrics) * LABEL_GAP < 1
+    few = (len(styles) * len(metrics) + 1) * LABEL_GAP < 1  # one more is what MACs let expect
+    named = few and min(columns, len(models) * len(parts)) <= NAMED_COLUMNS
     figure, axes = panels(len(models) * len(parts), columns, width=5.2 if named else 3.7)
     tables = {name: estimates(study, measured) for name, measured in metrics.items()}
     *_, measured = metrics.values()
@@ -82,7 +83,7 @@ def draw_expected(axis: Axes, rows: pandas.DataFrame) -> None:
     """
     macs = rows.groupby("rate")["macs"].mean()
     if macs.nunique() > 1 and 0 in macs.index:  # zeroed weights are multiplied as before
-        properties = REFERENCE | {"linestyle": "--", "label": "float32, if only\nMACs took time"}
+        properties = REFERENCE | {"linestyle": "--", "label": "float32, if only MACs took time"}
         axis.plot(100 * macs.index, macs[0] / macs, **properties)
 
 

@@ -65,14 +65,12 @@ def quantization_comparison(study: Study) -> Figure:
         if name == "time":
             eager = estimates(lowest, METRICS["eager_time"]).drop_duplicates("model")
             table = pandas.concat([table, eager.assign(place=len(keys))])
-        for index, (model, shift) in enumerate(zip(models, side_by_side(len(models), 0.8), strict=True)):
-            here = table["model"] == model
-            table.loc[here, "place"] += shift
+        table["place"] += table["model"].map(dict(zip(models, side_by_side(len(models), 0.8), strict=True)))
+        for index, model in enumerate(models):
+            rows = table[table["model"] == model]
             title = f"{model}, dense float32: {digits(dense_accuracy(summary[summary['model'] == model]))} %"
             looks = style(index, title) | {"linestyle": ""}
-            axis.errorbar(
-                table["value"][here], table["place"][here], xerr=error_bars(table[here]), capsize=2.5, **looks
-            )
+            axis.errorbar(rows["value"], rows["place"], xerr=error_bars(rows), capsize=2.5, **looks)
         axis.set(xlabel=measured.label, ylim=(len(names) - 0.5, -0.5))
         if name == "dense_loss":
             loss_axis(axis, "x", table, study.answer["maximum_accuracy_loss"])
@@ -82,6 +80,7 @@ def quantization_comparison(study: Study) -> Figure:
         if name == "packed_size":  # two sizes of a file are compared on equal axes
             axis.set_xlim(axes[1].get_xlim())
         write_values(axis, table, measured)
+    figure.align_xlabels(axes)
     axes[0].set(yticks=range(len(names)), yticklabels=names)
     rate, scope = summary[["rate", "scope"]].iloc[0]
     figure.suptitle(f"Quantization {f'after {100 * rate:g} % {scope} pruning' if rate else 'of the dense model'}")
