@@ -80,7 +80,8 @@ def pareto(study: Study) -> Figure:
     panel_keys = [(recovery, model, cost) for recovery in recoveries for model in models for cost in costs]
     figure, axes = panels(len(panel_keys), columns=2, width=5.2)
     for axis, (recovery, model, cost) in zip(axes[:, 0], panel_keys, strict=True):
-        points = losses.join(estimates(study, cost)[["value", "low", "high"]].add_prefix("cost_"))
+        table = estimates(study, cost)
+        points = losses.join(table[["value", "low", "high"]].add_prefix("cost_"))
         points = points[points["model"] == model].sort_values("rate", kind="stable")
         best = points.loc[front(points)]
         points, best = points[points["recovery"] == recovery], best[best["recovery"] == recovery]
@@ -89,25 +90,20 @@ def pareto(study: Study) -> Figure:
             axis.plot(line["cost_value"], line["value"], color=color, ls=scope_lines[scope], linewidth=0.8)
             axis.plot(line["cost_value"], line["value"], **styles[mode] | {"linestyle": "none"})
             if len(points) <= WHISKERS:
-                cost_bars = error_bars(
-                    line.filter(like="cost_").rename(columns=lambda name: name.removeprefix("cost_"))
-                )
+                bars = error_bars(line), error_bars(table.loc[line.index])
                 faint = {"linestyle": "none", "color": color, "alpha": 0.4, "linewidth": 0.8}
-                axis.errorbar(line["cost_value"], line["value"], error_bars(line), cost_bars, **faint)
+                axis.errorbar(line["cost_value"], line["value"], *bars, **faint)
         for scope in scopes if len(scopes) > 1 else []:  # only for the legend
             axis.plot([], [], color="0.4", linestyle=scope_lines[scope], linewidth=0.8, label=scope)
         ring = {"fillstyle": "none", "markersize": 11, "label": "loses clearly less than all cheaper"}
         axis.plot(best["cost_value"], best["value"], "ok", **ring)
-        label(
-            axis, cost.label, METRICS["loss"].label, model, *[value_name("recovery", recovery)][: len(recoveries) - 1]
-        )
+        titles = [model, value_name("recovery", recovery)] if len(recoveries) > 1 else [model]
+        label(axis, cost.label, METRICS["loss"].label, *titles)
         start_at_zero(axis, "x")
         loss_axis(axis, "y", losses, margin)
         name_points(axis, best.tail(NAMED))
     reference = "/".join(pathlib.PurePath(summary["reference"].iloc[0]).parts[-3:])
-    notes = (
-        f"losses against {reference} ({digits(dense_accuracy(summary, 'loss'))} %)",
-        whiskers(study, METRICS["loss"], METRICS["time"]),
-    )
-    legend(figure, "; ".join(filter(None, (*notes, disturbance(study)))))
+    against = f"losses against {reference} ({digits(dense_accuracy(summary, 'loss'))} %)"
+    notes = against, whiskers(study, METRICS["loss"], METRICS["time"]), disturbance(study)
+    legend(figure, "; ".join(filter(None, notes)))
     return figure

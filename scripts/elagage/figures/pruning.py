@@ -48,7 +48,6 @@ def against_rate(study: Study, metrics: dict[str, Metric], lines: str, split: st
     figure, axes = panels(len(models) * len(parts), columns, width=5.2 if named else 3.7)
     tables = {name: estimates(study, measured) for name, measured in metrics.items()}
     *_, measured = metrics.values()
-    losses, times = measured.columns[0] == "dense_loss_points", measured.columns[0] == "speedup"
     for axis, (model, part) in zip(axes[:, 0], itertools.product(models, parts), strict=True):
         for thin, (name, table) in enumerate(tables.items()):
             rows = table[(table["model"] == model) & (table[split] == part)].sort_values("rate", kind="stable")
@@ -59,21 +58,32 @@ def against_rate(study: Study, metrics: dict[str, Metric], lines: str, split: st
         rows = summary[(summary["model"] == model) & (summary[split] == part)]
         titles = [model, value_name(split, part)] if len(parts) > 1 else [model]
         axis.set_xlim(rates[0] - margin, rates[-1] + margin)
-        if losses:
-            loss_axis(axis, "y", next(iter(tables.values())), study.answer["maximum_accuracy_loss"])
-            titles += [f"dense float32: {digits(dense_accuracy(rows))} %"] if len(rows) else []
-        else:
-            start_at_zero(axis, "y")
-        if times:
-            axis.axhline(1, **REFERENCE)
-            draw_expected(axis, rows)
-            titles += [f"dense float32: {digits(rows['dense_time_ms'].median())} ms"] if len(rows) else []
+        titles += draw_dense(axis, rows, measured, table, study.answer["maximum_accuracy_loss"])
         label(axis, x, measured.label, *titles)
         if named:
             name_lines(axis)
-    notes = whiskers(study, next(iter(metrics.values()))), disturbance(study) if times else ""
+    times = disturbance(study) if measured == METRICS["speedup"] else ""
+    notes = whiskers(study, measured), times
     legend(figure, "; ".join(filter(None, notes)))
     return figure
+
+
+def draw_dense(
+    axis: Axes, rows: pandas.DataFrame, measured: Metric, table: pandas.DataFrame, margin: float
+) -> list[str]:
+    """Set the ends of y, draw what is measured against, the dense float32 model, and return its value in words.
+
+    rows: of the summary in this panel; table: the estimates of all panels.
+    """
+    if measured.columns == METRICS["dense_loss"].columns:
+        loss_axis(axis, "y", table, margin)
+        return [f"dense float32: {digits(dense_accuracy(rows))} %"] if len(rows) else []
+    start_at_zero(axis, "y")
+    if measured != METRICS["speedup"]:
+        return []
+    axis.axhline(1, **REFERENCE)
+    draw_expected(axis, rows)
+    return [f"dense float32: {digits(rows['dense_time_ms'].median())} ms"] if len(rows) else []
 
 
 def draw_expected(axis: Axes, rows: pandas.DataFrame) -> None:
