@@ -219,6 +219,13 @@ def test_a_study_of_which_nothing_is_left_has_figures_that_say_so(tmp_path):
     assert "resnet20, local" in draw("pareto", nothing).texts[-1].get_text()
 
 
+def test_names_are_text_whatever_they_contain(tmp_path):
+    of = study()
+    layers = of.sensitivity["layer"].replace("stage0.0.conv.weight", r"$\nonsense$.weight")
+    plot(of._replace(sensitivity=of.sensitivity.assign(layer=layers)), [tmp_path / "sensitivity.png"])
+    assert (tmp_path / "sensitivity.png").exists()
+
+
 DENSE = ("quantization_comparison", "sensitivity")  # where much is coloured
 
 

@@ -78,7 +78,8 @@ def pareto(study: Study) -> Figure:
     scopes, styles = ordered("scope", summary["scope"]), line_styles("mode", summary["mode"])
     scope_lines = dict(zip(scopes, SCOPE_LINES, strict=False))
     panel_keys = [(recovery, model, cost) for recovery in recoveries for model in models for cost in costs]
-    figure, axes = panels(len(panel_keys), columns=2, width=5.2)
+    columns = 2 if len(panel_keys) <= 4 else 4
+    figure, axes = panels(len(panel_keys), columns, width=5.2 if columns == 2 else 4.2)
     for axis, (recovery, model, cost) in zip(axes[:, 0], panel_keys, strict=True):
         table = estimates(study, cost)
         points = losses.join(table[["value", "low", "high"]].add_prefix("cost_"))

@@ -45,7 +45,7 @@ def against_rate(study: Study, metrics: dict[str, Metric], lines: str, split: st
     columns = len(parts) if len(models) > 1 and len(parts) > 1 else 3  # a row of panels per model
     few = (len(styles) * len(metrics) + 1) * LABEL_GAP < 1  # one more is what MACs let expect
     named = few and min(columns, len(models) * len(parts)) <= NAMED_COLUMNS
-    figure, axes = panels(len(models) * len(parts), columns, width=5.2 if named else 3.7)
+    figure, axes = panels(len(models) * len(parts), columns, width=5.2 if named else 3.7 if columns <= 3 else 3)
     tables = {name: estimates(study, measured) for name, measured in metrics.items()}
     *_, measured = metrics.values()
     for axis, (model, part) in zip(axes[:, 0], itertools.product(models, parts), strict=True):
