@@ -9,7 +9,7 @@ from typing import Any
 
 import altair
 
-from elagage.objectives import OBJECTIVES
+from elagage.objectives import LOST, OBJECTIVES, loss_ticks
 
 BLACK, ORANGE, BLUE, VERMILION = "#000000", "#E69F00", "#0072B2", "#D55E00"
 VERDICTS = ["within", "too few images to tell", "beyond"]
@@ -18,7 +18,6 @@ FILLS = [BLUE, "#ffffff", VERMILION]
 SHAPES = ["circle", "diamond", "cross"]
 # Column of the summary -> how its axis is called.
 COSTS = {by.column: f"{by.name} ({by.axis})" for by in OBJECTIVES.values()} | {"rate": "rate of pruning"}
-LOST = "points of accuracy lost"
 TOLD: list[dict[str, str]] = [  # of the file below the pointer
     {"field": "file", "type": "nominal"},
     {"field": "verdict", "type": "nominal"},
@@ -31,7 +30,6 @@ TOLD: list[dict[str, str]] = [  # of the file below the pointer
     {"field": "time_ms", "title": "time, ms", "type": "quantitative", "format": ".4~g"},
     {"field": "speedup", "title": "speed-up", "type": "quantitative", "format": ".2f"},
 ]
-TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)  # points
 WHISKERS = 60  # files up to which intervals can be told apart
 CONFIG: dict[str, Any] = {
     "font": "system-ui, sans-serif",
@@ -44,10 +42,8 @@ CONFIG: dict[str, Any] = {
 
 def losses(field: str, margin: float, title: str) -> altair.Y:
     """Return the axis of a loss in points."""
-    ticks = [0, margin, *(tick for tick in TICKS if tick > 1.5 * margin)]
     named = f"datum.value == {margin} ? 'margin {margin:g}' : datum.label"
-    values = [*(-tick for tick in ticks[1:]), *ticks]
-    axis = altair.Axis(values=values, format="~g", labelExpr=named, domain=False, titleAnchor="start")
+    axis = altair.Axis(values=loss_ticks(margin), format="~g", labelExpr=named, domain=False, titleAnchor="start")
     return altair.Y(
         field, type="quantitative", title=title, axis=axis, scale=altair.Scale(type="symlog", constant=margin)
     )
