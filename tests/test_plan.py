@@ -178,3 +178,9 @@ def test_models_of_another_geometry_have_images_of_their_own_and_those_of_the_sa
     assert {name: str(geometry) for name, geometry in of.other_geometries.items()} == {"40-bicubic": "40-bicubic"}
     expected = {"model": "b", "normalization": "dataset", "channels": "BGR", "full_scale": 255, "classes": None}
     assert of.trained_with("b") == expected
+
+
+@pytest.mark.parametrize(("size", "alone"), [(None, True), (16, True), (224, False)])
+def test_training_takes_a_single_thread_for_small_batches_only(size, alone):
+    of = plan(dataset={"name": "digits", "image_size": size}, training={"batch_size": 32})
+    assert (of.training_threads == 1) is alone

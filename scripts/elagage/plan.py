@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Mapping
 
 from elagage.code_checksum import code_checksums
-from elagage.data import USUAL_IMAGES
+from elagage.data import OWN_SIZES, USUAL_IMAGES
 from elagage.geometry import COVER, Geometry
 from elagage.user_code import import_roots
 
@@ -16,6 +16,11 @@ MEASUREMENTS = ("accuracy", "size", "latency")
 PREDICTIONS = ("predictions", "validation_predictions")
 NAMES = ("model", "seed", "scope", "rate", "recovery", "mode")  # columns that name a variant
 WITHOUT_TRAINING = ("none", "batchnorm")  # recoveries that the rule recover does not make
+TRAINING_THREADS = 8  # at most, of the cores that a run has
+# Pixels of a batch, up to which training takes a single thread. For a ResNet-8 and 32 images of 16x16, two threads
+# mostly wait for each other: beside other programs on two cores an epoch of 597 images took 7 s of CPU time,
+# with one 0.6 s.
+SMALL_BATCH = 2**14
 FIGURES_OF_SCOPE = ("accuracy", "model_size", "inference_time")
 
 
@@ -178,6 +183,16 @@ class Plan:
     def measurements(self) -> list[str]:
         """The paths of all measurements, each once."""
         return sorted({row[measurement] for row in self.files for measurement in MEASUREMENTS})
+
+    @property
+    def training_threads(self) -> int:
+        """The threads of a job that trains: one for small batches.
+
+        Then jobs that train beside each other use the cores, and weights do not depend on how many there are.
+        """
+        dataset = self.config["dataset"]
+        pixels = (dataset["image_size"] or OWN_SIZES[dataset["name"]]) ** 2
+        return 1 if self.config["training"]["batch_size"] * pixels <= SMALL_BATCH else TRAINING_THREADS
 
     @property
     def trial_training(self) -> dict:

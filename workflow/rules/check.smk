@@ -16,7 +16,7 @@ rule check_model:
         "results/logs/check_model/{model}.log",
     conda:
         "../../envs/pytorch.yaml"
-    threads: 8
+    threads: PLAN.training_threads
     resources:
         mem_mb=times_attempt(8000),
         runtime=times_attempt(60),

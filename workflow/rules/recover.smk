@@ -19,7 +19,7 @@ rule recover:
         "results/benchmarks/recover/{model}/seed{seed}/{scope}/{rate}/{recovery}.tsv"
     conda:
         "../../envs/pytorch.yaml"
-    threads: 8
+    threads: PLAN.training_threads
     resources:
         mem_mb=times_attempt(8000),
         runtime=times_attempt(720),
