@@ -139,9 +139,9 @@ def certify(
         "recoveries": recoveries(files, variants, table, margin),
         "scopes": scopes(variants, {file: said == labels for file, said in predicted.items()}),
     }
-    found["sentences"] = [
-        sentences.answer(name, row, found["reference"], found) for name, row in found["answers"].items()
-    ]
+    for name, chosen in found["answers"].items():
+        chosen["sentence"] = sentences.answer([name], chosen, found["reference"], found)
+    found["sentences"] = sentences.answers(found)
     for name, told in (("knees", sentences.knee), ("recoveries", sentences.recovery)):
         found[name] = [row | {"sentence": told(row, found["margin"])} for row in found[name]]
     found["scopes"] = [row | {"sentence": sentences.scopes(row)} for row in found["scopes"]]

@@ -14,15 +14,16 @@ JOBS_OF_CHECKPOINT = 6  # prune or train, quantize, pack, and the three measurem
 
 
 def seconds(found: Mapping, work: Mapping, images: Mapping, cores: int) -> float:
-    """Return about how long the jobs of a model take: trainings and timings by themselves, all else side by side.
+    """Return about how long the jobs of a model take: timings by themselves, what takes one core side by side.
 
     found: what check_model wrote; work: the numbers of jobs and of passes over images (Plan.work); images: of each
     split.
     """
-    alone = found["training_seconds"] * images["train"] * work["training_passes"]
-    alone += found["inference_seconds"] * work["timed_images"] * (work["variants"] + work["checkpoints"])
+    trainings = found["training_seconds"] * images["train"] * work["training_passes"]
+    alone = found["inference_seconds"] * work["timed_images"] * (work["variants"] + work["checkpoints"])
     beside = found["inference_seconds"] * images["test"] * work["variants"]
     beside += START * JOBS_OF_CHECKPOINT * work["checkpoints"]
+    alone, beside = (alone, beside + trainings) if work["training_threads"] == 1 else (alone + trainings, beside)
     return alone + beside / cores
 
 

@@ -52,6 +52,18 @@ def busy_line(summary: pandas.DataFrame) -> str:
     return f"{words} while models were timed; in {disturbed} of {len(busy)} rows more than {BUSY:.0%}."
 
 
+def busy_note(summary: pandas.DataFrame) -> str | None:
+    """Return what to do about timings that other programs disturbed, None if there are none."""
+    busy = summary["machine_busy"].dropna()
+    if not (busy > BUSY).any():
+        return None
+    return (
+        f"other programs took up to {busy.max():.0%} of this machine's CPU time while models were timed: times are "
+        "longer than on an idle machine, and the intervals of speed-ups wider. To time again without them, add "
+        "--forcerun evaluate_latency at the end of the command"
+    )
+
+
 def table(rows: list[dict]) -> pandas.DataFrame:
     """Return the rows as a table; whole numbers stay whole where others of their column are missing."""
     columns = list(dict.fromkeys(column for row in sorted(rows, key=len, reverse=True) for column in row))
@@ -163,6 +175,8 @@ def summarize(
         raise UserError("strict: true, but there are refused variants:\n" + "\n".join(sentences))
     for sentence in sentences:
         say(f"refused: {sentence}")
+    if "machine_busy" in summary and (note := busy_note(summary)):
+        say(note)
     with whole_file(csv_path) as temporary:
         summary.to_csv(temporary, index=False)
     with whole_file(markdown_path) as temporary:

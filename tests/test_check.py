@@ -6,7 +6,7 @@ import pathlib
 
 import pytest
 
-from check import check, spoken
+from check import check, seconds, spoken
 from check_model import check_model
 from elagage.data import PreparedData, Split
 from elagage.errors import UserError
@@ -123,7 +123,8 @@ def test_the_report_names_what_is_refused_and_how_much_there_is_to_do(plain, tmp
     config = {
         "models": {"mine": {"architecture": "networks.py:plain", "weights": None}},
         "seeds": [0, 1],
-        "training": {"epochs": 9},
+        "dataset": {"name": "digits", "image_size": 32},
+        "training": {"epochs": 9, "batch_size": 128},
         "pruning": {"scopes": ["local", "channel"], "rates": [0, 0.5], "recovery": ["none", "finetune"]},
         "retraining": {"epochs": 2},
         "quantization": {"modes": ["float32", "static"], "qat_epochs": 5},
@@ -139,6 +140,13 @@ def test_the_report_names_what_is_refused_and_how_much_there_is_to_do(plain, tmp
     assert "24 variants to measure; about " in report
     assert "**channel with batchnorm is refused**" in report
     assert report.count("\n| ") == 3 + 1  # weights, header
+
+
+def test_trainings_that_take_one_core_run_side_by_side():
+    found, images = {"training_seconds": 0.01, "inference_seconds": 0}, {"train": 1000, "test": 10}
+    work = {"training_passes": 6, "timed_images": 10, "variants": 1, "checkpoints": 0}
+    durations = [seconds(found, work | {"training_threads": threads}, images, cores=2) for threads in (1, 8)]
+    assert durations == pytest.approx([30, 60])
 
 
 def test_durations_are_said_in_a_unit_that_people_would_take():

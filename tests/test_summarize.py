@@ -9,7 +9,7 @@ import pytest
 from elagage.errors import UserError
 from elagage.files import write_csv, write_json
 from elagage.measurements import KINDS, measurements, sparsity
-from summarize import busy_line, summarize
+from summarize import busy_line, busy_note, summarize
 
 PROMISED = {
     *("model", "seed", "scope", "rate", "recovery", "mode", "sparsity", "accuracy", "accuracy_low", "accuracy_high"),
@@ -190,3 +190,9 @@ def test_a_damaged_measurement_is_named(tmp_path, kind, content):
     pathlib.Path(paths[kind]).write_text(content)
     with pytest.raises(UserError, match=rf"a\.{kind}\.json: damaged"):
         measurements(*(paths[kind] for kind in KINDS))
+
+
+@pytest.mark.parametrize(("shares", "said"), [([0.01, 0.02], None), ([0.01, 0.5], "up to 50% of"), ([None], None)])
+def test_what_to_do_about_a_busy_machine_is_said_once(shares, said):
+    note = busy_note(pandas.DataFrame({"machine_busy": shares}))
+    assert note is None if said is None else said in note

@@ -82,11 +82,15 @@ def _of_loads(column: str, values: numpy.ndarray) -> dict[str, float]:
 def costs(files: Sequence[Mapping]) -> dict[str, numpy.ndarray]:
     """Return by objective what each file costs, with its interval: float [n, 3], low, cost and high.
 
-    files: rows with `model` and the paths of measurements. Sizes are bytes. A time is in ms: that of the model's dense
-    float32 files, whose seeds share a graph, the mean over all jobs that timed one, divided by the file's speed-up
-    against it in the same job; so the noise of one job does not count for or against the files that it timed.
+    files: rows with `model`, `rate`, `mode` and the paths of measurements. Sizes are bytes. A time is in ms: that of
+    the model's dense float32 files, whose seeds share a graph, the mean over all jobs that timed one, divided by the
+    file's speed-up against it in the same job; so the noise of one job does not count for or against the files that it
+    timed. Of a dense float32 file the speed-up is 1.
     """
     rows = [size_and_time(row["size"], row["latency"]) for row in files]
+    for file, row in zip(files, rows, strict=True):
+        if file["rate"] == 0 and file["mode"] == "float32":
+            row |= dict.fromkeys(("speedup_low", "speedup", "speedup_high"), 1.0)
     dense: dict[str, list[float]] = {}
     for file, row in zip(files, rows, strict=True):
         dense.setdefault(file["model"], []).append(row["dense_time_ms"])

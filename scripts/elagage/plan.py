@@ -210,7 +210,10 @@ class Plan:
         return asked | {"rates": list(dict.fromkeys([*pruned[-1:], *pruned[:1]]))}
 
     def work(self, model: str) -> dict:
-        """Return how much there is to do for a model: numbers of checkpoints, variants, passes over images, images."""
+        """Return how much there is to do for a model: numbers of checkpoints, variants, passes over images, images.
+
+        And how many threads a training takes.
+        """
         checkpoints = {
             (seed, name)
             for seed, scope, rate, recovery in itertools.product(
@@ -229,6 +232,7 @@ class Plan:
             "variants": len(checkpoints) * len(self.modes),
             "modes": self.modes,
             "training_passes": passes,
+            "training_threads": self.training_threads,
             "timed_images": self.config["evaluation"]["latency_images"] or USUAL_IMAGES["evaluation.latency_images"],
         }
 

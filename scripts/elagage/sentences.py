@@ -29,22 +29,49 @@ def changes(points: float) -> str:
     return f"{'gains' if points < 0 else 'loses'} {abs(points):.2f} points"
 
 
-def answer(objective: str, chosen: Mapping, reference: Mapping, found: Mapping) -> str:
-    """Return what to deploy by one objective, what it costs and what it loses. found: the whole answer."""
-    by = OBJECTIVES[objective]
-    cost = by.written.format(chosen["costs"][objective][1])
+def answer(objectives: list[str], chosen: Mapping, reference: Mapping, found: Mapping) -> str:
+    """Return what to deploy by these objectives, whose answer is the same file, what it costs and what it loses.
+
+    chosen: of the first of them; found: the whole answer.
+    """
+    named = joined([name.replace("_", " ") for name in objectives])
+    asked = [OBJECTIVES[name] for name in objectives]
+    costs = [by.written.format(chosen["costs"][name][1]) for name, by in zip(objectives, asked, strict=True)]
     if chosen["is_reference"]:
+        takes = joined([f"{by.what} takes {cost}" for by, cost in zip(asked, costs, strict=True)])
         return (
-            f"By {objective.replace('_', ' ')}, no cheaper file is certified to lose less than {found['margin']}; "
-            f"deploy the reference {chosen['best']} ({chosen['described']}; {by.what} takes {cost})."
+            f"By {named}, no cheaper file is certified to lose less than {found['margin']}; deploy the reference "
+            f"{chosen['best']} ({chosen['described']}; {takes})."
         )
-    return (
-        f"By {objective.replace('_', ' ')}, deploy {chosen['best']} ({chosen['described']}): {by.what} takes {cost} "
-        f"instead of {by.written.format(reference['costs'][objective][1])}, "
-        f"{by.times_better(chosen['times_better'][objective])}; on {found['test_images']:,} test images it "
-        f"{changes(chosen['loss_points'])} of accuracy, and with {found['confidence']:.0%} confidence it loses less "
-        f"than {found['margin']}."
+    before = [by.written.format(reference["costs"][name][1]) for name, by in zip(objectives, asked, strict=True)]
+    ratios = [by.times_better(chosen["times_better"][name]) for name, by in zip(objectives, asked, strict=True)]
+    takes = joined(
+        [
+            f"{by.what} takes {cost} instead of {was}, {ratio}"
+            for by, cost, was, ratio in zip(asked, costs, before, ratios, strict=True)
+        ]
     )
+    return (
+        f"By {named}, deploy {chosen['best']} ({chosen['described']}): {takes}; on {found['test_images']:,} test "
+        f"images it {changes(chosen['loss_points'])} of accuracy, and with {found['confidence']:.0%} confidence it "
+        f"loses less than {found['margin']}."
+    )
+
+
+def answers(found: Mapping) -> list[str]:
+    """Return a sentence for each file that is the answer by one objective or several."""
+    by_file: dict[str, list[str]] = {}
+    for objective, chosen in found["answers"].items():
+        by_file.setdefault(chosen["file"], []).append(objective)
+    return [
+        answer(objectives, found["answers"][objectives[0]], found["reference"], found)
+        for objectives in by_file.values()
+    ]
+
+
+def joined(parts: list[str]) -> str:
+    """Return parts as a list in a sentence."""
+    return " and ".join([", ".join(parts[:-1]), parts[-1]]) if len(parts) > 1 else parts[0]
 
 
 def reach(knee: Mapping, margin: str) -> str:
