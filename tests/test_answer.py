@@ -88,10 +88,10 @@ def test_the_cheapest_certified_file_is_the_answer_and_the_best_dense_float32_fi
     assert [row["passed"] for row in found["sequence"]][:1] == [True]
     markdown = (tmp_path / "answer.md").read_text()
     assert (
-        "By file size and time, deploy results/best/file_size/model.onnx (net, seed 1, global pruning at 50%, as pruned, "
-        "float32): the file takes 2,000 bytes instead of 8,000 bytes, 4.00 times smaller and an image takes 2.000 ms "
-        "instead of 4.000 ms, 2.00 times as fast; on 2,000 test images it loses 0.10 points of accuracy, and with 95% "
-        "confidence it loses less than 1 point."
+        "By file size and time, deploy results/best/file_size/model.onnx (net, seed 1, global pruning at 50%, as "
+        "pruned, float32): the file takes 2,000 bytes instead of 8,000 bytes, 4.00 times smaller and an image takes "
+        "2.000 ms instead of 4.000 ms, 2.00 times as fast; on 2,000 test images it loses 0.10 points of accuracy, and "
+        "with 95% confidence it loses less than 1 point."
     ) in markdown
     assert "results/best/time/model.onnx" in found["answers"]["time"]["sentence"]
 

@@ -20,7 +20,7 @@ CONFIG = """
 dataset: {name: digits}
 models: {resnet8: {architecture: resnet8}}
 training: {epochs: 30}
-pruning: {rates: [0.0, 0.5]}
+pruning: {scopes: [global], rates: [0.0, 0.5]}
 quantization: {modes: [float32, static], calibration_images: 64}
 evaluation: {latency_images: 20}
 """
@@ -109,7 +109,7 @@ def test_every_kind_of_kill_hit(killed):
 
 def test_models_data_and_predictions_are_the_same_bytes(undisturbed, killed):
     first, second = (files(folder, ".onnx", ".safetensors", ".npy") for folder in (undisturbed, killed[0]))
-    assert len(first) == 6 + 1 + 3 + 6 + 12  # arrays, graph, checkpoints, variants, predictions of two splits
+    assert len(first) == 6 + 1 + 2 + 4 + 8  # arrays, graph, checkpoints, variants, predictions of two splits
     assert first == second
 
 
