@@ -75,12 +75,13 @@ def answered(
 
 def markdown(found: Mapping) -> str:
     """Return the answer for people."""
-    confidence = found["confidence"]
+    confidence = sentences.percent(found["confidence"])
     smallest = ", ".join(
         f"{points:.2f} points where {float(share):.0%} of the images differ"
         for share, points in found["smallest_margin_points"].items()
     )
-    passed = sum(row["passed"] for row in found["sequence"])
+    count, passed = len(found["sequence"]), sum(row["passed"] for row in found["sequence"])
+    tested = f"{count} file{'' if count == 1 else 's'}" if count else "no file, as none is cheaper,"
     return "\n".join(
         [
             "# The answer",
@@ -89,10 +90,10 @@ def markdown(found: Mapping) -> str:
             "",
             f"Reference: {found['reference']['described']}, {found['reference']['file']}.",
             "",
-            f"With {confidence:.0%} confidence none of these files loses {found['margin']} or more against the "
-            f"reference: {len(found['sequence'])} files were tested on test images, in an order that only validation "
-            f"images and costs decided, and {passed} passed. Whoever takes another file of the study has no such "
-            f"guarantee, nor, strictly, who certifies again on the same test images.",
+            f"With {confidence} confidence none of these files loses {found['margin']} or more against the "
+            f"reference: {tested} {'was' if count < 2 else 'were'} tested on test images, in an order that only "
+            f"validation images and costs decided, and {passed or 'none'} passed. Whoever takes another file of the "
+            f"study has no such guarantee, nor, strictly, who certifies again on the same test images.",
             "",
             f"The smallest margin that {found['test_images']:,} test images can certify: {smallest}.",
             "",

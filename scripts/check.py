@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from tabulate import tabulate
 
-from elagage.certification import certifiable
+from elagage.certifiable import certifiable
 from elagage.files import read_json, whole_file
 from elagage.job import job, say
 
@@ -23,8 +23,8 @@ def seconds(found: Mapping, work: Mapping, images: Mapping, cores: int) -> float
     alone = found["inference_seconds"] * work["timed_images"] * (work["variants"] + work["checkpoints"])
     beside = found["inference_seconds"] * images["test"] * work["variants"]
     beside += START * JOBS_OF_CHECKPOINT * work["checkpoints"]
-    alone, beside = (alone, beside + trainings) if work["training_threads"] == 1 else (alone + trainings, beside)
-    return alone + beside / cores
+    trainings /= min(cores, max(1, work["trainings"])) if work["training_threads"] == 1 else 1
+    return alone + trainings + beside / cores
 
 
 def disk_bytes(found: Mapping, work: Mapping) -> float:

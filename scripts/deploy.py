@@ -18,6 +18,7 @@ from elagage.objectives import OBJECTIVES
 from elagage.onnx import predict
 from elagage.onnx.deployed import description
 from elagage.packing import unpack
+from elagage.sentences import changes, percent
 
 
 def escaped(name: str) -> str:
@@ -46,7 +47,7 @@ def per_class(correct: numpy.ndarray, right: numpy.ndarray, labels: numpy.ndarra
 
 def verdict(found: Mapping, answer: Mapping, objective: str) -> list[str]:
     """Return what was certified of the file, in words. found: the file's part of the answer."""
-    margin, confidence, images = answer["margin"], answer["confidence"], answer["test_images"]
+    margin, confidence, images = answer["margin"], percent(answer["confidence"]), answer["test_images"]
     if found["is_reference"]:
         return [
             f"No file of the study that is cheaper by {objective.replace('_', ' ')} was certified to lose less than "
@@ -55,18 +56,19 @@ def verdict(found: Mapping, answer: Mapping, objective: str) -> list[str]:
         ]
     seeds = found["recipe"]
     lines = [
-        f"It loses {found['loss_points']:.2f} points of accuracy against the reference on the same {images:,} test "
+        f"It {changes(found['loss_points'])} of accuracy against the reference on the same {images:,} test "
         f"images; the loss is above {found['loss_low']:.2f} and below {found['loss_high']:.2f} points, each with "
-        f"{confidence:.0%} confidence by itself.",
+        f"{confidence} confidence by itself.",
         "",
-        f"**With {confidence:.0%} confidence it loses less than {margin}, as does every other file that the "
+        f"**With {confidence} confidence it loses less than {margin}, as does every other file that the "
         f"study certified.** Among those it is the cheapest by {objective.replace('_', ' ')}, up to ties.",
     ]
     if seeds:
         lines += [
             "",
-            f"The same recipe with {seeds['seeds']} seeds lost {seeds['loss_points']:.2f} points on average (95% "
-            f"interval {seeds['loss_low']:.2f} to {seeds['loss_high']:.2f}), each against its own dense network.",
+            f"Points that the same recipe lost with {seeds['seeds']} seeds, each against its own dense network: "
+            f"{seeds['loss_points']:.2f} on average (95% interval {seeds['loss_low']:.2f} to "
+            f"{seeds['loss_high']:.2f}).",
         ]
     return lines
 

@@ -10,6 +10,7 @@ from PIL import Image
 from elagage.data import Split, read_predictions
 from elagage.files import read_json, refusal, write_json
 from elagage.job import job
+from elagage.measurements import is_dense, is_uncompressed
 
 SHOWN = 24  # images
 THUMBNAIL = 96  # pixels of the longer side, at most
@@ -42,15 +43,10 @@ def lost_images(
     answer = read_json(answer_path)
     there = [row for row in files if refusal(row["predictions"]) is None]
     predicted = {row["file"]: read_predictions(row["predictions"]) for row in there}
-    uncompressed = [row for row in there if row["rate"] == 0 and row["mode"] == "float32"]  # controls among them
-    right = {
-        (row["model"], row["seed"]): predicted[row["file"]] == test.labels
-        for row in uncompressed
-        if not row["recovery"]
-    }
-    compressed = [row for row in there if row not in uncompressed]
-    others = numpy.array([predicted[row["file"]] for row in compressed]).reshape(-1, len(test))
-    dense = numpy.array([right[row["model"], row["seed"]] for row in compressed]).reshape(-1, len(test))
+    right = {(row["model"], row["seed"]): predicted[row["file"]] == test.labels for row in filter(is_dense, there)}
+    compressed = [row for row in there if not is_uncompressed(row)]
+    others = numpy.array([predicted[row["file"]] for row in compressed], int).reshape(-1, len(test))
+    dense = numpy.array([right[row["model"], row["seed"]] for row in compressed], bool).reshape(-1, len(test))
     lost = dense & (others != test.labels)
     counts = lost.sum(axis=0)
     worst = [int(index) for index in numpy.argsort(-counts, kind="stable")[:SHOWN] if counts[index]]

@@ -11,7 +11,7 @@ from elagage.certification import sequence
 from elagage.data import read_labels, read_predictions
 from elagage.files import read_json, refusal, write_json
 from elagage.job import job
-from elagage.measurements import costs
+from elagage.measurements import costs, is_dense
 from elagage.noninferiority import log_chance_to_pass
 from elagage.objectives import OBJECTIVES
 
@@ -23,8 +23,7 @@ def reference_of(
 
     seen: models whose weights were trained on these images; others are preferred, as theirs tell more.
     """
-    dense = [row for row in files if row["rate"] == 0 and not row["recovery"] and row["mode"] == "float32"]
-    of_model = [row for row in dense if model in (None, row["model"])]
+    of_model = [row for row in filter(is_dense, files) if model in (None, row["model"])]
     of_model = [row for row in of_model if row["model"] not in seen] or of_model
     return max(of_model, key=lambda row: correct[row["file"]].sum())["file"]
 

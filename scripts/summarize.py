@@ -54,13 +54,13 @@ def busy_line(summary: pandas.DataFrame) -> str:
 
 def busy_note(summary: pandas.DataFrame) -> str | None:
     """Return what to do about timings that other programs disturbed, None if there are none."""
-    busy = summary["machine_busy"].dropna()
+    busy = pandas.concat([summary["machine_busy"], summary["eager_machine_busy"]]).dropna()
     if not (busy > BUSY).any():
         return None
     return (
         f"other programs took up to {busy.max():.0%} of this machine's CPU time while models were timed: times are "
         "longer than on an idle machine, and the intervals of speed-ups wider. To time again without them, add "
-        "--forcerun evaluate_latency at the end of the command"
+        "--forcerun evaluate_latency evaluate_latency_eager at the end of the command"
     )
 
 

@@ -89,8 +89,8 @@ def test_the_cheapest_certified_file_is_the_answer_and_the_best_dense_float32_fi
     markdown = (tmp_path / "answer.md").read_text()
     assert (
         "By file size and time, deploy results/best/file_size/model.onnx (net, seed 1, global pruning at 50%, as "
-        "pruned, float32): the file takes 2,000 bytes instead of 8,000 bytes, 4.00 times smaller and an image takes "
-        "2.000 ms instead of 4.000 ms, 2.00 times as fast; on 2,000 test images it loses 0.10 points of accuracy, and "
+        "pruned, float32): the file takes 2,000 bytes instead of 8,000 bytes (4.00 times smaller) and an image takes "
+        "2.000 ms instead of 4.000 ms (2.00 times as fast); on 2,000 test images it loses 0.10 points of accuracy, and "
         "with 95% confidence it loses less than 1 point."
     ) in markdown
     assert "results/best/time/model.onnx" in found["answers"]["time"]["sentence"]
@@ -151,6 +151,8 @@ def test_a_file_loses_nothing_against_itself_for_certain(files, tmp_path):
 def test_the_worst_class_is_the_one_that_loses_most():
     reference, predicted = wrong_on(slice(0, 0)), wrong_on(slice(0, 0))
     predicted[(LABELS == 2) & (numpy.arange(IMAGES) < 200)] = 0
+    itself = compared(reference, reference, reference, None, LABELS, CLASSES, ANSWER)
+    assert [itself[f"worst_class_loss_{name}"] for name in ("points", "low", "high")] == [0, 0, 0]
     found = compared(predicted, reference, reference, None, LABELS, CLASSES, ANSWER)
     assert found["worst_class"] == "c"
     assert found["worst_class_loss_points"] == pytest.approx(10)
@@ -177,7 +179,7 @@ def test_seeds_of_the_same_recipe_stand_beside_the_answer(files, tmp_path):
 
 
 def test_what_was_retrained_is_compared_with_its_control(files, tmp_path):
-    control = variant(tmp_path, "control", 86, 8000, 1.0, seed=1, rate=0.0, scope="", recovery="finetune")
+    control = variant(tmp_path, "control-float32", 86, 8000, 1.0, seed=1, rate=0.0, scope="", recovery="finetune")
     tuned = variant(tmp_path, "tuned", 88, 2000, 2.0, seed=1, recovery="finetune") | {"control": control["file"]}
     found = answered([*files, control, tuned], tmp_path)
     assert found["reference"]["file"] == files[1]["file"]  # not the control, which is better

@@ -144,9 +144,11 @@ def test_the_report_names_what_is_refused_and_how_much_there_is_to_do(plain, tmp
 
 def test_trainings_that_take_one_core_run_side_by_side():
     found, images = {"training_seconds": 0.01, "inference_seconds": 0}, {"train": 1000, "test": 10}
-    work = {"training_passes": 6, "timed_images": 10, "variants": 1, "checkpoints": 0}
+    work = {"training_passes": 6, "trainings": 2, "timed_images": 10, "variants": 1, "checkpoints": 0}
     durations = [seconds(found, work | {"training_threads": threads}, images, cores=2) for threads in (1, 8)]
     assert durations == pytest.approx([30, 60])
+    only_one = work | {"training_threads": 1, "trainings": 1}
+    assert seconds(found, only_one, images, cores=16) == pytest.approx(60)
 
 
 def test_durations_are_said_in_a_unit_that_people_would_take():

@@ -5,7 +5,7 @@ import pandas
 import pytest
 
 from elagage import sentences
-from elagage.comparisons import knees, scopes
+from elagage.comparisons import knees, recoveries, scopes
 
 IMAGES = 1000
 RATES = (0.5, 0.7, 0.9)
@@ -82,6 +82,31 @@ def test_the_mean_of_seeds_needs_more_than_a_difference_that_varies_as_much():
     assert "at no rate is a difference" in sentences.scopes(row)
 
 
+def test_three_seeds_that_are_equal_by_chance_are_not_certain():
+    """Each loses the same one image more; the images alone would vary by as much."""
+    variants, correct = pairs(3, dict.fromkeys(RATES, 20), dict.fromkeys(RATES, 21))
+    [row] = scopes(variants, correct)
+    assert [rate["points"] for rate in row["rates"]] == pytest.approx([-0.1] * 3)
+    assert [rate["fewer"] for rate in row["rates"]] == [None] * 3
+    assert all(rate["low"] < -0.1 < 0 < rate["high"] for rate in row["rates"])
+
+
+def test_what_longer_training_gains_is_told_in_float32_whatever_the_mode():
+    named = {"model": "net", "seed": 0, "scope": "local", "mode": "static", "rate": 0.5, "recovery": "finetune"}
+    variants = [named | {"file": "pruned"}]
+    files = [{"file": "pruned", "control": "control/finetune/1-static.onnx"}]
+    columns = [f"{loss}_{name}" for loss in ("control_loss", "dense_loss") for name in ("points", "low", "high")]
+    rows = [[0.2, 0.1, 0.4, 9, 9, 9], [9, 9, 9, -0.3, -0.5, -0.1]]
+    table = pandas.DataFrame(rows, columns=columns, index=["pruned", "control/finetune/1-float32.onnx"])
+    [found] = recoveries(files, variants, table, 1.0)
+    assert found["longer"] == {
+        "file": "control/finetune/1-float32.onnx",
+        "points": -0.3,
+        "low": -0.5,
+        "high": -0.1,
+    }
+
+
 def test_a_refused_file_is_compared_with_nothing():
     [row] = scopes(*pairs(1, {0.5: 20, 0.9: 50}, {0.5: 20, 0.7: 20}))
     assert [rate["rate"] for rate in row["rates"]] == [0.5]
@@ -100,10 +125,10 @@ def test_a_knee_is_told_in_words():
     row = {"scope": "global", "recovery": "none", "mode": "float32", "within_up_to": 0.5, "beyond_from": 0.7}
     assert (
         sentences.knee(row, "1 point")
-        == "global, as pruned, float32: loses less than 1 point up to 50%, more from 70% on."
+        == "global, as pruned, float32: shown to lose less than 1 point up to 50%, and more than that from 70% on."
     )
     row |= {"within_up_to": None, "beyond_from": None}
-    assert sentences.knee(row, "1 point").endswith("no rate is shown to lose less than 1 point, none to lose more.")
+    assert sentences.knee(row, "1 point").endswith("less than 1 point at no rate, and more than that at no rate.")
 
 
 @pytest.mark.parametrize(

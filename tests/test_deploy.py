@@ -37,7 +37,7 @@ def test_the_verdict_has_the_numbers_of_the_answer():
         assert words in text
     assert "seeds" not in text
     recipe = {"seeds": 3, "loss_points": 0.4, "loss_low": 0.1, "loss_high": 0.7}
-    assert "3 seeds lost 0.40 points on average (95% interval 0.10 to 0.70)" in "\n".join(
+    assert "with 3 seeds, each against its own dense network: 0.40 on average (95% interval 0.10 to 0.70)" in "\n".join(
         verdict(FOUND | {"recipe": recipe}, ANSWER, "time")
     )
 

@@ -91,3 +91,13 @@ def test_a_thumbnail_is_the_image_or_a_smaller_one(shape):
         assert read.size == (min(THUMBNAIL, shape[1]),) * 2
         assert read.mode == ("L" if len(image) == 1 else "RGB")
         assert (numpy.asarray(read) == 7).all()
+
+
+def test_a_study_that_compresses_nothing_lists_nothing(tmp_path):
+    dense = {"model": "net", "seed": 0, "rate": 0.0, "recovery": "", "mode": "float32", "file": "dense"}
+    numpy.save(tmp_path / "dense.npy", numpy.zeros(IMAGES, numpy.int32))
+    write_json(tmp_path / "answer.json", {"answers": {"time": {"file": "dense"}}})
+    test = Split(numpy.zeros((IMAGES, 1, 4, 4), numpy.uint8), LABELS)
+    rows = [dense | {"predictions": str(tmp_path / "dense.npy")}]
+    lost_images(rows, tmp_path / "answer.json", test, CLASSES, [], tmp_path / "lost.json")
+    assert read_json(tmp_path / "lost.json") == {"compared": 0, "images": []}

@@ -507,6 +507,12 @@ def test_a_point_of_the_front_loses_clearly_less_than_all_cheaper_ones(rows, exp
     assert front(points_of(*rows)) == expected
 
 
+def test_the_front_ends_where_rounding_puts_a_mean_above_all_of_which_it_is_the_mean():
+    points = points_of((1000, 0, 0.1, 0))
+    points["value"] += numpy.spacing(0.1)
+    assert front(points) == [0]
+
+
 def ring_of(axis):
     (ring,) = [line for line in axis.lines if line.get_label().startswith("loses clearly less")]
     return ring

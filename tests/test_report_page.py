@@ -50,9 +50,8 @@ def write_study(folder: pathlib.Path, answer: dict = ANSWER) -> pathlib.Path:
     names = [f"{number}{EVIL}.png" for number in range(IMAGES)]
     lost_images(files, outputs["json"], Split(images, LABELS), CLASSES, names, str(folder / "lost_images.json"))
     nanoseconds = {"wall_ns": [[8e6] * 4] * 5}
-    write_json(
-        folder / "eager.json", {"eager": nanoseconds, "dense": {"wall_ns": [[4e6] * 4, [5e6] * 4] * 2 + [[4e6] * 4]}}
-    )
+    dense = {"wall_ns": [[4e6] * 4, [5e6] * 4] * 2 + [[4e6] * 4]}
+    write_json(folder / "eager.json", {"eager": nanoseconds, "dense": dense, "machine_busy": 0.0})
     named = ("model", "seed", "scope", "rate", "recovery", "mode", "file", "accuracy", "size", "latency")
     rows = [{name: row[name] for name in named} for row in files]
     # As the plan has them: at rate 0 each scope has the dense files.

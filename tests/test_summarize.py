@@ -79,7 +79,10 @@ def summary(tmp_path):
             **measured(tmp_path, "b", 850, [1_999_999, 2_000_000, 2_000_001] * 20),
         },
     ]
-    write_json(tmp_path / "eager.json", {"eager": times([12_000_000] * 20), "dense": times([4_000_000] * 20)})
+    write_json(
+        tmp_path / "eager.json",
+        {"eager": times([12_000_000] * 20), "dense": times([4_000_000] * 20), "machine_busy": 0.03},
+    )
     outputs = tmp_path / "summary.csv", tmp_path / "summary.md"
     summarize(variants, {"net/seed0": tmp_path / "eager.json"}, compared(tmp_path, variants), *outputs)
     return outputs
@@ -113,6 +116,7 @@ def test_the_row_holds_the_statistics_of_the_measurements(summary):
     assert (row["cpu_time_ms"], row["dense_cpu_time_ms"]) == (1, 2)
     assert row["machine_busy"] == 0.02
     assert row["eager_time_ms"] == pytest.approx(12)
+    assert row["eager_machine_busy"] == 0.03
     assert row["eager_to_onnxruntime"] == pytest.approx(3)
 
 
@@ -129,7 +133,7 @@ def test_the_markdown_is_a_table_that_says_how_it_was_measured(summary):
 def test_multiply_accumulates_that_could_not_be_counted_are_called_unknown(tmp_path):
     variant = {"model": "net", "seed": 0, "scope": "local", "recovery": "none", "rate": 0.5, "mode": "static"}
     paths = measured(tmp_path, "a", 900, [4_000_000] * 50, macs=None)
-    write_json(tmp_path / "eager.json", {"eager": times([3] * 20), "dense": times([1] * 20)})
+    write_json(tmp_path / "eager.json", {"eager": times([3] * 20), "dense": times([1] * 20), "machine_busy": 0.03})
     summarized(tmp_path, [{**variant, **paths}])
     assert "| unknown " in (tmp_path / "s.md").read_text()
     assert "nan" not in (tmp_path / "s.md").read_text()
@@ -141,7 +145,7 @@ def test_the_speedup_is_a_paired_ratio(tmp_path):
     variant = {"model": "net", "seed": 0, "scope": "local", "recovery": "none", "rate": 0.5, "mode": "static"}
     paths = measured(tmp_path, "a", 900, (1_000_000 * slow).tolist())
     write_json(paths["latency"], latency(1_000_000 * slow, 3_000_000 * slow))
-    write_json(tmp_path / "eager.json", {"eager": times([3] * 20), "dense": times([1] * 20)})
+    write_json(tmp_path / "eager.json", {"eager": times([3] * 20), "dense": times([1] * 20), "machine_busy": 0.03})
     summarized(tmp_path, [{**variant, **paths}])
     row = pandas.read_csv(tmp_path / "s.csv").iloc[0]
     assert [row["speedup"], row["speedup_low"], row["speedup_high"]] == pytest.approx([3, 3, 3])
@@ -161,7 +165,7 @@ def test_batches_have_columns_of_images_per_second(tmp_path):
     named = {"model": "net", "seed": 0, "scope": "local", "recovery": "none", "rate": 0.5, "mode": "static"}
     batches = {"8": [[2_000_000] * 4] * 5, "64": [[8_000_000] * 2] * 5}
     variant = {**named, **measured(tmp_path, "a", 900, [500_000] * 50, batches=batches)}
-    write_json(tmp_path / "eager.json", {"eager": times([3] * 20), "dense": times([1] * 20)})
+    write_json(tmp_path / "eager.json", {"eager": times([3] * 20), "dense": times([1] * 20), "machine_busy": 0.03})
     summarized(tmp_path, [variant])
     row = pandas.read_csv(tmp_path / "s.csv").iloc[0]
     assert [row["throughput_batch_8"], row["throughput_batch_64"]] == pytest.approx([4000, 8000])
@@ -194,5 +198,5 @@ def test_a_damaged_measurement_is_named(tmp_path, kind, content):
 
 @pytest.mark.parametrize(("shares", "said"), [([0.01, 0.02], None), ([0.01, 0.5], "up to 50% of"), ([None], None)])
 def test_what_to_do_about_a_busy_machine_is_said_once(shares, said):
-    note = busy_note(pandas.DataFrame({"machine_busy": shares}))
+    note = busy_note(pandas.DataFrame({"machine_busy": shares, "eager_machine_busy": shares}))
     assert note is None if said is None else said in note

@@ -24,6 +24,7 @@ from elagage.timing import LOADS
 CONFIGURATIONS = ("study.yaml", "config.yaml", "config/config.yaml")
 FILES = {"checkpoints": "*.safetensors", "ONNX files": "*.onnx", "predictions on test images": "*-*.predictions.npy"}
 SETTINGS = ("torch", "onnxruntime", "cpu", "instruction_set", "threads")  # columns of the summary
+TRAINING = ("train", "recover", "control", "quantize_qat")  # rules, whose logs name the device
 TRAINED_ON = re.compile(r"^device=(.+) threads=(\d+)$", re.MULTILINE)
 SHOWN = 10  # differences that are listed
 
@@ -61,10 +62,9 @@ class Run(NamedTuple):
 
     def trained_on(self) -> set[str]:
         """Return the devices that trained, with numbers of threads, as the logs of trainings name them."""
-        logs = (self.folder / "results/logs").rglob("*.log")
-        return {
-            f"{device}, {threads} thread(s)" for log in logs for device, threads in TRAINED_ON.findall(log.read_text())
-        }
+        logs = [log for rule in TRAINING for log in (self.folder / "results/logs" / rule).rglob("*.log")]
+        texts = [log.read_text(encoding="utf-8", errors="replace") for log in logs]
+        return {f"{device}, {threads} thread(s)" for text in texts for device, threads in TRAINED_ON.findall(text)}
 
     def settings(self) -> dict[str, str]:
         """Return what the study was asked for, its versions and its machine, by name."""

@@ -16,7 +16,7 @@ from PIL import Image
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "scripts"))
 
-from elagage.certification import certifiable
+from elagage.certifiable import certifiable
 from elagage.configuration import configuration
 from elagage.errors import UserError
 from elagage.files import whole_file

@@ -14,9 +14,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy
 
-from elagage.noninferiority import DIFFERING, smallest_margin
-from elagage.sentences import in_points
-
 TIE = 0.01  # costs that differ by less are the same: the metadata of files differ by some bytes
 
 
@@ -71,15 +68,3 @@ def cheapest(low: numpy.ndarray, cost: numpy.ndarray, high: numpy.ndarray, accur
     least = int(numpy.argmin(cost))
     tied = numpy.flatnonzero((low <= high[least]) | (cost <= cost[least] * (1 + TIE)))
     return int(max(tied, key=lambda index: (accuracy[index], -cost[index])))
-
-
-def certifiable(answer: Mapping, test_images: int) -> str:
-    """Return which losses these test images can rule out at best; answer: the table of the configuration."""
-    smallest = [
-        f"{100 * smallest_margin(test_images, share, answer['confidence']):.2g} points if the two differ on {share:.0%}"
-        for share in DIFFERING
-    ]
-    return (
-        f"{test_images:,} test images can certify a file that is as good as the reference to lose less than "
-        f"{', '.join(smallest)} of the images. The margin is {in_points(answer['maximum_accuracy_loss'])}."
-    )

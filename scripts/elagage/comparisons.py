@@ -10,7 +10,7 @@ import numpy
 import pandas
 import scipy.stats
 
-from elagage.statistics import adjusted, mean_interval, p_of_accuracies
+from elagage.statistics import adjusted, p_of_accuracies
 
 SEEDS = 3  # from which on the mean over seeds is told
 SCOPES = ("local", "global")  # compared at equal rates, at which they keep as many weights
@@ -49,8 +49,9 @@ def recoveries(
 ) -> list[dict]:
     """Return the knees of recoveries that train against their controls, and what the control gained by itself.
 
-    files: of Plan.files. A control is the dense network that was trained as much longer. `longer` has its loss against
-    its own dense network, at the highest rate's control, negative if training on has gained accuracy.
+    files: of Plan.files. A control is the dense network that was trained as much longer. `longer` is of the highest
+    rate's control, in float32 whatever the mode: its loss against its own dense network, negative if training on has
+    gained accuracy.
     """
     controls = {row["file"]: row["control"] for row in files if row["control"]}
     found = []
@@ -59,7 +60,8 @@ def recoveries(
             (row for row in variants if row["rate"] and all(row[name] == curve[name] for name in CURVE)),
             key=lambda row: row["rate"],
         )
-        if (control := controls.get(last["file"])) in losses.index:
+        control = controls[last["file"]].removesuffix(f"-{last['mode']}.onnx") + "-float32.onnx"
+        if control in losses.index:
             bounds = {name: float(losses.loc[control, f"dense_loss_{name}"]) for name in ("points", *BOUNDS)}
             found.append(curve | {"longer": {"file": control} | bounds})
     return found
@@ -89,6 +91,8 @@ def scopes(variants: list[Mapping], correct: Mapping[str, numpy.ndarray]) -> lis
                 of_group = [(local, global_) for seed, local, global_ in files if seed in group]
                 if len(of_group) == len(group):
                     rows.append({"rate": rate} | difference(of_group))
+            if not rows:
+                continue
             for row, p_value in zip(rows, adjusted([row["p_value"] for row in rows]), strict=True):
                 row["p_value"] = p_value
                 row["fewer"] = None if p_value > 0.05 else SCOPES[int(row["points"] > 0)]
@@ -99,12 +103,17 @@ def scopes(variants: list[Mapping], correct: Mapping[str, numpy.ndarray]) -> lis
 def difference(files: list[tuple[numpy.ndarray, numpy.ndarray]]) -> dict:
     """Return by how many points the second file is more accurate, and the p-value; a pair of bool [n] for each seed.
 
-    With one pair there is no interval over seeds: its bounds are None.
+    With one pair there is no interval over seeds: its bounds are None. The deviation between seeds is taken to be at
+    least that of the images: a few seeds may be equal by chance, as their points are multiples of one image.
     """
     points = numpy.array([100 * (float(second.mean()) - float(first.mean())) for first, second in files])
     if len(files) < SEEDS:
         (first, second) = files[0]
         return {"points": points[0], "low": None, "high": None, "p_value": p_of_accuracies(first, second, paired=True)}
-    mean, low, high = mean_interval(points)
-    p_value = float(scipy.stats.ttest_1samp(points, 0).pvalue) if points.std() else float(mean == 0)
-    return {"points": mean, "low": low, "high": high, "p_value": p_value}
+    changed = numpy.mean([(first != second).sum() for first, second in files])
+    of_images = 100 * numpy.sqrt(changed) / len(files[0][0])
+    error = max(float(points.std(ddof=1)), of_images) / numpy.sqrt(len(files))
+    mean, freedom = float(points.mean()), len(files) - 1
+    half = error * float(scipy.stats.t.ppf(0.975, freedom))
+    p_value = 2 * float(scipy.stats.t.sf(abs(mean) / error, freedom)) if error else 1.0
+    return {"points": mean, "low": mean - half, "high": mean + half, "p_value": p_value}

@@ -7,6 +7,7 @@ import numpy
 import pandas
 
 from elagage.files import reading
+from elagage.measurements import is_dense
 from elagage.noninferiority import images_to_tell, loss_bounds
 
 POINTS = 100  # in a share
@@ -42,20 +43,22 @@ def verdict(low: float, high: float, margin: float) -> str:
 
 
 def worst_class(
-    reference: numpy.ndarray, other: numpy.ndarray, labels: numpy.ndarray, classes: list[str], confidence: float
+    reference: numpy.ndarray, predicted: numpy.ndarray, labels: numpy.ndarray, classes: list[str], confidence: float
 ) -> dict:
     """Return the class whose images lose most, and the loss in points with bounds that hold for all classes at once.
 
-    reference, other: bool [n], whether correct; labels: int [n]. Each class has its share of what the bounds may be
+    reference, predicted, labels: numbers of classes, int [n]. Each class has its share of what the bounds may be
     wrong (Bonferroni), because the worst one is picked from all.
     """
     of_class = [labels == number for number in range(len(classes))]
-    losses = [(reference[there] & ~other[there]).sum() - (other[there] & ~reference[there]).sum() for there in of_class]
+    lost = (reference == labels).astype(int) - (predicted == labels)
+    losses = [lost[there].sum() for there in of_class]
     shares = [loss / there.sum() if there.any() else -numpy.inf for loss, there in zip(losses, of_class, strict=True)]
     worst = int(numpy.argmax(shares))
-    there = of_class[worst]
-    each = 1 - (1 - confidence) / len(classes)
-    return {"worst_class": classes[worst]} | points("worst_class_loss", reference[there], other[there], each)
+    there, each = of_class[worst], 1 - (1 - confidence) / len(classes)
+    of_worst = reference[there]
+    itself = of_worst if reference is predicted else predicted[there]
+    return {"worst_class": classes[worst]} | loss_against("worst_class_loss", of_worst, itself, labels[there], each)
 
 
 def macro_recall(correct: numpy.ndarray, labels: numpy.ndarray) -> float:
@@ -94,7 +97,7 @@ def compared(
         "agreement": float((predicted == reference).mean()),
         "became_wrong": lost,
         "became_right": won,
-        **worst_class(right, correct, labels, classes, confidence),
+        **worst_class(reference, predicted, labels, classes, confidence),
         "macro_recall": macro_recall(correct, labels),
     }
 
@@ -115,11 +118,7 @@ def losses(
     reference = order["reference"]
     times = {row["file"]: dict(zip(TIMES, row["costs"]["time"], strict=True)) for row in order["files"]}
     there = [row for row in files if row["file"] in predicted]
-    dense = {
-        (row["model"], row["seed"]): predicted[row["file"]]
-        for row in there
-        if row["rate"] == 0 and not row["recovery"] and row["mode"] == "float32"
-    }
+    dense = {(row["model"], row["seed"]): predicted[row["file"]] for row in filter(is_dense, there)}
     return [
         {"file": row["file"], "reference": reference}
         | times[row["file"]]

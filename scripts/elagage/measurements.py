@@ -62,6 +62,7 @@ def eager_measurements(eager_path: str) -> dict:
         return {
             **_time("eager_time{}_ms", eager["eager"]),
             **_ratio("eager_to_onnxruntime{}", eager["eager"], eager["dense"]),
+            "eager_machine_busy": eager["machine_busy"],
         }
 
 
@@ -79,6 +80,16 @@ def _of_loads(column: str, values: numpy.ndarray) -> dict[str, float]:
     return {column.format(""): mean, column.format("_low"): low, column.format("_high"): high}
 
 
+def is_uncompressed(file: Mapping) -> bool:
+    """Return whether a row of Plan.files is of a dense float32 network: as it was trained first, or a control."""
+    return file["rate"] == 0 and file["mode"] == "float32"
+
+
+def is_dense(file: Mapping) -> bool:
+    """Return whether a row of Plan.files is of a dense float32 network as it was trained first."""
+    return is_uncompressed(file) and not file["recovery"]
+
+
 def costs(files: Sequence[Mapping]) -> dict[str, numpy.ndarray]:
     """Return by objective what each file costs, with its interval: float [n, 3], low, cost and high.
 
@@ -89,7 +100,7 @@ def costs(files: Sequence[Mapping]) -> dict[str, numpy.ndarray]:
     """
     rows = [size_and_time(row["size"], row["latency"]) for row in files]
     for file, row in zip(files, rows, strict=True):
-        if file["rate"] == 0 and file["mode"] == "float32":
+        if is_uncompressed(file):
             row |= dict.fromkeys(("speedup_low", "speedup", "speedup_high"), 1.0)
     dense: dict[str, list[float]] = {}
     for file, row in zip(files, rows, strict=True):

@@ -232,6 +232,7 @@ class Plan:
             "variants": len(checkpoints) * len(self.modes),
             "modes": self.modes,
             "training_passes": passes,
+            "trainings": trainings + len(retrained),
             "training_threads": self.training_threads,
             "timed_images": self.config["evaluation"]["latency_images"] or USUAL_IMAGES["evaluation.latency_images"],
         }

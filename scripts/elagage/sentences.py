@@ -10,8 +10,13 @@ def described(row: Mapping) -> str:
     if row["rate"] == 0:
         longer = f" trained longer ({row['recovery']})" if row["recovery"] else ""
         return f"{row['model']}, seed {row['seed']}, dense{longer}, {row['mode']}"
-    pruned = f"{row['scope']} pruning at {row['rate']:.0%}"
+    pruned = f"{row['scope']} pruning at {percent(row['rate'])}"
     return f"{row['model']}, seed {row['seed']}, {pruned}, {recovered(row['recovery'])}, {row['mode']}"
+
+
+def percent(share: float) -> str:
+    """Return a share as it was stated: 99.9% is not 100%."""
+    return f"{100 * share:.10g}%"
 
 
 def recovered(recovery: str) -> str:
@@ -47,14 +52,14 @@ def answer(objectives: list[str], chosen: Mapping, reference: Mapping, found: Ma
     ratios = [by.times_better(chosen["times_better"][name]) for name, by in zip(objectives, asked, strict=True)]
     takes = joined(
         [
-            f"{by.what} takes {cost} instead of {was}, {ratio}"
+            f"{by.what} takes {cost} instead of {was} ({ratio})"
             for by, cost, was, ratio in zip(asked, costs, before, ratios, strict=True)
         ]
     )
     return (
         f"By {named}, deploy {chosen['best']} ({chosen['described']}): {takes}; on {found['test_images']:,} test "
-        f"images it {changes(chosen['loss_points'])} of accuracy, and with {found['confidence']:.0%} confidence it "
-        f"loses less than {found['margin']}."
+        f"images it {changes(chosen['loss_points'])} of accuracy, and with {percent(found['confidence'])} confidence "
+        f"it loses less than {found['margin']}."
     )
 
 
@@ -76,14 +81,11 @@ def joined(parts: list[str]) -> str:
 
 def reach(knee: Mapping, margin: str) -> str:
     """Return up to which rate a curve loses less than the margin, and from which on more."""
-    up_to, beyond_from = knee["within_up_to"], knee["beyond_from"]
-    within = (
-        f"no rate is shown to lose less than {margin}"
-        if up_to is None
-        else f"loses less than {margin} up to {up_to:.0%}"
+    within, beyond = (
+        "at no rate" if rate is None else f"{side} {percent(rate)}{on}"
+        for rate, side, on in ((knee["within_up_to"], "up to", ""), (knee["beyond_from"], "from", " on"))
     )
-    beyond = "none to lose more" if beyond_from is None else f"more from {beyond_from:.0%} on"
-    return f"{within}, {beyond}"
+    return f"shown to lose less than {margin} {within}, and more than that {beyond}"
 
 
 def knee(row: Mapping, margin: str) -> str:
@@ -112,8 +114,8 @@ def scopes(row: Mapping) -> str:
         rates = [rate for rate in row["rates"] if rate["fewer"] == scope]
         if rates:
             most = max(rates, key=lambda rate: abs(rate["points"]))
-            at = ", ".join(f"{rate['rate']:.0%}" for rate in rates)
-            up_to = f"{abs(most['points']):.2f} points" + (f" at {most['rate']:.0%}" if len(rates) > 1 else "")
+            at = ", ".join(percent(rate["rate"]) for rate in rates)
+            up_to = f"{abs(most['points']):.2f} points" + (f" at {percent(most['rate'])}" if len(rates) > 1 else "")
             parts.append(f"{scope} pruning loses less at {at} ({'up to ' if len(rates) > 1 else ''}{up_to})")
     undecided = len(row["rates"]) - sum(rate["fewer"] is not None for rate in row["rates"])
     if not parts:

@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
-from elagage.objectives import loss_ticks
+from elagage.axes import loss_ticks
 
 # Okabe and Ito's colours, which colour-blind people can tell apart. Lightness L* of the first four: 0, 71, 58, 46.
 COLORS = ("#000000", "#E69F00", "#009E73", "#0072B2", "#CC79A7", "#56B4E9", "#D55E00")

@@ -42,7 +42,8 @@ def front(points: pandas.DataFrame) -> list:
         costs = left[["cost_low", "cost_value", "cost_high"]].to_numpy().T
         best = left.iloc[cheapest(*costs, -left["value"].to_numpy())]
         chosen.append(best.name)
-        left = left[left["high"] < best["value"]]
+        # Not itself: the mean of equal numbers may lie above all of them, by rounding.
+        left = left[(left["high"] < best["value"]) & (left.index != best.name)]
     return chosen
 
 

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 import pandas
 
+from elagage.axes import LOST
 from elagage.figures.drawing import digits, ordered
-from elagage.objectives import LOST
 from elagage.timing import BUSY
 
 VARIANT_COLUMNS = ["model", "scope", "rate", "recovery", "mode"]

@@ -9,7 +9,8 @@ from typing import Any
 
 import altair
 
-from elagage.objectives import LOST, OBJECTIVES, loss_ticks
+from elagage.axes import LOST, loss_ticks
+from elagage.objectives import OBJECTIVES
 
 BLACK, ORANGE, BLUE, VERMILION = "#000000", "#E69F00", "#0072B2", "#D55E00"
 VERDICTS = ["within", "too few images to tell", "beyond"]
@@ -62,7 +63,7 @@ def trade_off(margin: float, filters: list[str]) -> dict[str, Any]:
     The page sets its parameters: `cost`, a column of COSTS, and for each filter `show_<column>`, a value or "" for all.
     """
     titles = " : ".join(f"cost == '{column}' ? '{title}'" for column, title in COSTS.items())
-    rate, time, size = "format(datum.value, '.0%')", "datum.label", "format(datum.value / 1000, ',')"
+    rate, time, size = "format(datum.value, '.3~%')", "datum.label", "format(datum.value / 1000, ',')"
     labels = f"cost == 'rate' ? {rate} : cost == 'time_ms' ? {time} : {size}"
     axis = altair.Axis(labelExpr=labels, grid=False, tickCount=6)
     shown = altair.Chart(altair.NamedData("files")).transform_calculate(cost="datum[cost]")
@@ -114,7 +115,7 @@ def pruning(margin: float, rows: list[dict]) -> dict[str, Any]:
     scope = altair.Scale(range=[BLACK, ORANGE, BLUE])
     legend = altair.Legend(orient="top")
     chart = altair.Chart(altair.InlineData(values=rows)).encode(
-        x=altair.X("rate:Q", title="rate of pruning", axis=altair.Axis(values=rates, format=".0%", grid=False)),
+        x=altair.X("rate:Q", title="rate of pruning", axis=altair.Axis(values=rates, format=".3~%", grid=False)),
         y=losses("mean(loss_points)", margin, LOST),
         color=altair.Color("scope:N", scale=scope, legend=legend),
         detail="recovery:N",
@@ -133,11 +134,11 @@ def sensitivity(rows: list[dict]) -> dict[str, Any]:
         lost="100 * (datum.dense_correct - datum.correct) / datum.images"
     )
     chart = chart.encode(
-        x=altair.X("rate:O", title="rate of this layer alone", axis=altair.Axis(format=".0%", labelAngle=0)),
+        x=altair.X("rate:O", title="rate of this layer alone", axis=altair.Axis(format=".3~%", labelAngle=0)),
         y=altair.Y("layer:N", title=None, sort=None, axis=altair.Axis(labelLimit=170)),
         tooltip=[
             altair.Tooltip("layer:N"),
-            altair.Tooltip("rate:O", format=".0%"),
+            altair.Tooltip("rate:O", format=".3~%"),
             altair.Tooltip("mean(lost):Q", format=".2f", title="points lost"),
         ],
     )

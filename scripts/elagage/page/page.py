@@ -51,7 +51,7 @@ def page(study: Study, history: list[dict], sensitivities: list[dict], lost: Map
 def charts(study: Study, history: list[dict], sensitivities: list[dict]) -> dict[str, Any]:
     """Return the charts by name, None for one that the study has no data for. The smaller ones are of one model."""
     model, margin = study.answer["reference"]["model"], study.answer["margin_points"]
-    pruned = [row for row in study.marks if row["model"] == model and row["scope"] and row["mode"] == study.plain_mode]
+    pruned = [row for row in study.curves if row["model"] == model and row["mode"] == study.plain_mode]
     of_model = [[row for row in rows if row["model"] == model] for rows in (sensitivities, history)]
     return {
         "trade_off": trade_off(margin, list(study.choices)),

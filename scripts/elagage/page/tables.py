@@ -155,6 +155,15 @@ class Study:
             for row in self.files
         ]
 
+    @property
+    def curves(self) -> list[dict[str, Any]]:
+        """What the chart of pruning draws: every variant that is pruned, also those that share a file."""
+        return [
+            {name: row[name] for name in FILTERS} | {name: float(row[name]) for name in ("rate", "loss_points")}
+            for row in self.rows
+            if not row["refused"] and row["scope"] and float(row["rate"])
+        ]
+
     def is_of_reference(self, row: Mapping) -> bool:
         """Return whether a row is of the model and seed of the reference."""
         reference = self.answer["reference"]
