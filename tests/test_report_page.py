@@ -264,8 +264,9 @@ def test_without_a_certified_file_and_without_histories_the_page_says_so(tmp_pat
     assert "spec-training" not in {element.get("id") for element in page.elements}
 
 
-def test_a_damaged_summary_is_named(folder, tmp_path):
-    (tmp_path / "summary.csv").write_text('model,"')
+@pytest.mark.parametrize("content", ['model,"', "", "model,seed\n"])
+def test_a_damaged_summary_is_named(content, folder, tmp_path):
+    (tmp_path / "summary.csv").write_text(content)
     with pytest.raises(UserError, match=r"summary\.csv: damaged"):
         report_page(
             *(tmp_path / "summary.csv", folder / "answer.json", [], [], folder / "lost_images.json"),

@@ -119,7 +119,7 @@ def test_an_interrupted_study_says_that_the_same_command_goes_on(tmp_path):
         while process.poll() is None and not (training.is_file() and "epoch" in training.read_text()):
             time.sleep(0.5)
         os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C in a terminal does
-        process.wait(60)
+        process.wait(300)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)

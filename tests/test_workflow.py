@@ -51,7 +51,7 @@ models:
   resnet8: {architecture: resnet8}
   mine: {architecture: "my_model.py:build", weights: my_weights.pt}
 training: {epochs: 2}
-pruning: {rates: [0.0, 0.5], recovery: [none, finetune]}
+pruning: {scopes: [global], rates: [0.0, 0.5], recovery: [none, finetune]}
 retraining: {epochs: 1}
 quantization: {modes: [float32, dynamic, dynamic_conv, static], calibration_images: 64}
 evaluation: {latency_images: 40}
@@ -85,7 +85,7 @@ def tiny(tmp_path_factory) -> pathlib.Path:
 
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory) -> pathlib.Path:
-    """A study of two networks, of which one comes with weights, with and without retraining, in four modes."""
+    """A study of two networks, of which one comes with weights, with and without retraining, of one scope, in four modes."""
     return finished_study(tmp_path_factory.mktemp("wide"), WIDE)
 
 
@@ -96,8 +96,10 @@ def study(request) -> pathlib.Path:
 
 @pytest.fixture
 def listed(study) -> dict:
-    """The study's configuration."""
-    return yaml.safe_load((study / "config/config.yaml").read_text())
+    """The study's configuration, its scopes among it."""
+    stated = yaml.safe_load((study / "config/config.yaml").read_text())
+    stated["pruning"].setdefault("scopes", ["local", "global"])
+    return stated
 
 
 @pytest.fixture
@@ -113,7 +115,7 @@ def summary(study) -> pandas.DataFrame:
 def test_the_summary_has_every_combination_once(summary, listed):
     values = {
         "model": listed["models"],
-        "scope": ["local", "global"],
+        "scope": listed["pruning"]["scopes"],
         "rate": listed["pruning"]["rates"],
         "recovery": listed["pruning"]["recovery"],
         "mode": listed["quantization"]["modes"],
@@ -133,9 +135,10 @@ def test_rate_zero_is_the_dense_model_for_every_scope_and_recovery(summary, list
     dense = summary[summary["rate"] == 0].drop(columns=["scope", "recovery"])
     choices = listed["models"], listed["quantization"]["modes"], listed["pruning"]["recovery"]
     assert len(dense.drop_duplicates()) == len(list(itertools.product(*choices)))
-    assert len(dense) > len(dense.drop_duplicates())
+    scopes = len(listed["pruning"]["scopes"])
+    assert len(dense) == scopes * len(dense.drop_duplicates())
     controls = dense["file"].str.contains("/control/finetune/1-")
-    assert controls.sum() == 2 * len(listed["models"]) * len(listed["quantization"]["modes"])
+    assert controls.sum() == scopes * len(listed["models"]) * len(listed["quantization"]["modes"])
 
 
 def test_the_reference_is_in_the_summary_whatever_the_study_asks_for(study):
@@ -172,10 +175,11 @@ def test_all_promised_figures_are_drawn(study, listed):
     figures = {path.stem for path in (study / "results/plots").glob("*.png")}
     promised = {
         f"{scope}_pruning_{metric}"
-        for scope in ("local", "global")
+        for scope in listed["pruning"]["scopes"]
         for metric in ("accuracy", "model_size", "inference_time")
     }
-    promised |= {"scopes_accuracy", "quantization_comparison", "training_history", "pareto", "sensitivity"}
+    promised |= {"quantization_comparison", "training_history", "pareto", "sensitivity"}
+    promised |= {"scopes_accuracy"} if len(listed["pruning"]["scopes"]) > 1 else set()
     promised |= {"recovery_comparison"} if len(listed["pruning"]["recovery"]) > 1 else set()
     assert figures == promised
 
@@ -255,7 +259,7 @@ def test_every_rule_leaves_logs_and_no_job_a_temporary_file(study):
 def contents(folder: pathlib.Path) -> dict[str, bytes]:
     """Return the content of every result that holds no time: data, models, predictions and accuracies."""
     timed = re.compile(
-        r"(logs|benchmarks|plots|check|answer|best)/|(summary|answer)\.|check\.md|.*\.(latency|eager)\.json$"
+        r"(logs|benchmarks|plots|check|answer|best)/|(summary|answer|report)\.|check\.md|.*\.(latency|eager)\.json$"
     )
     files = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
     return {name: path.read_bytes() for name, path in files.items() if not timed.match(name)}
@@ -495,7 +499,7 @@ def test_edited_scripts_rerun_their_rules(wide, edited):
         ("{name: digits}", "{name: digits, image_size: 9}", "prepare_data"),
         ("{epochs: 2}", "{epochs: 3}", "train check"),
         ("{epochs: 2}", "{epochs: 2, learning_rate: 0.2}", "train"),
-        ("retraining: {epochs: 1}", "retraining: {epochs: 2}", "recover check"),
+        ("retraining: {epochs: 1}", "retraining: {epochs: 2}", "recover control check"),
         ("retraining: {epochs: 1}", "retraining: {epochs: 1, batchnorm_images: 99}", ""),
         ("calibration_images: 64", "calibration_images: 65", "quantize"),
         (
@@ -588,9 +592,9 @@ def test_one_more_rate_and_mode_and_the_known_accuracy_train_nothing_again(wide)
     text = config.read_text().replace("[0.0, 0.5]", "[0.0, 0.5, 0.7]").replace("[float32, ", "[float32, qat, ")
     with replaced({config: text.replace("my_weights.pt}", "my_weights.pt, accuracy: 0.1}")}):
         jobs = planned(wide, "all")
-    assert jobs["recover"] == jobs["prune"] == 4  # at the new rate, of two models and scopes
+    assert jobs["recover"] == jobs["prune"] == 2  # at the new rate, of two models
     assert not {"train", "train_import", "quantize_export"} & set(jobs)
-    assert jobs["quantize_qat"] == 18
+    assert jobs["quantize_qat"] == 2 * (2 + 2 * 2)  # dense and control, and two recoveries at two rates
     assert jobs["check_model"] == 2
 
 
@@ -611,7 +615,7 @@ def test_a_check_that_was_interrupted_is_made_again_and_trains_nothing_again(wid
 def test_recovery_batchnorm_starts_from_each_pruned_checkpoint(wide):
     with configured(wide, "finetune]", "finetune, batchnorm]"):
         jobs = planned(wide, "all")
-    assert jobs["recover_batchnorm"] == jobs["quantize"] == jobs["evaluate_accuracy"] == 4
+    assert jobs["recover_batchnorm"] == jobs["quantize"] == jobs["evaluate_accuracy"] == 2
     assert not {"train", "train_import", "prune", "recover", "quantize_export"} & set(jobs)
 
 
@@ -619,7 +623,7 @@ def test_recovery_batchnorm_starts_from_each_pruned_checkpoint(wide):
 def test_mode_qat_trains_each_checkpoint_once_and_leaves_the_other_modes(wide):
     with configured(wide, "static]", "static, qat]"):
         jobs = planned(wide, "all")
-    assert jobs["quantize_qat"] == jobs["evaluate_accuracy"] == 10
+    assert jobs["quantize_qat"] == jobs["evaluate_accuracy"] == 8
     assert not {"train", "train_import", "prune", "quantize_export", "quantize"} & set(jobs)
 
 

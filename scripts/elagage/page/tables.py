@@ -46,6 +46,8 @@ class Study:
             self.csv = pathlib.Path(summary).read_text(encoding="utf-8")
             reader = csv.DictReader(io.StringIO(self.csv, newline=""), strict=True)
             self.rows: list[dict[str, Any]] = [row | {"row": number} for number, row in enumerate(reader, 2)]
+            if not self.rows:
+                raise ValueError("it has no rows")
             self.columns = {name: number for number, name in enumerate(reader.fieldnames or [], 1)}
 
     @functools.cached_property
