@@ -85,7 +85,7 @@ def tiny(tmp_path_factory) -> pathlib.Path:
 
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory) -> pathlib.Path:
-    """A study of two networks, of which one comes with weights, with and without retraining, of one scope, in four modes."""
+    """A study of two networks, one with weights, of one scope, with and without retraining, in four modes."""
     return finished_study(tmp_path_factory.mktemp("wide"), WIDE)
 
 
