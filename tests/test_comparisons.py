@@ -56,7 +56,7 @@ def test_two_files_are_told_apart_by_the_images_on_which_they_differ():
     assert [rate["p_value"] for rate in row["rates"]] == pytest.approx([1, 2 * 2 / 2**6, 0], abs=1e-9)
     assert [rate["fewer"] for rate in row["rates"]] == [None, None, "global"]
     assert sentences.scopes(row) == (
-        "as pruned, static (these two files each, seed 0): global pruning loses less at 90% (10.00 points); at "
+        "as pruned, static (file against file, seed 0): global pruning loses less at 90% (10.00 points); at "
         "the other rates no difference is shown."
     )
 

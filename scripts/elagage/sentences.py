@@ -108,7 +108,7 @@ def recovery(row: Mapping, margin: str) -> str:
 def scopes(row: Mapping) -> str:
     """Return at which rates local or global pruning loses less than the other."""
     seeds = ", ".join(map(str, row["seeds"]))
-    whose = f"these two files each, seed {seeds}" if len(row["seeds"]) == 1 else f"mean of seeds {seeds}"
+    whose = f"file against file, seed {seeds}" if len(row["seeds"]) == 1 else f"mean of seeds {seeds}"
     parts = []
     for scope in ("global", "local"):
         rates = [rate for rate in row["rates"] if rate["fewer"] == scope]

@@ -12,7 +12,8 @@ import altair
 from elagage.axes import LOST, loss_ticks
 from elagage.objectives import OBJECTIVES
 
-BLACK, ORANGE, BLUE, VERMILION = "#000000", "#E69F00", "#0072B2", "#D55E00"
+BLACK, ORANGE, BLUE, GREEN, VERMILION = "#000000", "#E69F00", "#0072B2", "#009E73", "#D55E00"
+SCOPES = {"global": BLACK, "local": ORANGE, "channel": GREEN}  # as in the figures
 VERDICTS = ["within", "too few images to tell", "beyond"]
 STROKES = [BLUE, BLACK, VERMILION]
 FILLS = [BLUE, "#ffffff", VERMILION]
@@ -112,7 +113,8 @@ def pruning(margin: float, rows: list[dict]) -> dict[str, Any]:
     """Return the chart of loss against the rate, a line for each scope and recovery; rows: as Study.marks."""
     rates = sorted({row["rate"] for row in rows})
     several = len({row["recovery"] for row in rows}) > 1
-    scope = altair.Scale(range=[BLACK, ORANGE, BLUE])
+    scopes = [name for name in SCOPES if name in {row["scope"] for row in rows}]
+    scope = altair.Scale(domain=scopes, range=[SCOPES[name] for name in scopes])
     legend = altair.Legend(orient="top")
     chart = altair.Chart(altair.InlineData(values=rows)).encode(
         x=altair.X("rate:Q", title="rate of pruning", axis=altair.Axis(values=rates, format=".3~%", grid=False)),

@@ -87,9 +87,15 @@ class Study:
 
     @property
     def dense(self) -> list[dict[str, Any]]:
-        """The rows of the dense files of the reference's model and seed, one for each mode."""
-        rows = [row for row in self.files if float(row["rate"]) == 0 and not row["recovery"]]
-        return [row for row in rows if self.is_of_reference(row)]
+        """The rows of a dense network of the reference's model and seed, one for each mode.
+
+        If that is in one mode only, as in a study whose only recovery trains, those of a control.
+        """
+        groups: dict[str, list[dict[str, Any]]] = {"": []}
+        for row in self.files:
+            if float(row["rate"]) == 0 and self.is_of_reference(row):
+                groups.setdefault(row["recovery"], []).append(row)
+        return max(groups.values(), key=len)  # of equal ones the first
 
     def told(self, name: str) -> list[tuple[int, dict[str, Any]]]:
         """Return what the story tells of the answer's list of this name, each with its place there.
