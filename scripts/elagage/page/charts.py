@@ -66,7 +66,9 @@ def trade_off(margin: float, filters: list[str]) -> dict[str, Any]:
     titles = " : ".join(f"cost == '{column}' ? '{title}'" for column, title in COSTS.items())
     rate, time, size = "format(datum.value, '.3~%')", "datum.label", "format(datum.value / 1000, ',')"
     labels = f"cost == 'rate' ? {rate} : cost == 'time_ms' ? {time} : {size}"
-    axis = altair.Axis(labelExpr=labels, grid=False, tickCount=6)
+    # The room beside the points may reach below nothing.
+    labels = f"datum.value < 0 ? '' : {labels}"
+    axis = altair.Axis(labelExpr=labels, grid=False, tickCount=6, labelOverlap=True)
     shown = altair.Chart(altair.NamedData("files")).transform_calculate(cost="datum[cost]")
     for name in filters:
         # Dense files belong to every scope and recovery.
