@@ -43,7 +43,7 @@ compare: $(INSTALLED)
 # make install     install what is needed, no more
 install: $(INSTALLED)
 
-# make test        check what a change can break, in less than five minutes on two cores
+# make test        check what a change can break, in less than ten minutes on two cores
 test: $(INSTALLED)
 	$(RUN)/ruff check .
 	$(RUN)/ruff format --check .
