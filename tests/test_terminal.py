@@ -113,13 +113,19 @@ def test_an_interrupted_study_says_that_the_same_command_goes_on(tmp_path):
     words = ["all", "--snakefile", str(REPOSITORY / "workflow/Snakefile"), "--configfile", "study.yaml"]
     command = [sys.executable, "-m", "snakemake", "--cores", "1", *words]
     screen, training = tmp_path / "screen", tmp_path / "results/logs/train/resnet8/seed0.log"
+
+    def heed_interrupts():
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # which a shell lets what it starts in the background ignore
+
     with screen.open("w") as file:
-        process = subprocess.Popen(command, cwd=tmp_path, stderr=file, start_new_session=True)
+        process = subprocess.Popen(
+            command, cwd=tmp_path, stderr=file, start_new_session=True, preexec_fn=heed_interrupts
+        )
     try:
         while process.poll() is None and not (training.is_file() and "epoch" in training.read_text()):
             time.sleep(0.5)
         os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C in a terminal does
-        process.wait(300)
+        process.wait(60)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
