@@ -10,36 +10,56 @@ VERSION := $(if $(PYTHON),$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.
 # Of a .venv of that version: one of another version lacks the file, and is made again.
 INSTALLED = .venv/installed-for-$(VERSION)
 
-.PHONY: study check install test test-all test-slurm format clean help
+.PHONY: study new check compare install test test-all test-browser test-slurm format clean help
+
+CONFIG = config/config.yaml
+# Not every shell replaces the ~ of CONFIG=~/study.yaml.
+override CONFIG := $(patsubst ~/%,$(HOME)/%,$(CONFIG))
+# The folder of a study is that of its configuration; of a file in config/ it is this one. Sets them in the shell.
+PLACE = [ -f "$(CONFIG)" ] || { echo "make: there is no file '$(CONFIG)'; name one with CONFIG=..." >&2; exit 1; }; \
+	folder=$$(cd "$$(dirname "$(CONFIG)")" && pwd -P); config=$$folder/$$(basename "$(CONFIG)"); \
+	if [ "$$folder" = "$(CURDIR)/config" ]; then folder="$(CURDIR)"; fi
+OF_STUDY = $(if $(CORES),--cores $(CORES)) --snakefile workflow/Snakefile --directory "$$folder" --configfile "$$config"
 
 # make             run the default study
+# make study       run a study: CONFIG=path/to/study.yaml, on all cores unless CORES=2; its folder gets the results
 study: $(INSTALLED)
-	$(RUN)/snakemake all --quiet reason
-	@echo "Look at results/plots/ and results/summary.md; '$(RUN)/snakemake --report report.html' joins them, with captions."
+	@$(PLACE); $(RUN)/snakemake all $(OF_STUDY)
 
-# make check       say in a minute whether a study can do what it asks for; CONFIG=study.yaml names another than the default
-CONFIG = config/config.yaml
+# make new         start a study: STUDY=folder PHOTOS=folder, and MODEL=file.py:build WEIGHTS=file for a model of your own
+new: $(INSTALLED)
+	@$(RUN)/python tools/new_study.py "$(STUDY)" "$(PHOTOS)" $(if $(MODEL),--model "$(MODEL)") \
+		$(if $(WEIGHTS),--weights "$(WEIGHTS)")
+
+# make check       say in a minute whether a study can do what it asks for; CONFIG= and CORES= as for study
 check: $(INSTALLED)
-	$(RUN)/snakemake check --quiet reason --configfile $(CONFIG)
-	$(RUN)/snakemake all --dry-run --quiet rules --configfile $(CONFIG)
-	@cat results/check.md
+	@$(PLACE); $(RUN)/snakemake check $(OF_STUDY) && $(RUN)/snakemake all --dry-run --quiet rules $(OF_STUDY) && \
+		cat "$$folder/results/check.md"
+
+# make compare     say what differs between two runs of a study: A=folder B=folder
+compare: $(INSTALLED)
+	@$(RUN)/python tools/compare_studies.py "$(A)" "$(B)"
 
 # make install     install what is needed, no more
 install: $(INSTALLED)
 
-# make test        check what a change can break, in less than five minutes on two cores
+# make test        check what a change can break, in less than ten minutes on two cores
 test: $(INSTALLED)
 	$(RUN)/ruff check .
 	$(RUN)/ruff format --check .
 	$(RUN)/snakefmt --check workflow
 	$(RUN)/snakemake --lint
 	$(RUN)/mypy
-	$(RUN)/pytest -m "not slow and not slurm" --cov --cov-report=
+	$(RUN)/pytest -m "not slow and not slurm and not browser" --cov --cov-report=
 	@echo "covered: $$($(RUN)/coverage report --format=total) % of the lines and branches in scripts/"
 
-# make test-all    test all else that needs no cluster: kills, every dry run, every bad input (as root a full disk, too)
+# make test-all    test all else that needs neither cluster nor browser: kills, every dry run, every bad input (as root a full disk, too)
 test-all: $(INSTALLED)
 	$(RUN)/pytest -m slow
+
+# make test-browser  test the page of a study in a headless Chromium (with ELAGAGE_REQUIRE_CHROMIUM=1 as root on Debian installs it)
+test-browser: $(INSTALLED)
+	$(RUN)/pytest -m browser
 
 # make test-slurm  test the cluster profile on a Slurm that is installed and started on this machine (root, Debian)
 test-slurm: $(INSTALLED)

@@ -5,24 +5,26 @@ from collections.abc import Mapping
 
 from tabulate import tabulate
 
+from elagage.certifiable import certifiable
 from elagage.files import read_json, whole_file
-from elagage.job import job
+from elagage.job import job, say
 
 START = 3.0  # seconds that starting a job takes, most of them for imports (docs/scaling.md)
 JOBS_OF_CHECKPOINT = 6  # prune or train, quantize, pack, and the three measurements
 
 
 def seconds(found: Mapping, work: Mapping, images: Mapping, cores: int) -> float:
-    """Return about how long the jobs of a model take: trainings and timings by themselves, all else side by side.
+    """Return about how long the jobs of a model take: timings by themselves, what takes one core side by side.
 
     found: what check_model wrote; work: the numbers of jobs and of passes over images (Plan.work); images: of each
     split.
     """
-    alone = found["training_seconds"] * images["train"] * work["training_passes"]
-    alone += found["inference_seconds"] * work["timed_images"] * (work["variants"] + work["checkpoints"])
+    trainings = found["training_seconds"] * images["train"] * work["training_passes"]
+    alone = found["inference_seconds"] * work["timed_images"] * (work["variants"] + work["checkpoints"])
     beside = found["inference_seconds"] * images["test"] * work["variants"]
     beside += START * JOBS_OF_CHECKPOINT * work["checkpoints"]
-    return alone + beside / cores
+    trainings /= min(cores, max(1, work["trainings"])) if work["training_threads"] == 1 else 1
+    return alone + trainings + beside / cores
 
 
 def disk_bytes(found: Mapping, work: Mapping) -> float:
@@ -48,9 +50,14 @@ def section(found: Mapping) -> list[str]:
     return [*lines, "", tabulate(found["layers"], headers="keys", tablefmt="pipe"), ""]
 
 
-def check(reports: list[str], dataset: str, work: Mapping, cores: int, output: str) -> None:
-    """Write the report (Markdown). work: model -> Plan.work of it; dataset: dataset.json, for the numbers of images."""
+def check(reports: list[str], dataset: str, work: Mapping, answer: Mapping, cores: int, output: str) -> None:
+    """Write the report (Markdown).
+
+    work: model -> Plan.work of it; dataset: dataset.json, for the numbers of images; answer: the table of the
+    configuration.
+    """
     images = read_json(dataset)["images"]
+    say(certifiable(answer, images["test"]))
     models = {found["model"]: found for found in map(read_json, reports)}
     duration = sum(seconds(found, work[name], images, cores) for name, found in models.items())
     size = sum(disk_bytes(found, work[name]) for name, found in models.items())
@@ -60,6 +67,8 @@ def check(reports: list[str], dataset: str, work: Mapping, cores: int, output: s
         "",
         f"{variants} variants to measure; about {size / 1e6:,.0f} MB beside the images, and about "
         f"{spoken(duration)} on {cores} core(s) of this machine, as of a few images: both are rough.",
+        "",
+        certifiable(answer, images["test"]),
         "",
     ]
     for found in models.values():
@@ -81,6 +90,7 @@ if "snakemake" in globals():
             snakemake.input.reports,
             snakemake.input.dataset,
             snakemake.params.work,
+            snakemake.params.answer,
             os.cpu_count() or 1,
             snakemake.output[0],
         )

@@ -1,4 +1,4 @@
-"""Classify every test image with each variant of a checkpoint."""
+"""Classify every test image, and every validation image, with each variant of a checkpoint."""
 
 import numpy
 
@@ -10,15 +10,26 @@ from elagage.refusals import refusing
 
 
 def evaluate_accuracy(
-    dataset: Dataset, test: Split, onnx_file: str, *, threads: int, accuracy: str, predicted: str
+    dataset: Dataset,
+    test: Split,
+    validation: Split,
+    onnx_file: str,
+    *,
+    threads: int,
+    accuracy: str,
+    predicted: str,
+    validation_predicted: str,
 ) -> None:
-    """Write the number of images and of correct predictions (JSON), and each image's prediction, int32 [n] (.npy).
+    """Write the numbers of images and of correct ones (JSON), and the prediction of each image, int32 [n] (.npy).
 
-    Predictions number the classes as the data set does, whatever the order of the file's own class names.
+    The accuracy is that on test images; predictions on validation images order the variants for the answer. They
+    number the classes as the data set does, whatever the order of the file's own class names.
     """
     model = load(onnx_file, threads)
-    classes = numbers_in(model.classes, dataset.classes)[predictions(model, test)]
+    number = numbers_in(model.classes, dataset.classes)
+    classes = number[predictions(model, test)]
     save_array(predicted, classes.astype(numpy.int32))
+    save_array(validation_predicted, number[predictions(model, validation)].astype(numpy.int32))
     correct = int((classes == test.labels).sum())
     write_json(accuracy, {"images": len(test), "correct": correct})
     print(f"{onnx_file}: {correct} of {len(test)} correct")
@@ -27,11 +38,16 @@ def evaluate_accuracy(
 if "snakemake" in globals():
     with job(snakemake.log[0]):
         dataset = Dataset.read(snakemake.input.dataset)
-        test = dataset.split(snakemake.input, "test")
+        test, validation = (dataset.split(snakemake.input, name) for name in ("test", "validation"))
         output = snakemake.output
-        files = zip(snakemake.input.onnx_files, output.accuracy, output.predictions, strict=True)
-        for onnx_file, accuracy, predicted in files:
-            with refusing(accuracy, predicted):
+        outputs = zip(output.accuracy, output.predictions, output.validation_predictions, strict=True)
+        for onnx_file, paths in zip(snakemake.input.onnx_files, outputs, strict=True):
+            with refusing(paths):
                 evaluate_accuracy(
-                    dataset, test, onnx_file, threads=snakemake.threads, accuracy=accuracy, predicted=predicted
+                    dataset,
+                    test,
+                    validation,
+                    onnx_file,
+                    threads=snakemake.threads,
+                    **dict(zip(("accuracy", "predicted", "validation_predicted"), paths, strict=True)),
                 )

@@ -26,7 +26,7 @@ def evaluate_latency(
     times = time_in_turns(load_each, images)
     batches = {size: time_in_turns(load_each, images, size) for size in batch_sizes}
     setting = {**machine(), "threads": threads, **RUNTIME, "images": len(images)}
-    setting["machine_busy"] = others.share_with_note()
+    setting["machine_busy"] = others.share()
     for path, latency in outputs.items():
         throughput = {size: of_size[path].wall.tolist() for size, of_size in batches.items()}
         measured = {"variant": times[path].as_json(), "dense": times["dense"].as_json(), "batch_ns": throughput}

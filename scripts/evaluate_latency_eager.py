@@ -36,7 +36,7 @@ def evaluate_latency_eager(
     others = OtherWork()
     times = time_in_turns({"eager": load_eager, "dense": functools.partial(load, dense_onnx, threads)}, images)
     setting = {**machine(), "threads": threads, "torch": torch.__version__, "images": len(images)}
-    setting["machine_busy"] = others.share_with_note()
+    setting["machine_busy"] = others.share()
     write_json(output, {**setting, **{name: measured.as_json() for name, measured in times.items()}})
     print({name: f"median {numpy.median(measured.wall) / 1e6:.3f} ms" for name, measured in times.items()})
 

@@ -3,7 +3,8 @@
 import io
 import os
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import matplotlib.style
 import pandas
@@ -26,6 +27,7 @@ STYLE = {  # of every figure, on top of matplotlib's defaults
     "grid.color": "0.88",
     "legend.frameon": False,
     "lines.markersize": 5,
+    "text.parse_math": False,  # a layer may be called $x$
 }
 
 
@@ -45,15 +47,17 @@ def read_study(
     summary: str | os.PathLike,
     histories: Iterable[str | os.PathLike],
     sensitivities: Iterable[str | os.PathLike],
+    answer: Mapping[str, Any],
 ) -> Study:
-    """Read summary.csv, and of each model and seed history.csv and sensitivity.csv.
+    """Read summary.csv, and of each model and seed history.csv and sensitivity.csv; answer: of the configuration.
 
     Names are read as text, or pandas would take a model called `NA` or `007` for a missing value or a number.
     """
     with reading(summary):
         table = pandas.read_csv(summary, dtype=dict.fromkeys(TEXT_COLUMNS, str), keep_default_na=False, na_values=[""])
+    table = table[table["scope"].notna()]  # what no variant is has no place on a curve
     measured = table["refused"].isna()
-    return Study(table[measured], read_tables(histories), read_tables(sensitivities), table[~measured])
+    return Study(table[measured], read_tables(histories), read_tables(sensitivities), answer, table[~measured])
 
 
 def plot(study: Study, outputs: Iterable[str | os.PathLike]) -> None:
@@ -94,4 +98,5 @@ def draw(name: str, study: Study) -> Figure:
 if "snakemake" in globals():
     with job(snakemake.log[0]):
         inputs = snakemake.input
-        plot(read_study(inputs.summary, inputs.histories, inputs.sensitivities), snakemake.output)
+        study = read_study(inputs.summary, inputs.histories, inputs.sensitivities, snakemake.params.answer)
+        plot(study, snakemake.output)

@@ -5,8 +5,10 @@ import concurrent.futures
 import dataclasses
 import functools
 import hashlib
+import os
 import pathlib
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy
 
@@ -22,7 +24,15 @@ from elagage.progress import progress
 SPLIT_SEED = 0  # one fixed split, so that results of different studies can be compared
 
 
-def digits(path: str, size: int | None, geometry: Geometry) -> tuple[dict[str, Labelled], list[str]]:
+class Loaded(NamedTuple):
+    """The splits of a data set, the names of its classes and, of an image folder, the names of its test images."""
+
+    parts: dict[str, Labelled]
+    classes: list[str]
+    test_files: Sequence[str] = ()
+
+
+def digits(path: str, size: int | None, geometry: Geometry) -> Loaded:
     """scikit-learn's 8x8 digits with 17 grey levels."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
@@ -34,17 +44,18 @@ def digits(path: str, size: int | None, geometry: Geometry) -> tuple[dict[str, L
     )
     names = [str(name) for name in loaded.target_names]
     parts = {"train": (train_images, train_labels), "test": (test_images, test_labels)}
-    return {split: (_resized(images, size, geometry), labels) for split, (images, labels) in parts.items()}, names
+    resized = {split: (_resized(images, size, geometry), labels) for split, (images, labels) in parts.items()}
+    return Loaded(resized, names)
 
 
-def downloaded(name: str, path: str, size: int | None, geometry: Geometry) -> tuple[dict[str, Labelled], list[str]]:
+def downloaded(name: str, path: str, size: int | None, geometry: Geometry) -> Loaded:
     """Return one of torchvision's data sets, downloaded to `path` unless it is there."""
     *parts, classes = read_downloaded(name, path)
     resized = [(_resized(images, size, geometry), labels) for images, labels in parts]
-    return dict(zip(("train", "test"), resized, strict=True)), classes
+    return Loaded(dict(zip(("train", "test"), resized, strict=True)), classes)
 
 
-def image_folder(path: str, size: int, geometry: Geometry) -> tuple[dict[str, Labelled], list[str]]:
+def image_folder(path: str, size: int, geometry: Geometry) -> Loaded:
     """The user's own images; each split is shuffled once, so that its first images are of all classes.
 
     Says which images stand in two places. Raises UserError that names several of those that cannot be read.
@@ -76,7 +87,8 @@ def image_folder(path: str, size: int, geometry: Geometry) -> tuple[dict[str, La
     }
     for note in repeats(shuffled, {split: images for split, (images, _) in stacked.items()}):
         say(note)
-    return stacked, folder.classes
+    names = (os.fsencode(file.relative_to(path)) for file, _ in shuffled["test"])
+    return Loaded(stacked, folder.classes, [name.decode(errors="backslashreplace") for name in names])
 
 
 def _image_or_mistake(file: pathlib.Path, size: int, geometry: Geometry) -> numpy.ndarray | UserError:
@@ -183,15 +195,17 @@ def prepare_data(
 ) -> None:
     """Write `<split>_images`, uint8 [n, channels, size, size], `<split>_labels`, int64 [n], and `dataset` (JSON).
 
-    Splits, their order and labels are the same for all geometries.
+    Splits, their order and labels are the same for all geometries. `test_files` (JSON) lists the names of test images
+    below `path`; it is empty for all but image folders, and not described in `dataset`, on which trainings depend.
     """
-    parts, classes = LOADERS[name](path, image_size, geometry)
+    parts, classes, test_files = LOADERS[name](path, image_size, geometry)
     if "validation" not in parts:
         parts["train"], parts["validation"] = split_validation(parts["train"], validation_fraction, classes)
     parts = {split: (_channels_first(parts[split][0]), parts[split][1].astype(numpy.int64)) for split in SPLITS}
     for split, arrays in parts.items():
         for kind, array in zip(("images", "labels"), arrays, strict=True):
             save_array(outputs[f"{split}_{kind}"], array)
+    write_json(outputs["test_files"], test_files)
     images = parts["train"][0]
     mean, std = channel_moments(images)
     dataset = Dataset(
@@ -204,7 +218,7 @@ def prepare_data(
         flip=FLIP[name],
         images={split: len(labels) for split, (_, labels) in parts.items()},
         **geometry._asdict(),
-        sha256={pathlib.Path(file).name: sha256(file) for key, file in outputs.items() if key != "dataset"},
+        sha256={pathlib.Path(file).name: sha256(file) for file in outputs.values() if file.endswith(".npy")},
     )
     write_json(outputs["dataset"], dataclasses.asdict(dataset))
 

@@ -1,4 +1,4 @@
-"""Retrain a pruned checkpoint, whose zeros stay zero."""
+"""Retrain a pruned checkpoint, whose zeros stay zero, or the dense one as its control."""
 
 import pathlib
 from collections.abc import Mapping
@@ -37,7 +37,8 @@ def recover(
         check_training(network, Normalize(data.dataset), data.validation.images)
     weights = prunable(network, data.dataset)
     before = count(weights)
-    label = f"{recovery} {model.name} seed {model.seed} {provenance['scope']} {provenance['rate']}"
+    what = f"{provenance['scope']} {provenance['rate']}" if "scope" in provenance else "control"
+    label = f"{recovery} {model.name} seed {model.seed} {what}"
     schedule = SCHEDULES[recovery](settings, **retraining)
     constrain = lambda _, optimizer: hold_zeros(weights, optimizer)  # noqa: E731
     best, _ = fit(network, data, settings, schedule, seed=model.seed, label=label, state=state, constrain=constrain)
@@ -49,7 +50,7 @@ def recover(
         "retraining": dict(retraining),
         "retraining_epoch": best["epoch"],
         "validation_accuracy": best["validation_accuracy"],
-        "zeros": after.zeros,
+        **({"zeros": after.zeros} if "zeros" in provenance else {}),  # a control is not pruned
         "torch": torch.__version__,
     }
     save_checkpoint(checkpoint, network.state_dict(), provenance | record)

@@ -2,16 +2,15 @@
 
 from collections.abc import Mapping
 
-import numpy
 import pandas
 
 from elagage.errors import RefusedError, UserError
-from elagage.files import read_json, reading, whole_file
+from elagage.files import whole_file
 from elagage.job import job, say
-from elagage.statistics import loads_interval, wilson_interval
+from elagage.losses import read_losses
+from elagage.measurements import KINDS, eager_measurements, measurements
 from elagage.timing import BUSY, LOADS
 
-MEASUREMENTS = ("accuracy", "size", "latency")
 MARKDOWN_COLUMNS = {  # of summary.md -> how to write each
     "model": "{model}",
     "seed": "{seed}",
@@ -35,72 +34,12 @@ MARKDOWN_COLUMNS = {  # of summary.md -> how to write each
 
 def row(variant: Mapping, eager_path: str) -> dict:
     """Return a row of the summary: what names the variant, its measurements, and why it was refused, or None."""
-    named = {column: value for column, value in variant.items() if column not in MEASUREMENTS}
+    named = {column: value for column, value in variant.items() if column not in KINDS}
     try:
-        measured = measurements(*(variant[kind] for kind in MEASUREMENTS))
+        measured = measurements(*(variant[kind] for kind in KINDS))
     except RefusedError as error:
         return named | {"refused": str(error)}
     return named | measured | eager_measurements(eager_path) | {"refused": None}
-
-
-def measurements(accuracy_path: str, size_path: str, latency_path: str) -> dict:
-    """Return the columns of the summary that are measured, for one variant."""
-    with reading(accuracy_path):
-        accuracy = read_json(accuracy_path)
-        low, high = wilson_interval(accuracy["correct"], accuracy["images"])
-        row = {"accuracy": accuracy["correct"] / accuracy["images"], "accuracy_low": low, "accuracy_high": high}
-        row |= {"test_images": accuracy["images"]}
-    with reading(size_path):
-        size = read_json(size_path)
-        row |= {"sparsity": sparsity(size)}
-        row |= {"model_size_bytes": size["bytes"], "packed_size_bytes": size["packed_bytes"]}
-        row |= {"xz_size_bytes": size["xz_bytes"], "entropy_bytes": round(size["entropy_bytes"])}
-        row |= {"packed_weight_bytes": size["packed_weight_bytes"]}
-        row |= {"weight_entropy_bytes": round(size["weight_entropy_bytes"]), "macs": size["macs"]}
-        row |= {"torch": size["provenance"]["torch"]}
-        row |= {key: size[key] for key in ("weights", "zeros", "int8_weights", "operators", "int8_operators")}
-    with reading(latency_path):
-        latency = read_json(latency_path)
-        row |= _time("inference_time{}_ms", latency["variant"])
-        row |= {"dense_time_ms": _time("{}", latency["dense"])[""], "latency_images": latency["images"]}
-        row |= _ratio("speedup{}", latency["dense"], latency["variant"])
-        cpu, dense_cpu = (float(numpy.median(latency[name]["cpu_ns"])) / 1e6 for name in ("variant", "dense"))
-        row |= {"cpu_time_ms": cpu, "dense_cpu_time_ms": dense_cpu, "machine_busy": latency["machine_busy"]}
-        for images, ns in latency["batch_ns"].items():
-            row |= _of_loads(f"throughput_batch_{images}{{}}", int(images) * 1e9 / numpy.array(ns))
-        row |= {key: latency[key] for key in ("threads", "cpu", "instruction_set", "onnxruntime")}
-    return row
-
-
-def sparsity(size: Mapping) -> float:
-    """Return the share of the dense network's weights that are removed with their channels, or zero in the file."""
-    provenance = size["provenance"]
-    kept = provenance["weights"] / provenance["dense_weights"] if "dense_weights" in provenance else 1
-    return 1 - kept * (size["weights"] - size["zeros"]) / size["weights"] if size["weights"] else 0.0
-
-
-def eager_measurements(eager_path: str) -> dict:
-    """Return the columns of the dense model's time in eager PyTorch, and how much faster ONNX Runtime runs it."""
-    with reading(eager_path):
-        eager = read_json(eager_path)
-        return {
-            **_time("eager_time{}_ms", eager["eager"]),
-            **_ratio("eager_to_onnxruntime{}", eager["eager"], eager["dense"]),
-        }
-
-
-def _time(column: str, times: Mapping) -> dict[str, float]:
-    return _of_loads(column, numpy.array(times["wall_ns"]) / 1e6)
-
-
-def _ratio(column: str, slow: Mapping, fast: Mapping) -> dict[str, float]:
-    return _of_loads(column, numpy.array(slow["wall_ns"]) / fast["wall_ns"])
-
-
-def _of_loads(column: str, values: numpy.ndarray) -> dict[str, float]:
-    """Return three columns, of the median of each load's values, [loads, calls], and its interval over the loads."""
-    mean, low, high = loads_interval(numpy.median(values, axis=1))
-    return {column.format(""): mean, column.format("_low"): low, column.format("_high"): high}
 
 
 def busy_line(summary: pandas.DataFrame) -> str:
@@ -111,6 +50,18 @@ def busy_line(summary: pandas.DataFrame) -> str:
     disturbed = (busy > BUSY).sum()
     words = f"Other programs took {busy.median():.0%} of the machine's CPU time (median; at most {busy.max():.0%})"
     return f"{words} while models were timed; in {disturbed} of {len(busy)} rows more than {BUSY:.0%}."
+
+
+def busy_note(summary: pandas.DataFrame) -> str | None:
+    """Return what to do about timings that other programs disturbed, None if there are none."""
+    busy = pandas.concat([summary["machine_busy"], summary["eager_machine_busy"]]).dropna()
+    if not (busy > BUSY).any():
+        return None
+    return (
+        f"other programs took up to {busy.max():.0%} of this machine's CPU time while models were timed: times are "
+        "longer than on an idle machine, and the intervals of speed-ups wider. To time again without them, add "
+        "--forcerun evaluate_latency evaluate_latency_eager at the end of the command"
+    )
 
 
 def table(rows: list[dict]) -> pandas.DataFrame:
@@ -203,19 +154,29 @@ def markdown(summary: pandas.DataFrame) -> str:
 
 
 def summarize(
-    variants: list[dict], eager: dict[str, str], csv_path: str, markdown_path: str, *, strict: bool = False
+    variants: list[dict],
+    eager: dict[str, str],
+    losses: str,
+    csv_path: str,
+    markdown_path: str,
+    *,
+    strict: bool = False,
 ) -> None:
     """Write summary.csv and summary.md.
 
-    variants: for each row the columns that name it (model, seed, scope, rate, recovery, mode) and the paths of its
-    `accuracy`, `size` and `latency`; eager: "<model>/seed<seed>" -> path. Raises UserError for a refused row if strict.
+    variants: for each row the columns that name it (model, seed, scope, rate, recovery, mode), its `file` and the paths
+    of its `accuracy`, `size` and `latency`; eager: "<model>/seed<seed>" -> path; losses: that of the rule certify,
+    whose columns are joined by file. Raises UserError for a refused row if strict.
     """
-    summary = table([row(variant, eager[f"{variant['model']}/seed{variant['seed']}"]) for variant in variants])
+    rows = [row(variant, eager[f"{variant['model']}/seed{variant['seed']}"]) for variant in variants]
+    summary = table(rows).join(read_losses(losses), on="file")
     sentences = refusals(summary)
     if strict and sentences:
         raise UserError("strict: true, but there are refused variants:\n" + "\n".join(sentences))
     for sentence in sentences:
         say(f"refused: {sentence}")
+    if "machine_busy" in summary and (note := busy_note(summary)):
+        say(note)
     with whole_file(csv_path) as temporary:
         summary.to_csv(temporary, index=False)
     with whole_file(markdown_path) as temporary:
@@ -227,6 +188,7 @@ if "snakemake" in globals():
         summarize(
             snakemake.params.variants,
             snakemake.params.eager,
+            snakemake.input.losses,
             snakemake.output.csv,
             snakemake.output.markdown,
             strict=snakemake.params.strict,

@@ -162,7 +162,7 @@ OF_A_FINISHED_STUDY = {
     "images of another type": BadInput(
         both(
             lambda study: numpy.save(study / "results/data/train_images.npy", numpy.zeros((9, 9))),
-            configured("epochs: 1", "epochs: 2"),
+            configured("epochs: 1", "epochs: 1, learning_rate: 0.2"),
         ),
         "error: results/data/train_images.npy: damaged",
     ),

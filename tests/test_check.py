@@ -6,7 +6,7 @@ import pathlib
 
 import pytest
 
-from check import check, spoken
+from check import check, seconds, spoken
 from check_model import check_model
 from elagage.data import PreparedData, Split
 from elagage.errors import UserError
@@ -123,20 +123,32 @@ def test_the_report_names_what_is_refused_and_how_much_there_is_to_do(plain, tmp
     config = {
         "models": {"mine": {"architecture": "networks.py:plain", "weights": None}},
         "seeds": [0, 1],
-        "training": {"epochs": 9},
+        "dataset": {"name": "digits", "image_size": 32},
+        "training": {"epochs": 9, "batch_size": 128},
         "pruning": {"scopes": ["local", "channel"], "rates": [0, 0.5], "recovery": ["none", "finetune"]},
         "retraining": {"epochs": 2},
         "quantization": {"modes": ["float32", "static"], "qat_epochs": 5},
         "evaluation": {"latency_images": None},
     }
     work = Plan(config).work("mine")
-    # Of each seed: dense, and two recoveries of two scopes at one rate.
-    assert (work["checkpoints"], work["variants"], work["training_passes"]) == (10, 20, 2 * 9 + 4 * 2)
-    check([str(tmp_path / "check.json")], str(dataset / "dataset.json"), {"mine": work}, 2, str(tmp_path / "check.md"))
+    # Of each seed: dense, the control of finetune, and two recoveries of two scopes at one rate.
+    assert (work["checkpoints"], work["variants"], work["training_passes"]) == (12, 24, 2 * 9 + 6 * 2)
+    answer = {"maximum_accuracy_loss": 2.0, "confidence": 0.95}
+    described = str(dataset / "dataset.json")
+    check([str(tmp_path / "check.json")], described, {"mine": work}, answer, 2, str(tmp_path / "check.md"))
     report = (tmp_path / "check.md").read_text()
-    assert "20 variants to measure; about " in report
+    assert "24 variants to measure; about " in report
     assert "**channel with batchnorm is refused**" in report
     assert report.count("\n| ") == 3 + 1  # weights, header
+
+
+def test_trainings_that_take_one_core_run_side_by_side():
+    found, images = {"training_seconds": 0.01, "inference_seconds": 0}, {"train": 1000, "test": 10}
+    work = {"training_passes": 6, "trainings": 2, "timed_images": 10, "variants": 1, "checkpoints": 0}
+    durations = [seconds(found, work | {"training_threads": threads}, images, cores=2) for threads in (1, 8)]
+    assert durations == pytest.approx([30, 60])
+    only_one = work | {"training_threads": 1, "trainings": 1}
+    assert seconds(found, only_one, images, cores=16) == pytest.approx(60)
 
 
 def test_durations_are_said_in_a_unit_that_people_would_take():

@@ -25,8 +25,10 @@ CONDA_NAME = {
     "sklearn": "scikit-learn",
     "torch": "pytorch",
     "torch_pruning": "torch-pruning",
+    "vl_convert": "vl-convert-python",
+    "yaml": "pyyaml",
 }
-PYPI_NAME = {"matplotlib-base": "matplotlib", "pytorch": "torch"}
+PYPI_NAME = {"matplotlib-base": "matplotlib", "pytorch": "torch", "vl-convert-python": "vl_convert_python"}
 OURS = {"elagage", *(file.stem for file in SCRIPTS.glob("*.py"))}
 PYTHON = "3.11"  # the tested version, which the Makefile prefers
 # Needed without an import of ours: pandas writes Markdown with it.
@@ -99,7 +101,7 @@ def test_environments_differ_in_what_they_hold():
 def test_evaluation_tables_and_figures_go_without_the_heavy_libraries():
     [environment] = {name for name in ENVIRONMENTS if "evaluate_accuracy" in rules_of(name)}
     assert "evaluate_latency" in rules_of(environment)
-    for name in (environment, "packing", "tables"):
+    for name in (environment, "packing", "page", "tables"):
         assert not {"pytorch", "torchvision"} & set(dependencies(name))
     assert "onnxruntime" not in dependencies("tables")
 
@@ -109,3 +111,15 @@ def test_the_lock_file_agrees_with_the_requirements(file):
     locked = {name.lower(): version for name, version in pins("requirements-lock.txt").items()}
     for name, version in pins(file).items():
         assert locked[name.lower()] == version
+
+
+def test_every_rule_that_trains_asks_slurm_for_what_training_needs():
+    """A rule that takes over another one with `use rule` has none of its resources there."""
+    resources = yaml.safe_load((REPOSITORY / "slurm/config.yaml").read_text())["set-resources"]
+    rules = "".join(path.read_text() for path in sorted((REPOSITORY / "workflow/rules").glob("*.smk")))
+    parts = re.split(r"^rule |^use rule ", rules, flags=re.MULTILINE)[1:]
+    training = {part.partition(":")[0] for part in parts if "threads: PLAN.training_threads" in part} - {"check_model"}
+    taken_over = re.findall(r"^use rule (\w+) as (\w+)", rules, re.MULTILINE)
+    training |= {name for base, name in taken_over if base in training}
+    assert {"train", "recover", "control", "quantize_qat"} <= training
+    assert len({str(resources[name]) for name in training}) == 1

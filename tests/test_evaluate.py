@@ -63,9 +63,15 @@ def test_every_image_is_predicted_in_order(brightest, tmp_path, count):
     labels = numpy.random.default_rng(1).integers(0, 3, count)
     wrong = numpy.where(numpy.arange(count) < 100, (labels + 1) % 3, labels)  # the first 100 labels are wrong
     split = Split(bright_images(labels), wrong)
-    outputs = {"accuracy": tmp_path / "a.json", "predicted": tmp_path / "p.npy"}
-    evaluate_accuracy(CHANNELS, split, brightest, threads=1, **outputs)
+    validation = Split(split.images[::-1], wrong)
+    outputs = {
+        "accuracy": tmp_path / "a.json",
+        "predicted": tmp_path / "p.npy",
+        "validation_predicted": tmp_path / "v.npy",
+    }
+    evaluate_accuracy(CHANNELS, split, validation, brightest, threads=1, **outputs)
     predicted = numpy.load(tmp_path / "p.npy")
+    assert numpy.load(tmp_path / "v.npy").tolist() == labels[::-1].tolist()
     assert predicted.dtype == numpy.int32
     assert predicted.tolist() == labels.tolist()
     assert read_json(tmp_path / "a.json") == {"images": count, "correct": max(0, count - 100)}
@@ -92,7 +98,8 @@ def test_predictions_number_the_classes_as_the_data_set_does_whatever_the_order_
         quantize_checkpoint(described, tmp_path / "graph.onnx", checkpoint, calibration=data.train, outputs=outputs)
         for mode, file in outputs.items():
             results = {"accuracy": tmp_path / f"{name}-{mode}.json", "predicted": tmp_path / f"{name}-{mode}.npy"}
-            evaluate_accuracy(data.dataset, held_out, str(file), threads=1, **results)
+            results["validation_predicted"] = tmp_path / "validation.npy"
+            evaluate_accuracy(data.dataset, held_out, data.validation, str(file), threads=1, **results)
             predicted[name, mode] = numpy.load(results["predicted"])
     for mode in ("float32", "static"):
         assert (predicted["dense", mode] == predicted["other", mode]).all()

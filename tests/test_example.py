@@ -23,7 +23,7 @@ def example(monkeypatch) -> dict:
     """Return the example's configuration, in its folder, where paths in it start."""
     monkeypatch.chdir(EXAMPLE)
     monkeypatch.syspath_prepend(str(EXAMPLE))
-    return configuration([read_file("config.yaml")], SCHEMA)
+    return configuration([read_file("study.yaml")], SCHEMA)
 
 
 def pixels(split: str) -> tuple[numpy.ndarray, numpy.ndarray]:

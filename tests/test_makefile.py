@@ -9,7 +9,20 @@ import pytest
 
 REPOSITORY = pathlib.Path(__file__).parent.parent
 MAKEFILE = REPOSITORY / "Makefile"
-TARGETS = {"study", "check", "install", "test", "test-all", "test-slurm", "format", "clean", "help"}
+TARGETS = {
+    "study",
+    "new",
+    "check",
+    "compare",
+    "install",
+    "test",
+    "test-all",
+    "test-browser",
+    "test-slurm",
+    "format",
+    "clean",
+    "help",
+}
 
 
 @pytest.fixture
@@ -17,7 +30,7 @@ def make(tmp_path):
     """Return a function that runs make, on a machine with these versions of Python only, in an empty folder."""
     programs = tmp_path / "programs"
     programs.mkdir()
-    for name in ("make", "sh", "sed", "rm", "find"):
+    for name in ("make", "sh", "sed", "rm", "find", "dirname", "basename", "touch", "cat"):
         (programs / name).symlink_to(shutil.which(name))
     for name in ("Makefile", "requirements.txt", "requirements-test.txt", "requirements-lock.txt"):
         shutil.copy(REPOSITORY / name, tmp_path)
@@ -27,7 +40,7 @@ def make(tmp_path):
             python = programs / f"python{version}"
             python.write_text(f'#!/bin/sh\ncase "$2" in *print*) echo {version} ;; esac\n')
             python.chmod(0o755)
-        environment = {"PATH": str(programs)}
+        environment = {"PATH": str(programs), "HOME": str(tmp_path)}
         return subprocess.run(["make", *words], cwd=tmp_path, env=environment, capture_output=True, text=True)
 
     return run
@@ -73,6 +86,50 @@ def test_a_venv_is_made_again_for_another_python_and_updated_for_other_requireme
     output = make("--dry-run", "install").stdout
     assert "-m pip install" in output
     assert "--clear" not in output
+
+
+@pytest.fixture
+def installed(make, tmp_path) -> pathlib.Path:
+    """Return the repository, with two configurations and an installed Snakemake that prints its words."""
+    stamp = tmp_path / re.search(r"touch (\S+)", make("--dry-run", "install").stdout)[1]
+    (stamp.parent / "bin").mkdir(parents=True)
+    snakemake = stamp.parent / "bin/snakemake"
+    snakemake.write_text('#!/bin/sh\nfor word in "$@"; do echo "<$word>"; done\n')
+    snakemake.chmod(0o755)
+    stamp.touch()
+    for folder in ("config", "my studies/first"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "config/config.yaml").touch()
+    (tmp_path / "my studies/first/study.yaml").touch()
+    return tmp_path
+
+
+@pytest.mark.parametrize("target", ["study", "check"])
+@pytest.mark.parametrize(
+    ("words", "config", "folder"),
+    [
+        ((), "config/config.yaml", ""),
+        (("CONFIG=config/config.yaml",), "config/config.yaml", ""),
+        (("CONFIG=my studies/first/study.yaml",), "my studies/first/study.yaml", "my studies/first"),
+        (("CONFIG=~/my studies/first/study.yaml",), "my studies/first/study.yaml", "my studies/first"),
+        (("CONFIG={here}/my studies/first/study.yaml",), "my studies/first/study.yaml", "my studies/first"),
+    ],
+)
+def test_the_folder_of_a_study_is_that_of_its_configuration(make, installed, target, words, config, folder):
+    output = make(target, *(word.format(here=installed) for word in words)).stdout
+    place = f"<--directory>\n<{installed / folder}>\n<--configfile>\n<{installed / config}>\n"
+    assert output.count(place) == output.count("<--snakefile>") > 0
+    assert "<--cores>" not in output
+
+
+def test_the_number_of_cores_can_be_named(make, installed):
+    assert "<all>\n<--cores>\n<2>\n" in make("study", "CORES=2").stdout
+
+
+def test_a_configuration_that_is_not_there_is_named(make, installed):
+    done = make("study", "CONFIG=nowhere.yaml")
+    assert done.returncode != 0
+    assert "there is no file 'nowhere.yaml'; name one with CONFIG=" in done.stderr
 
 
 def test_help_tells_of_every_target(make):

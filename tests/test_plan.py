@@ -31,15 +31,41 @@ def test_the_variants_are_every_combination_once_with_the_paths_of_their_measure
         assert row[kind] == f"results/models/a/seed4/global/0.8/finetune-static.{kind}.json"
 
 
-def test_rate_0_is_the_dense_model_for_every_scope_and_recovery_and_measured_once():
-    of = plan(pruning=pruning(recovery=["none", "batchnorm", "finetune", "rewind", "iterative"]))
+def test_rate_0_is_the_dense_model_for_every_scope_and_measured_once():
+    of = plan(pruning=pruning(recovery=["none", "batchnorm"]))
     dense = [row for row in of.variants if row["rate"] == 0]
-    assert len(dense) == 2 * 5 * 3
+    assert len(dense) == 2 * 2 * 3
     assert {row["size"] for row in dense} == {
         f"results/models/resnet8/seed0/dense-{mode}.size.json" for mode in ("float32", "dynamic", "static")
     }
     assert len(of.measurements) == len(set(of.measurements))
     assert set(of.measurements) == {row[kind] for row in of.variants for kind in MEASUREMENTS}
+
+
+def test_rate_0_of_a_recovery_that_trains_is_its_control():
+    of = plan(pruning=pruning(recovery=["none", "finetune", "rewind", "iterative"]))
+    for scope in of.scopes:
+        recovered = {name: of.checkpoint(scope, 0, name) for name in of.recoveries}
+        assert recovered == {
+            "none": "dense",
+            "finetune": "control/finetune/1",
+            "rewind": "control/rewind/1",
+            "iterative": "control/iterative/2",
+        }
+    assert [of.control(rate, "iterative") for rate in (0.5, 0.8)] == ["control/rewind/1", "control/iterative/2"]
+    assert {of.control(rate, "finetune") for rate in of.rates} == {"control/finetune/1"}
+    rows = {row["file"]: row for row in of.files}
+    stem = "results/models/resnet8/seed0"
+    assert rows[f"{stem}/global/0.8/iterative-static.onnx"]["control"] == f"{stem}/control/iterative/2-static.onnx"
+    assert all(row["control"] in rows for row in rows.values() if row["control"])
+    assert not any(row["control"] for row in rows.values() if row["rate"] == 0 or row["recovery"] == "none")
+
+
+def test_controls_and_dense_float32_files_are_measured_whatever_the_rates_and_modes():
+    of = plan(pruning=pruning(rates=[0.5], recovery=["finetune"]), quantization={"modes": ["static"]})
+    names = {row["file"].removeprefix("results/models/resnet8/seed0/") for row in of.files}
+    assert {"dense-float32.onnx", "control/finetune/1-static.onnx"} <= names
+    assert {row["mode"] for row in of.variants} == {"static"}
 
 
 @pytest.mark.parametrize("rates", [[0.8, 0.5, 0.7], [0.0, 0.8, 0.5, 0.7]])
@@ -73,7 +99,8 @@ def test_float32_is_made_in_every_study_and_qat_by_another_rule(modes, made):
     of = plan(quantization={"modes": modes})
     assert of.quantize_modes == made
     assert of.modes == modes
-    assert len(of.mode_stems) == len(modes)
+    # Measured, too, because the answer's reference is a dense float32 file.
+    assert {stem.rpartition("-")[2] for stem in of.mode_stems} == {"float32", *modes}
 
 
 @pytest.mark.parametrize(
@@ -151,3 +178,9 @@ def test_models_of_another_geometry_have_images_of_their_own_and_those_of_the_sa
     assert {name: str(geometry) for name, geometry in of.other_geometries.items()} == {"40-bicubic": "40-bicubic"}
     expected = {"model": "b", "normalization": "dataset", "channels": "BGR", "full_scale": 255, "classes": None}
     assert of.trained_with("b") == expected
+
+
+@pytest.mark.parametrize(("size", "alone"), [(None, True), (16, True), (224, False)])
+def test_training_takes_a_single_thread_for_small_batches_only(size, alone):
+    of = plan(dataset={"name": "digits", "image_size": size}, training={"batch_size": 32})
+    assert (of.training_threads == 1) is alone

@@ -12,8 +12,8 @@ from PIL import Image
 from runners import python
 
 from elagage.errors import UserError
-from elagage.figures.drawing import COLORS, digits, line_styles
-from elagage.figures.pareto import not_dominated
+from elagage.figures.drawing import COLORS, digits, line_styles, on_panel, spread
+from elagage.figures.pareto import front
 from elagage.figures.quantization import lowest_rate
 from elagage.figures.registry import FIGURES
 from elagage.figures.sensitivity import explanation, tables
@@ -26,7 +26,13 @@ EVERY_SCOPE = (*SCOPES, "channel")
 MODES = ("float32", "dynamic", "dynamic_conv", "static")
 RECOVERIES = ("none", "batchnorm", "finetune", "rewind", "iterative")
 NINE = tuple(rate / 10 for rate in range(10))
-UNIT = re.compile(r"\((%|ms|kB|MB|nats|dense fp32 = 1)\)$")
+UNIT = re.compile(r"\((%|ms|kB|MB|nats|dense float32 = 1)\)$|^points of accuracy lost")
+ANSWER = {"maximum_accuracy_loss": 1.0, "confidence": 0.95}
+
+
+def loss(name, points):
+    """Return the columns of a loss, with bounds half a point away."""
+    return {f"{name}_{part}": points + away for part, away in (("points", 0), ("low", -0.5), ("high", 0.5))}
 
 
 def summary(models=("resnet20",), seeds=(0,), scopes=SCOPES, rates=(0.0, 0.5, 0.9), modes=MODES, recoveries=("none",)):
@@ -38,15 +44,18 @@ def summary(models=("resnet20",), seeds=(0,), scopes=SCOPES, rates=(0.0, 0.5, 0.
     variants = itertools.product(enumerate(models), seeds, scopes, rates, enumerate(recoveries), enumerate(modes))
     for (place, model), seed, scope, rate, (rank, recovery), (number, mode) in variants:
         hurts = {"local": 0.6, "global": 0.5, "channel": 0.75}[scope]
-        accuracy = 0.85 - hurts * rate ** (3 + rank) - 0.01 * seed - 0.05 * place - 0.02 * rate * number
+        dense = 0.85 - 0.05 * place
+        accuracy = dense - hurts * rate ** (3 + rank) - 0.02 * rate * number - 0.01 * seed
         removed = rate if scope == "channel" else 0
         time = (1 + place) * (1.3 - 0.1 * number) * (1 - 0.6 * removed)
         size = (1_156_000 if mode == "float32" else 368_000) * (1 - removed)
         rows.append(
             {"model": model, "seed": seed, "scope": scope, "rate": rate, "recovery": recovery, "mode": mode}
-            | {"accuracy": accuracy, "accuracy_low": accuracy - 0.02, "accuracy_high": accuracy + 0.02}
+            | {"accuracy": accuracy, "reference": f"results/models/{models[0]}/seed{seeds[0]}/dense-float32.onnx"}
+            | loss("dense_loss", 100 * (dense - accuracy))
+            | loss("loss", 100 * (0.85 - accuracy))
             | {"model_size_bytes": size, "packed_size_bytes": size * (1 - 0.9 * (rate - removed))}
-            | {"inference_time_ms": time, "inference_time_low_ms": 0.9 * time, "inference_time_high_ms": 1.1 * time}
+            | {"time_ms": time, "time_low_ms": 0.9 * time, "time_high_ms": 1.1 * time}
             | {"dense_time_ms": 1.0, "speedup": 1 / time, "speedup_low": 0.9 / time, "speedup_high": 1.1 / time}
             | {"eager_time_ms": 4.6, "eager_time_low_ms": 4.5, "eager_time_high_ms": 4.8}
             | {"machine_busy": 0.02, "macs": 41_000_000 * (1 - removed) ** 1.5}
@@ -82,7 +91,8 @@ def study(models=("resnet20",), trained=True, epochs=5, layers=8, given=(), **se
     histories = [history(epochs, key.seed).assign(model=key.model, seed=key.seed) for key in keys if trained]
     rates = [rate for rate in table["rate"].unique() if rate]
     layered = [sensitivities(rates, layers).assign(model=key.model, seed=key.seed) for key in keys if rates]
-    return Study(table, *(pandas.concat(parts) if parts else pandas.DataFrame() for parts in (histories, layered)))
+    tables = (pandas.concat(parts) if parts else pandas.DataFrame() for parts in (histories, layered))
+    return Study(table, *tables, ANSWER)
 
 
 NAMES = ("my.net-2", "NA", "a_network_whose_name_is_far_too_long_for_the_title_of_a_panel_v2")
@@ -108,9 +118,14 @@ DRAWN = [
 
 
 def lines_of(figure):
-    """Return {label: line} of the figure's legend."""
-    (legend,) = figure.legends
-    return dict(zip([text.get_text() for text in legend.get_texts()], legend.legend_handles, strict=True))
+    """Return the labels of the lines of a figure: of its legend or, from above, at the lines of its first panel."""
+    texts = figure.legends[0].get_texts() if figure.legends else []
+    return [text.get_text() for text in texts or sorted(figure.axes[0].texts, key=lambda text: -text.get_position()[1])]
+
+
+def title_of(figure):
+    """Return the title of a figure's legend in one line."""
+    return figure.legends[0].get_title().get_text().replace("\n", " ")
 
 
 @pytest.mark.filterwarnings("error")  # matplotlib warns of panels without room
@@ -125,13 +140,31 @@ def test_every_figure_of_every_study_is_drawn_and_says_its_units(name, of):
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_axes_start_at_zero_and_accuracies_span_all_that_is_possible(name):
+def test_axes_of_costs_start_at_zero(name):
     for axis in FIGURES[name](study(scopes=EVERY_SCOPE)).axes:
-        for text, (low, high) in ((axis.get_xlabel(), axis.get_xlim()), (axis.get_ylabel(), axis.get_ylim())):
-            if "accuracy (%)" in text:
-                assert low == 0 and 100 <= high < 105
-            elif "size" in text or "time" in text or text in ("loss (nats)", "learning rate"):
+        for text, (low, _) in ((axis.get_xlabel(), axis.get_xlim()), (axis.get_ylabel(), axis.get_ylim())):
+            if "size" in text or "time" in text or "speed" in text or text in ("loss (nats)", "learning rate"):
                 assert low == 0
+
+
+@pytest.mark.parametrize("margin", [0.2, 1.0, 3.0, 100.0])
+@pytest.mark.parametrize("name", ["local_pruning_accuracy", "scopes_accuracy", "quantization_comparison", "pareto"])
+def test_losses_are_drawn_with_the_margin_and_room_where_accuracies_are_near(name, margin):
+    figure = FIGURES[name](study()._replace(answer=ANSWER | {"maximum_accuracy_loss": margin}))
+    axis, which = figure.axes[0], "x" if name == "quantization_comparison" else "y"
+    low, high = getattr(axis, f"get_{which}lim")()
+    assert low < 0 < margin < high
+    (dashed,) = [line for line in axis.lines if line.get_color() == "0.2"]
+    assert set(getattr(dashed, f"get_{which}data")()) == {margin}
+    (band,) = axis.patches
+    corners = band.get_bbox().get_points()[:, int(which == "y")]
+    assert corners == pytest.approx([low, margin])
+    names = [text.get_text() for text in getattr(axis, f"get_{which}ticklabels")()]
+    (named,) = [text for text in names if "margin" in text]
+    assert f"{margin:g}" in named
+    heights = on_panel(axis, *([[0, margin / 2, margin]] * 2))[:, int(which == "y")]
+    assert numpy.diff(heights, 2) == pytest.approx(0)  # linear up to the margin
+    assert numpy.diff(heights).sum() > 0.2  # of the panel
 
 
 def test_the_summary_and_the_histories_are_read_as_they_were_written(tmp_path):
@@ -147,7 +180,7 @@ def test_the_summary_and_the_histories_are_read_as_they_were_written(tmp_path):
     layered = [path.with_name("sensitivity.csv") for path in trainings[:2]]
     for path in layered:
         sensitivities((0.5,), layers=3).to_csv(path, index=False)
-    read = read_study(tmp_path / "summary.csv", trainings, layered)
+    read = read_study(tmp_path / "summary.csv", trainings, layered, ANSWER)
     assert list(read.summary["model"].unique()) == ["NA", "007", "1e5"]
     assert set(read.summary["recovery"]) == {"none"}
     assert read.summary["accuracy"].dtype == float
@@ -156,7 +189,7 @@ def test_the_summary_and_the_histories_are_read_as_they_were_written(tmp_path):
     }
     assert read.history["best"].dtype == bool and read.history["best"].sum() == 4
     assert list(read.sensitivity["model"]) == ["NA"] * 6 and list(read.sensitivity["seed"]) == [0] * 3 + [3] * 3
-    alone = read_study(tmp_path / "summary.csv", [], [])
+    alone = read_study(tmp_path / "summary.csv", [], [], ANSWER)
     assert alone.history.empty and alone.sensitivity.empty
 
 
@@ -173,7 +206,7 @@ def test_figures_say_what_was_refused(scopes):
     for name in FIGURES:
         figure = draw(name, refused)
         title = figure.legends[0].get_title().get_text() if figure.legends else figure.texts[-1].get_text()
-        note = title.replace("\n", " ")
+        note = title.replace("\n", " ").partition(". ")[0]
         assert "Refused, so not shown" in note and "plain" not in note
         assert all(f"odd, {scope}" in note for scope in scopes)
 
@@ -184,6 +217,13 @@ def test_a_study_of_which_nothing_is_left_has_figures_that_say_so(tmp_path):
     plot(nothing, [tmp_path / "pareto.png"])
     assert (tmp_path / "pareto.png").stat().st_size > 1000
     assert "resnet20, local" in draw("pareto", nothing).texts[-1].get_text()
+
+
+def test_names_are_text_whatever_they_contain(tmp_path):
+    of = study()
+    layers = of.sensitivity["layer"].replace("stage0.0.conv.weight", r"$\nonsense$.weight")
+    plot(of._replace(sensitivity=of.sensitivity.assign(layer=layers)), [tmp_path / "sensitivity.png"])
+    assert (tmp_path / "sensitivity.png").exists()
 
 
 DENSE = ("quantization_comparison", "sensitivity")  # where much is coloured
@@ -244,13 +284,14 @@ def test_every_line_of_a_figure_has_its_own_label_and_look(column, values):
 @pytest.mark.parametrize("scope", SCOPES)
 def test_pruning_draws_a_panel_per_model_a_line_per_mode_and_the_dense_model(scope):
     figure = FIGURES[f"{scope}_pruning_accuracy"](STUDIES["several models and seeds"])
-    assert [axis.get_title().replace("\n", "") for axis in figure.axes] == list(NAMES)
-    labels = ["dense fp32", "fp32", "dynamic int8", "dynamic_conv int8", "static int8"]
-    assert list(lines_of(figure)) == labels
+    titles = [axis.get_title().replace("\n", "").replace(", dense", "dense") for axis in figure.axes]
+    dense = (85, 80, 75)
+    assert titles == [f"{name}dense float32: {value:.1f} %" for name, value in zip(NAMES, dense, strict=True)]
+    assert lines_of(figure) == ["float32", "dynamic int8", "dynamic_conv int8", "static int8"]
     assert all(scope in axis.get_xlabel() for axis in figure.axes)
     assert [axis.get_ylabel() != "" for axis in figure.axes] == [True, False, False]
     without = FIGURES["global_pruning_accuracy"](STUDIES["one pruned rate"])
-    assert list(lines_of(without)) == ["static int8"]
+    assert lines_of(without) == ["static int8"]
 
 
 @pytest.mark.parametrize("name", ["accuracy", "inference_time", "model_size"])
@@ -259,24 +300,26 @@ def test_pruning_of_several_recoveries_draws_a_panel_for_each_with_the_lines_of_
     figure = FIGURES[f"global_pruning_{name}"](of)
     titles = [axis.get_title() for axis in figure.axes if axis.get_title()]
     expected = ["mine, as pruned", "mine, finetune", "yours, as pruned", "yours, finetune"]
-    assert [title.replace("\n", ", ").removesuffix(", dense fp32: 1.00 ms") for title in titles] == expected
+    assert [re.split(r",?\s+dense", title)[0] for title in titles] == expected
     alone = study(("mine", "yours"), modes=("float32", "static"))
-    assert list(lines_of(figure)) == list(lines_of(FIGURES[f"global_pruning_{name}"](alone)))
+    assert sorted(lines_of(figure)) == sorted(lines_of(FIGURES[f"global_pruning_{name}"](alone)))
 
 
 def test_recoveries_are_lines_in_a_panel_for_each_scope():
     figure = FIGURES["recovery_comparison"](study(scopes=EVERY_SCOPE, recoveries=("iterative", "none", "finetune")))
-    assert list(lines_of(figure)) == ["dense fp32", "as pruned", "finetune", "iterative"]
-    assert [axis.get_title() for axis in figure.axes] == ["resnet20, global", "resnet20, local", "resnet20, channel"]
-    assert figure.axes[0].get_ylabel() == "fp32 test accuracy (%)"
+    assert lines_of(figure) == ["as pruned", "finetune", "iterative"]
+    titles = [axis.get_title().partition("\n")[0] for axis in figure.axes]
+    assert titles == ["resnet20, global", "resnet20, local", "resnet20, channel"]
+    assert figure.axes[0].get_ylabel() == "points of accuracy lost, float32"
     at_half = [container.lines[0].get_ydata()[1] for container in figure.axes[2].containers]
     powers = (4, 5, 3)  # of none, finetune and iterative, which stand second, third and first in the study
-    assert at_half == pytest.approx([100 * (0.85 - 0.75 * 0.5**power) for power in powers])
+    assert at_half == pytest.approx([75 * 0.5**power for power in powers])
 
 
 def test_the_packed_size_is_strong_and_falls_below_the_thin_flat_size_of_the_file():
     figure = FIGURES["global_pruning_model_size"](study(modes=("float32", "static")))
-    assert list(lines_of(figure)) == ["packed", "ONNX file", "fp32", "static int8"]
+    names = ["float32, ONNX file", "static int8, ONNX file", "float32, packed", "static int8, packed"]
+    assert lines_of(figure) == names  # from above, as they end
     packed, packed_int8, stored, stored_int8 = [container.lines[0] for container in figure.axes[0].containers]
     assert packed.get_ydata() == pytest.approx([1156, 635.8, 219.64])
     assert list(stored.get_ydata()) == [1156] * 3 and list(stored_int8.get_ydata()) == [368] * 3
@@ -288,8 +331,9 @@ def test_the_time_that_fewer_multiplications_let_expect_is_drawn_where_channels_
     of = study(scopes=("global", "channel"))
     assert not any("MACs" in text for text in lines_of(FIGURES["global_pruning_inference_time"](of)))
     figure = FIGURES["channel_pruning_inference_time"](of)
-    (line,) = [line for line in figure.axes[0].lines if "MACs" in line.get_label()]
+    (line,) = [line for line in figure.axes[0].lines if line.get_color() == "0.5" and line.get_xdata()[-1] == 90]
     assert line.get_ydata() == pytest.approx([1.0, 0.5**-1.5, 0.1**-1.5])
+    assert "MACs" in lines_of(figure)[0]
     low, high = figure.axes[0].get_ylim()
     assert low == 0 and 1 < high < 5  # what is expected at rate 0.9 does not press the measurements flat
 
@@ -297,13 +341,13 @@ def test_the_time_that_fewer_multiplications_let_expect_is_drawn_where_channels_
 def test_the_figure_of_time_shows_the_speedup_and_says_the_milliseconds():
     figure = FIGURES["global_pruning_inference_time"](study(modes=("float32", "static")))
     [axis] = figure.axes
-    assert axis.get_ylabel() == "speed-up (dense fp32 = 1)"
-    assert axis.get_title() == "resnet20, dense fp32: 1.00 ms"
+    assert axis.get_ylabel() == "speed-up (dense float32 = 1)"
+    assert axis.get_title() == "resnet20, dense float32: 1.00 ms"
     static = axis.containers[1]
     assert static.lines[0].get_ydata() == pytest.approx([1 / 1.2] * 3)
     ends = static.lines[2][0].get_segments()
     assert [bar[:, 1] for bar in ends] == [pytest.approx([0.9 / 1.2, 1.1 / 1.2])] * 3
-    assert list(lines_of(figure)) == ["dense fp32", "fp32", "static int8"]
+    assert lines_of(figure) == ["static int8", "float32"]
 
 
 @pytest.mark.parametrize("name", ["global_pruning_inference_time", "quantization_comparison", "pareto"])
@@ -312,18 +356,17 @@ def test_a_figure_of_times_says_that_the_machine_was_busy(name):
     unknown.summary["machine_busy"] = numpy.nan
     busy = study()
     busy.summary.loc[busy.summary["rate"] == 0, "machine_busy"] = 0.46
-    titles = [FIGURES[name](of).legends[0].get_title().get_text() for of in (quiet, unknown, busy)]
+    titles = [title_of(FIGURES[name](of)) for of in (quiet, unknown, busy)]
     assert "46 %" in titles[2] and "other programs" in titles[2]
     assert not any("other programs" in title for title in titles[:2])
 
 
 def test_whiskers_are_the_interval_of_one_seed_and_the_range_of_several():
-    one = estimates(study(), METRICS["accuracy"])
-    assert numpy.allclose(one["value"] - one["low"], 2) and numpy.allclose(one["high"] - one["value"], 2)
-    several = estimates(study(seeds=(0, 1, 8)), METRICS["accuracy"])
-    assert numpy.allclose(several["value"] - several["low"], 5) and numpy.allclose(
-        several["high"] - several["value"], 3
-    )
+    one = estimates(study(), METRICS["dense_loss"])
+    assert numpy.allclose(one["value"] - one["low"], 0.5) and numpy.allclose(one["high"] - one["value"], 0.5)
+    several = estimates(study(seeds=(0, 1, 8)), METRICS["dense_loss"])
+    assert numpy.allclose(several["value"] - several["low"], 3)
+    assert numpy.allclose(several["high"] - several["value"], 5)
     titles = [
         FIGURES["local_pruning_accuracy"](study(seeds=seeds)).legends[0].get_title().get_text()
         for seeds in ((4,), (0, 1))
@@ -334,12 +377,13 @@ def test_whiskers_are_the_interval_of_one_seed_and_the_range_of_several():
 
 def test_a_model_with_one_seed_beside_models_with_several_keeps_its_interval_and_is_named():
     of = study(("mine", "given"), seeds=(0, 1, 8), given=("given",))
-    table = estimates(of, METRICS["accuracy"]).set_index("model")
+    table = estimates(of, METRICS["dense_loss"]).set_index("model")
     mine, given = table.loc["mine"], table.loc["given"]
-    assert numpy.allclose(mine["high"] - mine["value"], 3) and numpy.allclose(mine["value"] - mine["low"], 5)
-    assert numpy.allclose(given["high"] - given["value"], 2) and numpy.allclose(given["value"] - given["low"], 2)
+    assert numpy.allclose(mine["high"] - mine["value"], 5) and numpy.allclose(mine["value"] - mine["low"], 3)
+    assert numpy.allclose(given["high"] - given["value"], 0.5) and numpy.allclose(given["value"] - given["low"], 0.5)
     text = "mean of 3 seeds, whiskers from the lowest to the highest"
-    assert whiskers(of, METRICS["accuracy"]) == f"{text}; one seed of given, whiskers: 95 % interval"
+    bounds = "bounds of the loss, each with 95 % confidence"
+    assert whiskers(of, METRICS["dense_loss"]) == f"{text}; one seed of given, whiskers: {bounds}"
     assert whiskers(of, METRICS["model_size"]) == text
 
 
@@ -351,26 +395,57 @@ def test_a_size_has_no_interval_and_a_unit_that_fits():
     assert metric("model_size", large).label == "model size (MB)"
     assert metric("packed_size", large).label == "packed size (MB)"
     assert estimates(study()._replace(summary=large), metric("model_size", large))["value"].max() == pytest.approx(44.7)
-    assert not FIGURES["local_pruning_model_size"](STUDIES["usual"]).legends[0].get_title().get_text()
+    assert not any(
+        legend.get_title().get_text() for legend in FIGURES["local_pruning_model_size"](STUDIES["usual"]).legends
+    )
 
 
-def test_scopes_are_lines_in_fp32_or_the_first_mode():
+def test_scopes_are_lines_in_float32_or_the_first_mode():
     figure = FIGURES["scopes_accuracy"](STUDIES["usual"])
-    assert list(lines_of(figure)) == ["dense fp32", "global", "local"]
-    assert figure.axes[0].get_ylabel() == "fp32 test accuracy (%)"
+    assert lines_of(figure) == ["local", "global"]
+    assert figure.axes[0].get_ylabel() == "points of accuracy lost, float32"
     every = FIGURES["scopes_accuracy"](study(scopes=EVERY_SCOPE))
-    assert list(lines_of(every)) == ["dense fp32", "global", "local", "channel"]
+    assert lines_of(every) == ["channel", "local", "global"]
     quantized = FIGURES["scopes_accuracy"](study(modes=("static", "dynamic")))
-    assert quantized.axes[0].get_ylabel() == "static int8 test accuracy (%)"
+    assert quantized.axes[0].get_ylabel() == "points of accuracy lost, static int8"
+
+
+@pytest.mark.parametrize("name", ["global_pruning_model_size", "channel_pruning_inference_time", "pareto"])
+@pytest.mark.parametrize("modes", [("static",), MODES])
+def test_names_at_lines_and_points_do_not_overlap(name, modes):
+    figure = FIGURES[name](study(scopes=EVERY_SCOPE, modes=modes, rates=NINE))
+    figure.draw_without_rendering()
+    for axis in figure.axes:
+        boxes = [text.get_window_extent() for text in axis.texts]
+        assert boxes and not any(first.overlaps(second) for first, second in itertools.combinations(boxes, 2))
+        assert all(axis.bbox.ymin - 1 <= box.ymin and box.ymax <= axis.bbox.ymax + 1 for box in boxes)
+
+
+@pytest.mark.parametrize("places", [[0.2, 0.8], [0.5] * 4, [-3, 0.5, 0.52, 9], [0.9, 0.1, 0.11], [1, 1, 1], []])
+def test_spread_keeps_the_order_and_moves_only_what_would_overlap(places):
+    moved = spread(places, 0.1)
+    assert list(numpy.argsort(moved)) == list(numpy.argsort(places, kind="stable"))
+    assert numpy.all(numpy.diff(numpy.sort(moved)) >= 0.1 - 1e-9)
+    assert numpy.all((moved >= 0.05 - 1e-9) & (moved <= 0.95 + 1e-9))
+    alone = [
+        place for place in places if 0.05 <= place <= 0.95 and sum(abs(place - other) < 0.2 for other in places) == 1
+    ]
+    assert all(numpy.isclose(moved, place).any() for place in alone)
+
+
+def test_few_panels_name_lines_at_their_ends_and_many_have_a_legend():
+    few, many = (FIGURES["local_pruning_accuracy"](study([f"m{index}" for index in range(count)])) for count in (2, 3))
+    assert [len(axis.texts) for axis in few.axes] == [len(MODES)] * 2 and not few.legends[0].get_texts()
+    assert not any(axis.texts for axis in many.axes) and len(many.legends[0].get_texts()) == len(MODES)
 
 
 def test_quantization_compares_all_modes_and_pytorch_at_the_lowest_rate():
     figure = FIGURES["quantization_comparison"](STUDIES["usual"])
     rows = [text.get_text() for text in figure.axes[0].get_yticklabels()]
-    assert rows == ["fp32", "dynamic int8", "dynamic_conv int8", "static int8", "PyTorch eager fp32"]
+    assert rows == ["float32", "dynamic int8", "dynamic_conv int8", "static int8", "PyTorch eager float32"]
     written = [[text.get_text() for text in axis.texts] for axis in figure.axes]
     sizes = ["1,156"] + ["368"] * 3
-    assert written == [["85.0"] * 4, sizes, sizes, ["1.30", "1.20", "1.10", "1.00", "4.60"]]
+    assert written == [["0.00"] * 4, sizes, sizes, ["1.30", "1.20", "1.10", "1.00", "4.60"]]
     assert figure.axes[1].get_xlim() == figure.axes[2].get_xlim()
     assert figure.get_suptitle() == "Quantization of the dense model"
     pruned = FIGURES["quantization_comparison"](STUDIES["one pruned rate"])
@@ -382,7 +457,7 @@ def test_of_equal_variants_at_rate_0_one_is_drawn_and_at_another_rate_every_reco
     pruned = study(rates=(0.5, 0.9), modes=("float32", "static"), recoveries=("none", "finetune"))
     assert len(lowest_rate(pruned.summary)) == 4
     rows = [text.get_text() for text in FIGURES["quantization_comparison"](pruned).axes[0].get_yticklabels()]
-    assert rows[:4] == ["as pruned, fp32", "as pruned, static int8", "finetune, fp32", "finetune, static int8"]
+    assert rows[:4] == ["as pruned, float32", "as pruned, static int8", "finetune, float32", "finetune, static int8"]
 
 
 def test_training_history_marks_the_epoch_that_was_kept():
@@ -404,36 +479,73 @@ def test_training_history_shows_the_mean_and_the_range_of_several_seeds():
     assert not FIGURES["training_history"](study()).axes[1].collections
 
 
-def test_not_dominated_by_hand():
-    cost, gain = numpy.array([1, 2, 2, 3, 1, 4]), numpy.array([5, 7, 6, 7, 5, 9])
-    assert not_dominated(cost, gain) == [True, True, False, False, True, True]
+def points_of(*rows):
+    """Return points as `front` takes them; rows: cost, its interval half as wide, loss, and its interval."""
+    names = ("cost_value", "cost_half", "value", "half")
+    table = pandas.DataFrame([dict(zip(names, row, strict=True)) for row in rows])
+    bounds = {
+        f"{name}{end}": table[f"{name}value"] + sign * table[f"{name}half"]
+        for name in ("", "cost_")
+        for end, sign in (("low", -1), ("high", 1))
+    }
+    return table.assign(**bounds)
 
 
-def test_pareto_rings_the_best_and_joins_the_rates_in_order():
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ([(1000, 0, 5, 0.5), (2000, 0, 2, 0.5), (3000, 0, 3, 0.5), (4000, 0, 0, 0.5)], [0, 1, 3]),
+        ([(9900, 0, 5, 0.5), (9999, 0, 1, 0.5)], [1]),  # 99 bytes less are no point of the front
+        ([(9900, 0, 1, 0.5), (9999, 0, 5, 0.5)], [0]),
+        ([(1, 0.2, 5, 0.5), (1.3, 0.2, 1, 0.5)], [1]),  # times whose intervals meet
+        ([(1000, 0, 1, 0.5), (2000, 0, 0.8, 0.5)], [0]),  # losses that cannot be told apart
+        ([(1000, 0, 1, 0.5), (2000, 0, 0.8, 0.5), (3000, 0, 0.4, 0.5)], [0, 2]),
+        ([(1000, 0, 1, 0.5), (1000, 0, 1, 0.5)], [0]),
+    ],
+)
+def test_a_point_of_the_front_loses_clearly_less_than_all_cheaper_ones(rows, expected):
+    assert front(points_of(*rows)) == expected
+
+
+def test_the_front_ends_where_rounding_puts_a_mean_above_all_of_which_it_is_the_mean():
+    points = points_of((1000, 0, 0.1, 0))
+    points["value"] += numpy.spacing(0.1)
+    assert front(points) == [0]
+
+
+def ring_of(axis):
+    (ring,) = [line for line in axis.lines if line.get_label().startswith("loses clearly less")]
+    return ring
+
+
+def test_pareto_rings_and_names_the_front_and_joins_the_rates_in_order():
     of = study(rates=(0.9, 0.0, 0.5), modes=("float32", "static"))
     size, time = FIGURES["pareto"](of).axes
-    ring = next(line for line in size.lines if line.get_label() == "not dominated")
-    # Of static int8: dense, once for each scope, and global pruning, which costs less accuracy than local. Of fp32
-    # none but the rate of 0.9 is smaller than some of these, and static at 0.5 is smaller still and more accurate.
-    assert size.get_xlabel() == "packed size (kB)"
-    assert sorted(ring.get_xdata()) == pytest.approx([69.92, 202.4, 368, 368])
-    assert not size.collections and not time.collections  # no bars of one seed
-    curves = [line for line in time.lines if line.get_label() == "static int8"]
-    assert len(curves) == len(SCOPES)
-    assert list(lines_of(time.figure)) == ["fp32", "static int8", "global", "local", "not dominated"]
+    assert size.get_xlabel() == "packed size (kB)" and time.get_xlabel() == "time per image (ms)"
+    # Of float32 none but the rate of 0.9 is smaller than some of these, and static at 0.5 is smaller still and better.
+    assert list(ring_of(size).get_xdata()) == pytest.approx([69.92, 202.4, 368])
+    named = ["global 90 %, static int8", "global 50 %, static int8", "dense, static int8"]
+    assert [text.get_text() for text in size.texts] == named
+    assert [text.get_text() for text in time.texts] == ["dense, static int8"]  # zeros cost as much time
+    assert lines_of(size.figure) == ["float32", "static int8", "global", "local", ring_of(size).get_label()]
+    curves = [line for line in time.lines if line.get_linestyle() != "None" and len(line.get_xdata()) == 3]
+    assert len(curves) == 2 * len(SCOPES)
     for curve in curves:
-        assert list(curve.get_ydata()) == sorted(curve.get_ydata(), reverse=True)
+        assert list(curve.get_ydata()) == sorted(curve.get_ydata())
+    assert "against resnet20/seed0/dense-float32.onnx (85.0 %)" in title_of(size.figure)
 
 
-def test_pareto_rings_the_best_of_all_recoveries_and_shows_the_range_of_seeds():
-    of = study(modes=("float32",), scopes=("global",), recoveries=("none", "finetune"), seeds=(0, 1))
-    figure = FIGURES["pareto"](of)
-    assert [axis.get_title() for axis in figure.axes] == ["resnet20, as pruned"] * 2 + ["resnet20, finetune"] * 2
-    rings = [line for axis in figure.axes for line in axis.lines if line.get_label() == "not dominated"]
-    sizes = [sorted(ring.get_xdata()) for ring in rings[::2]]
-    assert sizes == [pytest.approx([1156]), pytest.approx([219.64, 635.8, 1156])]  # finetune is better where pruned
-    bars = [bar[:, 1] for collection in figure.axes[0].collections for bar in collection.get_segments()]
-    assert any(bar == pytest.approx([84, 85]) for bar in bars)
+def test_the_front_is_of_all_recoveries():
+    of = study(modes=("float32",), scopes=("global",), recoveries=("none", "finetune"))
+    axes = FIGURES["pareto"](of).axes
+    assert [axis.get_title() for axis in axes] == ["resnet20, as pruned"] * 2 + ["resnet20, finetune"] * 2
+    sizes = [list(ring_of(axis).get_xdata()) for axis in axes[::2]]
+    assert sizes == [pytest.approx([1156]), pytest.approx([219.64, 635.8])]  # finetune is better where pruned
+
+
+def test_pareto_shows_intervals_while_they_can_be_told_apart():
+    few, many = (FIGURES["pareto"](study(rates=rates)).axes for rates in ((0.5,), NINE))
+    assert all(axis.collections for axis in few) and not any(axis.collections for axis in many)
 
 
 def layer_table(rows):
@@ -507,8 +619,6 @@ def test_every_figure_has_a_caption():
 
 
 def test_plotting_needs_neither_torch_nor_onnxruntime_nor_a_display():
-    code = (
-        "import plot, sys; print(sorted({'torch', 'onnxruntime', 'scipy', 'matplotlib.pyplot'} & sys.modules.keys()))"
-    )
+    code = "import plot, sys; print(sorted({'torch', 'onnxruntime', 'matplotlib.pyplot'} & sys.modules.keys()))"
     found = python(code)
     assert found.stdout.strip() == "[]", found.stderr

@@ -12,7 +12,7 @@ from PIL import Image
 
 from elagage.data import SPLITS, Dataset, Split
 from elagage.errors import UserError
-from elagage.files import sha256
+from elagage.files import read_json, sha256
 from elagage.geometry import Geometry
 from elagage.image_folder import image_fingerprint, read_image
 from prepare_data import channel_moments, prepare_data, split_validation
@@ -22,7 +22,7 @@ def outputs(folder: pathlib.Path) -> dict[str, str]:
     arrays = {
         f"{split}_{kind}": str(folder / f"{split}_{kind}.npy") for split in SPLITS for kind in ("images", "labels")
     }
-    return {"dataset": str(folder / "dataset.json"), **arrays}
+    return {"dataset": str(folder / "dataset.json"), "test_files": str(folder / "test_files.json"), **arrays}
 
 
 def prepared(name: str, path, folder: pathlib.Path, image_size: int | None = None, fraction: float = 0.25):
@@ -302,6 +302,20 @@ def test_another_geometry_has_other_pixels_of_the_same_images_in_the_same_order(
     assert (others["test"].images != splits["test"].images).any()
     assert "covers the square (bilinear" in dataset.preprocessing()["size"]
     assert "whatever its shape (bicubic" in other.preprocessing()["size"]
+
+
+def test_test_images_keep_the_names_of_their_files_in_their_order(tmp_path):
+    random = numpy.random.default_rng(0)
+    names = [f"{split}/{name}/{number}.png" for split in ("train", "test") for name in "ab" for number in range(5)]
+    images = {name: Image.fromarray(random.integers(0, 256, (8, 8), numpy.uint8)) for name in names}
+    images["test/a/\udcff.png"] = noise()
+    path = write_folder(tmp_path / "images", images)
+    _, splits = prepared("image_folder", path, tmp_path / "data", 8)
+    listed = read_json(tmp_path / "data/test_files.json")
+    assert sorted(listed) == sorted([name for name in names if name.startswith("test")] + ["test/a/\\xff.png"])
+    for name, image in zip(listed, splits["test"].images, strict=True):
+        if "xff" not in name:
+            assert numpy.array_equal(image[0], numpy.asarray(images[name]))
 
 
 @pytest.mark.parametrize(

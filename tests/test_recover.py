@@ -10,12 +10,15 @@ from torch import nn
 
 from elagage.data import Dataset, PreparedData
 from elagage.errors import UserError
+from elagage.files import refusal
 from elagage.pytorch.checkpoints import load_checkpoint, save_checkpoint
 from elagage.pytorch.models import ModelSpec, Normalize, build_network
 from elagage.pytorch.pruning import count_weights, hold_zeros, magnitude_prune, prunable, zero_smallest
 from elagage.pytorch.recovery import SCHEDULES, finetune, rewind
 from elagage.pytorch.training import TrainingSettings, evaluate, warmup_and_cosine
 from elagage.pytorch.training_state import TrainingState
+from quantize import quantize_checkpoint
+from quantize_export import quantize_export
 from recover import recover
 
 SETTINGS = TrainingSettings(
@@ -103,6 +106,16 @@ def test_the_checkpoint_says_where_it_comes_from(tmp_path, data, pruned):
     retraining = {"epochs": 3, "learning_rate": 0.0005}
     assert provenance == before | {"recovery": "finetune", "retraining": retraining, "torch": torch.__version__}
     assert provenance["zeros"] == round(0.8 * provenance["weights"])
+
+
+def test_a_dense_network_trains_on_as_a_control_whose_file_is_held_to_no_share_of_zeros(tmp_path, data, dense):
+    control = recovered(data, dense, "finetune", tmp_path / "out")
+    assert "zeros" not in load_checkpoint(control)[1]
+    assert any((weights(control)[name] != tensor).any() for name, tensor in weights(dense).items())
+    quantize_export(data.dataset, "resnet8", None, tmp_path / "graph.onnx")
+    outputs = {"float32": str(tmp_path / "control.onnx")}
+    quantize_checkpoint(data.dataset, str(tmp_path / "graph.onnx"), str(control), calibration=None, outputs=outputs)
+    assert refusal(outputs["float32"]) is None
 
 
 @pytest.mark.parametrize("recovery", RETRAINING)

@@ -10,10 +10,11 @@ from runners import SCRIPTS
 TORCH = {"torch", "torch_pruning"}  # not torchvision, of which downloads.py takes what it knows of data sets
 ONNX = {"onnx", "onnx_ir", "onnxruntime", "onnxscript"}
 FIGURES = {"matplotlib", "pandas"}
+PAGE = {"altair", "jinja2", "markupsafe"}
 # Room -> what nothing in it may import. What lies in no room, on top, has the name of the package.
-WALLS = {"pytorch": set(), "onnx": TORCH, "figures": TORCH | ONNX, "packing": TORCH | ONNX, "elagage": TORCH | ONNX}
+WALLS = {"pytorch": set(), "onnx": TORCH} | dict.fromkeys(("figures", "packing", "page", "elagage"), TORCH | ONNX)
 # Room -> of which each of its modules imports something, or it belongs into a lower one.
-NEEDS = {"pytorch": TORCH, "onnx": ONNX, "figures": FIGURES}
+NEEDS = {"pytorch": TORCH, "onnx": ONNX, "figures": FIGURES, "page": PAGE}
 # Jobs that train, prune, export, or time eager PyTorch, and the one that tries all of that.
 WITH_TORCH = (
     "train train_import prune recover recover_batchnorm sensitivity quantize_export quantize_qat "
@@ -84,6 +85,12 @@ def test_packing_needs_numpy_and_the_standard_library():
         files, packages = reached(file)
         assert packages <= {"numpy"}, file
         assert {path.parent.name for path in files} == {"packing"}, file
+
+
+def test_predict_stands_alone_beside_a_deployed_model():
+    files, packages = reached(SCRIPTS / "elagage/onnx/predict.py")
+    assert packages == {"numpy", "onnxruntime", "PIL"}
+    assert len(files) == 1
 
 
 @pytest.mark.parametrize("script", [file.stem for file in sorted(SCRIPTS.glob("*.py"))])

@@ -7,8 +7,9 @@ import pandas
 import pytest
 
 from elagage.errors import UserError
-from elagage.files import write_json
-from summarize import busy_line, measurements, sparsity, summarize
+from elagage.files import write_csv, write_json
+from elagage.measurements import KINDS, measurements, sparsity
+from summarize import busy_line, busy_note, summarize
 
 PROMISED = {
     *("model", "seed", "scope", "rate", "recovery", "mode", "sparsity", "accuracy", "accuracy_low", "accuracy_high"),
@@ -39,6 +40,7 @@ def measured(
 ) -> dict[str, str]:
     """Write the three measurements of a variant; the dense model took 4 ms for every image."""
     paths = {kind: str(folder / f"{name}.{kind}.json") for kind in ("accuracy", "size", "latency")}
+    paths["file"] = str(folder / f"{name}.onnx")
     write_json(paths["accuracy"], {"images": 1000, "correct": correct})
     counts = {"weights": 400, "zeros": 100, "int8_weights": 300, "operators": 4, "int8_operators": 3}
     packed = {"packed_bytes": 1200, "xz_bytes": 1500, "entropy_bytes": 1100.4, "macs": macs}
@@ -46,6 +48,22 @@ def measured(
     write_json(paths["size"], {"bytes": 5000, **packed, **counts, "provenance": {"torch": "2.14.1"}})
     write_json(paths["latency"], latency(nanoseconds, [4_000_000] * len(nanoseconds), **timing))
     return paths
+
+
+def compared(folder, variants: list[dict]) -> pathlib.Path:
+    """Write the losses of the variants, and return the path."""
+    rows = [
+        {"file": variant["file"], "loss_points": 0.5, "images_to_tell": None, "became_wrong": 7, "became_right": 2}
+        for variant in variants
+    ]
+    write_csv(folder / "losses.csv", rows)
+    return folder / "losses.csv"
+
+
+def summarized(folder, variants: list[dict]) -> None:
+    """Write s.csv and s.md of the variants."""
+    eager = {"net/seed0": folder / "eager.json"}
+    summarize(variants, eager, compared(folder, variants), folder / "s.csv", folder / "s.md")
 
 
 @pytest.fixture
@@ -61,9 +79,12 @@ def summary(tmp_path):
             **measured(tmp_path, "b", 850, [1_999_999, 2_000_000, 2_000_001] * 20),
         },
     ]
-    write_json(tmp_path / "eager.json", {"eager": times([12_000_000] * 20), "dense": times([4_000_000] * 20)})
+    write_json(
+        tmp_path / "eager.json",
+        {"eager": times([12_000_000] * 20), "dense": times([4_000_000] * 20), "machine_busy": 0.03},
+    )
     outputs = tmp_path / "summary.csv", tmp_path / "summary.md"
-    summarize(variants, {"net/seed0": tmp_path / "eager.json"}, *outputs)
+    summarize(variants, {"net/seed0": tmp_path / "eager.json"}, compared(tmp_path, variants), *outputs)
     return outputs
 
 
@@ -95,6 +116,7 @@ def test_the_row_holds_the_statistics_of_the_measurements(summary):
     assert (row["cpu_time_ms"], row["dense_cpu_time_ms"]) == (1, 2)
     assert row["machine_busy"] == 0.02
     assert row["eager_time_ms"] == pytest.approx(12)
+    assert row["eager_machine_busy"] == 0.03
     assert row["eager_to_onnxruntime"] == pytest.approx(3)
 
 
@@ -111,8 +133,8 @@ def test_the_markdown_is_a_table_that_says_how_it_was_measured(summary):
 def test_multiply_accumulates_that_could_not_be_counted_are_called_unknown(tmp_path):
     variant = {"model": "net", "seed": 0, "scope": "local", "recovery": "none", "rate": 0.5, "mode": "static"}
     paths = measured(tmp_path, "a", 900, [4_000_000] * 50, macs=None)
-    write_json(tmp_path / "eager.json", {"eager": times([3] * 20), "dense": times([1] * 20)})
-    summarize([{**variant, **paths}], {"net/seed0": tmp_path / "eager.json"}, tmp_path / "s.csv", tmp_path / "s.md")
+    write_json(tmp_path / "eager.json", {"eager": times([3] * 20), "dense": times([1] * 20), "machine_busy": 0.03})
+    summarized(tmp_path, [{**variant, **paths}])
     assert "| unknown " in (tmp_path / "s.md").read_text()
     assert "nan" not in (tmp_path / "s.md").read_text()
 
@@ -123,8 +145,8 @@ def test_the_speedup_is_a_paired_ratio(tmp_path):
     variant = {"model": "net", "seed": 0, "scope": "local", "recovery": "none", "rate": 0.5, "mode": "static"}
     paths = measured(tmp_path, "a", 900, (1_000_000 * slow).tolist())
     write_json(paths["latency"], latency(1_000_000 * slow, 3_000_000 * slow))
-    write_json(tmp_path / "eager.json", {"eager": times([3] * 20), "dense": times([1] * 20)})
-    summarize([{**variant, **paths}], {"net/seed0": tmp_path / "eager.json"}, tmp_path / "s.csv", tmp_path / "s.md")
+    write_json(tmp_path / "eager.json", {"eager": times([3] * 20), "dense": times([1] * 20), "machine_busy": 0.03})
+    summarized(tmp_path, [{**variant, **paths}])
     row = pandas.read_csv(tmp_path / "s.csv").iloc[0]
     assert [row["speedup"], row["speedup_low"], row["speedup_high"]] == pytest.approx([3, 3, 3])
 
@@ -134,7 +156,7 @@ def test_loads_that_differ_widen_the_interval_of_time_and_speedup(tmp_path):
     loads = numpy.array([[0.9], [0.95], [1], [1.05], [1.1]])
     paths = measured(tmp_path, "a", 900, [1] * 50)
     write_json(paths["latency"], latency(1_000_000 * loads.repeat(1000, axis=1), numpy.full((5, 1000), 3_000_000)))
-    row = measurements(*paths.values())
+    row = measurements(*(paths[kind] for kind in KINDS))
     assert row["speedup_low"] < 2.9 and row["speedup_high"] > 3.1
     assert row["inference_time_low_ms"] < 0.95 and row["inference_time_high_ms"] > 1.05
 
@@ -143,8 +165,8 @@ def test_batches_have_columns_of_images_per_second(tmp_path):
     named = {"model": "net", "seed": 0, "scope": "local", "recovery": "none", "rate": 0.5, "mode": "static"}
     batches = {"8": [[2_000_000] * 4] * 5, "64": [[8_000_000] * 2] * 5}
     variant = {**named, **measured(tmp_path, "a", 900, [500_000] * 50, batches=batches)}
-    write_json(tmp_path / "eager.json", {"eager": times([3] * 20), "dense": times([1] * 20)})
-    summarize([variant], {"net/seed0": tmp_path / "eager.json"}, tmp_path / "s.csv", tmp_path / "s.md")
+    write_json(tmp_path / "eager.json", {"eager": times([3] * 20), "dense": times([1] * 20), "machine_busy": 0.03})
+    summarized(tmp_path, [variant])
     row = pandas.read_csv(tmp_path / "s.csv").iloc[0]
     assert [row["throughput_batch_8"], row["throughput_batch_64"]] == pytest.approx([4000, 8000])
     assert row["throughput_batch_64_low"] <= row["throughput_batch_64"] <= row["throughput_batch_64_high"]
@@ -168,7 +190,13 @@ def test_the_summary_says_how_busy_the_machine_was(shares, words):
 @pytest.mark.parametrize("content", ["", "text", "[]", '{"name": "digits"}'])
 def test_a_damaged_measurement_is_named(tmp_path, kind, content):
     paths = measured(tmp_path, "a", 900, [4_000_000] * 20)
-    measurements(*paths.values())
+    measurements(*(paths[kind] for kind in KINDS))
     pathlib.Path(paths[kind]).write_text(content)
     with pytest.raises(UserError, match=rf"a\.{kind}\.json: damaged"):
-        measurements(*paths.values())
+        measurements(*(paths[kind] for kind in KINDS))
+
+
+@pytest.mark.parametrize(("shares", "said"), [([0.01, 0.02], None), ([0.01, 0.5], "up to 50% of"), ([None], None)])
+def test_what_to_do_about_a_busy_machine_is_said_once(shares, said):
+    note = busy_note(pandas.DataFrame({"machine_busy": shares, "eager_machine_busy": shares}))
+    assert note is None if said is None else said in note

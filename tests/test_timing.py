@@ -196,12 +196,3 @@ def test_what_other_processes_take_is_all_that_this_one_does_not(tmp_path, monke
 
 def test_a_system_without_that_count_has_no_share(tmp_path):
     assert OtherWork(tmp_path / "missing").share() is None
-
-
-@pytest.mark.parametrize(("busy", "said"), [(5, False), (50, True)])
-def test_a_busy_machine_is_said(tmp_path, capsys, busy, said):
-    (tmp_path / "stat").write_text(stat(0, 0))
-    others = OtherWork(tmp_path / "stat", lambda: 0.0)
-    (tmp_path / "stat").write_text(stat(busy, 100 - busy))
-    assert others.share_with_note() == pytest.approx(busy / 100)
-    assert (f"{busy}% of this machine's CPU time" in capsys.readouterr().out) == said

@@ -6,9 +6,11 @@ import dataclasses
 import json
 import pathlib
 import pickle
+import resource
 
 import pytest
 import torch
+from runners import python
 from safetensors.torch import save_file
 from torch import nn
 
@@ -326,3 +328,31 @@ def test_a_file_of_text_is_refused(tmp_path, data):
 def test_a_missing_file_is_refused_by_name(tmp_path, data):
     for ending in ("pt", "safetensors"):
         refused(data, tmp_path / f"absent.{ending}", "No such file")
+
+
+@pytest.mark.skipif(not hasattr(resource, "RUSAGE_THREAD"), reason="only Linux counts the time of one thread")
+def test_a_training_takes_the_cores_that_it_was_given(dataset, tmp_path):
+    """With one, all of its work is that of one thread, whatever the machine has and other programs leave of it."""
+    done = python(f"""
+import resource
+from pathlib import Path
+from elagage.data import Dataset, PreparedData, Split
+from elagage.pytorch.models import ModelSpec
+from elagage.pytorch.training import TrainingSettings, compute_reproducibly
+from elagage.pytorch.training_state import TrainingState
+from train import train
+
+compute_reproducibly(threads=1)
+data, output = Path({str(dataset)!r}), Path({str(tmp_path)!r})
+split = lambda name: Split.read(data / f"{{name}}_images.npy", data / f"{{name}}_labels.npy")
+prepared = PreparedData(Dataset.read(data / "dataset.json"), split("train"), split("validation"))
+used = lambda whose: sum(resource.getrusage(whose)[:2])
+before = used(resource.RUSAGE_SELF), used(resource.RUSAGE_THREAD)
+settings = TrainingSettings(**{SETTINGS | {"epochs": 30}})
+state = TrainingState(output / "state.pt", {{}})
+train(prepared, ModelSpec("mine", "resnet8", 0), settings, state=state, checkpoint=output / "a", history=output / "b")
+print("seconds", used(resource.RUSAGE_SELF) - before[0], used(resource.RUSAGE_THREAD) - before[1])
+""")
+    process, thread = map(float, done.stdout.splitlines()[-1].split()[1:])
+    assert process > 0.5
+    assert process <= 1.1 * thread

@@ -4,8 +4,11 @@ import contextlib
 import dataclasses
 import itertools
 import math
+import os
 import pathlib
 import random
+import subprocess
+import sys
 import tempfile
 
 import numpy
@@ -13,6 +16,7 @@ import pytest
 import torch
 from interruption import Killed
 from networks import Auxiliary, InPlace
+from runners import SCRIPTS
 from torch import nn
 
 from elagage.data import Dataset, PreparedData, Split
@@ -30,6 +34,7 @@ from elagage.pytorch.training import (
     evaluate,
     fit,
     mean_loss,
+    memory_format,
     warmup_and_cosine,
 )
 from elagage.pytorch.training_state import TrainingState
@@ -599,3 +604,70 @@ def test_what_a_network_compiles_is_computed_as_written():
 
     torch.compile(nn.Linear(2, 2), backend=backend)(torch.ones(1, 2))
     assert compiled == []
+
+
+class Narrow(nn.Module):
+    """A 1x1 convolution with a stride: of so many channels, of groups, or as a function."""
+
+    def __init__(
+        self, channels: int = 1, stride: int = 2, kernel: int = 1, groups: int = 1, *, functional: bool = False
+    ):
+        super().__init__()
+        self.wide = nn.Conv2d(1, channels, 3, padding=1)
+        self.norm = nn.BatchNorm2d(channels)
+        self.narrow = nn.Conv2d(channels, 48, kernel, stride, groups=groups)
+        self.linear = nn.Linear(48, 3)
+        self.functional = functional
+
+    def forward(self, x):
+        x = self.norm(self.wide(x))
+        if self.functional:
+            x = nn.functional.conv2d(x, self.narrow.weight, stride=self.narrow.stride)
+        else:
+            x = self.narrow(x)
+        return self.linear(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize("channels", [1, 3, 7, 12])
+def test_narrow_convolutions_are_trained_without_writing_beyond_their_gradient(channels, data, tmp_path):
+    """In a process of its own, which PyTorch killed: its gradients, too, are those of float64."""
+    script = f"""
+import copy, torch
+from elagage.pytorch.training import memory_format
+import sys
+sys.path.insert(0, {str(pathlib.Path(__file__).parent)!r})
+from test_training import Narrow
+
+torch.manual_seed(0)
+network = Narrow({channels})
+pixels = torch.randn(4, 1, 32, 32)
+lies = memory_format(network, pixels)
+network.to(memory_format=lies)
+for _ in range(30):
+    network.zero_grad()
+    network(pixels.contiguous(memory_format=lies)).square().sum().backward()
+exact = copy.deepcopy(network).double()
+exact.zero_grad()
+exact(pixels.double()).square().sum().backward()
+torch.testing.assert_close(network.narrow.weight.grad.double(), exact.narrow.weight.grad, rtol=1e-3, atol=1e-4)
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, env=os.environ | {"PYTHONPATH": str(SCRIPTS)})
+
+
+@pytest.mark.parametrize(
+    ("network", "lies"),
+    [
+        (Narrow(7), torch.contiguous_format),
+        (Narrow(7, functional=True), torch.contiguous_format),
+        (Narrow(7, stride=(1, 2)), torch.contiguous_format),
+        (Narrow(16), torch.channels_last),
+        (Narrow(7, stride=1), torch.channels_last),
+        (Narrow(7, kernel=3), torch.channels_last),
+        (Narrow(8, groups=8), torch.channels_last),
+    ],
+)
+def test_tensors_lie_channels_last_unless_a_narrow_convolution_has_a_stride(network, lies):
+    before = torch.random.get_rng_state()
+    assert memory_format(network, torch.zeros(2, 1, 8, 8)) == lies
+    assert not network.norm.num_batches_tracked
+    assert torch.equal(torch.random.get_rng_state(), before)

@@ -156,6 +156,7 @@ def configuration(
     if mistakes:
         raise UserError("\n".join(f"configuration: {_message(mistake, schema)}" for mistake in mistakes))
     _check_epochs(config)
+    _check_reference(config)
     _check_meant(stated, config)
     for table, key in (("retraining", "learning_rate"), ("quantization", "qat_learning_rate")):
         if config[table][key] is None:
@@ -220,6 +221,16 @@ def _check_epochs(config: Mapping) -> None:
         raise UserError(
             f"configuration: retraining.epochs: {rewinding[0]} would go back {rewound} epochs, but training.epochs is "
             f"{trained}; lower retraining.epochs to {trained} or less"
+        )
+
+
+def _check_reference(config: Mapping) -> None:
+    """Raise UserError if the answer's reference is no model of the study."""
+    name, models = config["answer"]["reference"], list(config["models"])
+    if name is not None and name not in models:
+        raise UserError(
+            f"configuration: answer.reference: {name!r} is no model of the study; name one of {', '.join(models)}, or "
+            f"say null"
         )
 
 

@@ -121,11 +121,13 @@ class Dataset:
         return dataclasses.replace(self, mean=mean, std=std)
 
     def preprocessing(self) -> dict:
-        """Return what an ONNX file tells its user of the images that it takes."""
+        """Return what an ONNX file tells its user of the images that it takes; predict.py reads how they are scaled."""
         return {
             "input": f"uint8 [batch, {self.channels}, {self.image_size}, {self.image_size}], raw pixels",
             "colours": "grey" if self.channels == 1 else "RGB",
             "size": Geometry(self.resize, self.interpolation).description(self.image_size),
+            "resize": self.resize,
+            "interpolation": self.interpolation,
             "mean": self.mean,
             "std": self.std,
         }
@@ -184,6 +186,18 @@ class PreparedData:
         """Return the data of a rule's named inputs: `dataset`, and `<split>_images` and `<split>_labels`."""
         dataset = Dataset.read(files.dataset, trained_with)
         return cls(dataset, dataset.split(files, "train"), dataset.split(files, "validation"))
+
+
+def read_labels(path: str | os.PathLike) -> numpy.ndarray:
+    """Return the labels of a split that prepare_data wrote: the number of a class for each image, int64 [n]."""
+    with reading(path):
+        return numpy.load(path)
+
+
+def read_predictions(path: str) -> numpy.ndarray:
+    """Return the predictions that evaluate_accuracy wrote: the number of a class for each image, int32 [n]."""
+    with reading(path):
+        return numpy.load(path)
 
 
 def check_classes(stated: Sequence[str], known: Sequence[str], key: str) -> None:

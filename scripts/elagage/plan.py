@@ -6,14 +6,21 @@ import itertools
 from collections.abc import Mapping
 
 from elagage.code_checksum import code_checksums
-from elagage.data import USUAL_IMAGES
+from elagage.data import OWN_SIZES, USUAL_IMAGES
 from elagage.geometry import COVER, Geometry
 from elagage.user_code import import_roots
 
 PRUNED = "results/models/{model}/seed{seed}/{scope}/{rate}"  # folder of the checkpoints of a scope and rate
 STEM = "results/models/{model}/seed{seed}/{checkpoint}"  # of a checkpoint, without its ending
 MEASUREMENTS = ("accuracy", "size", "latency")
+PREDICTIONS = ("predictions", "validation_predictions")
+NAMES = ("model", "seed", "scope", "rate", "recovery", "mode")  # columns that name a variant
 WITHOUT_TRAINING = ("none", "batchnorm")  # recoveries that the rule recover does not make
+TRAINING_THREADS = 8  # at most, of the cores that a run has
+# Pixels of a batch, up to which training takes a single thread. For a ResNet-8 and 32 images of 16x16, two threads
+# mostly wait for each other: beside other programs on two cores an epoch of 597 images took 7 s of CPU time,
+# with one 0.6 s.
+SMALL_BATCH = 2**14
 FIGURES_OF_SCOPE = ("accuracy", "model_size", "inference_time")
 
 
@@ -59,8 +66,11 @@ class Plan:
 
     @property
     def mode_stems(self) -> list[str]:
-        """The paths, without their endings, of the variants of a checkpoint."""
-        return [f"{STEM}-{mode}" for mode in self.modes]
+        """The paths, without their endings, of the files of a checkpoint that are measured.
+
+        float32 is among them in every study, because the answer's reference is a dense float32 file.
+        """
+        return [f"{STEM}-{mode}" for mode in dict.fromkeys(["float32", *self.modes])]
 
     @property
     def trained(self) -> list[str]:
@@ -94,18 +104,35 @@ class Plan:
     def checkpoint(self, scope: str, rate: float, recovery: str) -> str:
         """Return the path of a checkpoint below its model and seed, without its ending.
 
-        No content is computed twice: nothing is pruned at rate 0, so every scope and recovery shares the dense model
-        there, and the first step of `iterative` is `rewind`.
+        No content is computed twice: nothing is pruned at rate 0, so every scope shares the dense model there, or that
+        of a recovery that trains, its control; and the first step of `iterative` is `rewind`.
         """
         if rate == 0:
-            return "dense"
+            return self.control(self.rates[-1], recovery)
         first = next(filter(None, self.rates))
         return f"{scope}/{rate}/{'rewind' if recovery == 'iterative' and rate == first else recovery}"
+
+    def control(self, rate: float, recovery: str) -> str:
+        """Return the checkpoint of the dense network that trained as long as the recovery at this rate did.
+
+        What a recovery that trains makes of a pruned network is compared with it. That of `iterative` trains again for
+        each rate, from the control of the rate before. A recovery that does not train has the dense network.
+        """
+        if recovery in WITHOUT_TRAINING:
+            return "dense"
+        step = [*filter(None, self.rates)].index(rate) + 1 if recovery == "iterative" and rate else 1
+        return f"control/{'rewind' if step == 1 and recovery == 'iterative' else recovery}/{step}"
+
+    @property
+    def controls(self) -> list[str]:
+        """The checkpoints that are controls, each once."""
+        asked = [self.control(rate, recovery) for recovery in self.recoveries for rate in self.rates]
+        return [name for name in dict.fromkeys(asked) if name != "dense"]
 
     def recovered_before(self, scope: str, rate: float) -> str:
         """Return the checkpoint that `iterative` made at the rate before, the dense one if there is none."""
         before = max([lower for lower in self.rates if lower < rate], default=0)
-        return self.checkpoint(scope, before, "iterative")
+        return self.checkpoint(scope, before, "iterative") if before else "dense"
 
     @functools.cached_property
     def variants(self) -> list[dict]:
@@ -116,21 +143,56 @@ class Plan:
                 self.seeds(model), self.scopes, self.rates, self.recoveries, self.modes
             ):
                 stem = f"results/models/{model}/seed{seed}/{self.checkpoint(scope, rate, recovery)}-{mode}"
-                columns = {
-                    "model": model,
-                    "seed": seed,
-                    "scope": scope,
-                    "rate": rate,
-                    "recovery": recovery,
-                    "mode": mode,
-                }
-                rows.append(columns | {measurement: f"{stem}.{measurement}.json" for measurement in MEASUREMENTS})
+                columns = dict(zip(NAMES, (model, seed, scope, rate, recovery, mode), strict=True))
+                rows.append(columns | measured(stem))
         return rows
+
+    @functools.cached_property
+    def files(self) -> list[dict]:
+        """One row per ONNX file, each once, with what names it and the paths of its measurements and predictions.
+
+        The dense float32 file of each model and seed is among them, and all controls, whatever the rates and modes. A
+        dense file has no scope, and no recovery unless it is a control. `control`: the file that it is compared with,
+        "" for what did not train after pruning.
+        """
+        rows = {}
+        for name in self.model_seeds:
+            model, _, seed = name.rpartition("/seed")
+            named = {"model": model, "seed": int(seed), "scope": "", "rate": 0.0, "control": ""}
+            rows[f"results/models/{name}/dense-float32.onnx"] = named | {"recovery": "", "mode": "float32"}
+            for control, mode in itertools.product(self.controls, dict.fromkeys(["float32", *self.modes])):
+                recovery = control.split("/")[1]
+                rows[f"results/models/{name}/{control}-{mode}.onnx"] = named | {"recovery": recovery, "mode": mode}
+        for row in self.variants:
+            stem = f"results/models/{row['model']}/seed{row['seed']}/{self.control(row['rate'], row['recovery'])}"
+            trained = row["rate"] > 0 and row["recovery"] not in WITHOUT_TRAINING
+            named = {key: row[key] for key in NAMES} | {"control": f"{stem}-{row['mode']}.onnx" if trained else ""}
+            rows.setdefault(row["file"], named | ({} if row["rate"] else {"scope": "", "recovery": ""}))
+        for file, row in rows.items():
+            row |= measured(file.removesuffix(".onnx")) | predicted(file.removesuffix(".onnx"))
+        return list(rows.values())
+
+    @property
+    def summary(self) -> list[dict]:
+        """The rows of the summary: all variants, then the dense files and controls that no variant names."""
+        named = {row["file"] for row in self.variants}
+        keys = (*NAMES, "file", *MEASUREMENTS)
+        return self.variants + [{key: row[key] for key in keys} for row in self.files if row["file"] not in named]
 
     @property
     def measurements(self) -> list[str]:
         """The paths of all measurements, each once."""
-        return sorted({row[measurement] for row in self.variants for measurement in MEASUREMENTS})
+        return sorted({row[measurement] for row in self.files for measurement in MEASUREMENTS})
+
+    @property
+    def training_threads(self) -> int:
+        """The threads of a job that trains: one for small batches.
+
+        Then jobs that train beside each other use the cores, and weights do not depend on how many there are.
+        """
+        dataset = self.config["dataset"]
+        pixels = (dataset["image_size"] or OWN_SIZES[dataset["name"]]) ** 2
+        return 1 if self.config["training"]["batch_size"] * pixels <= SMALL_BATCH else TRAINING_THREADS
 
     @property
     def trial_training(self) -> dict:
@@ -148,14 +210,19 @@ class Plan:
         return asked | {"rates": list(dict.fromkeys([*pruned[-1:], *pruned[:1]]))}
 
     def work(self, model: str) -> dict:
-        """Return how much there is to do for a model: numbers of checkpoints, variants, passes over images, images."""
+        """Return how much there is to do for a model: numbers of checkpoints, variants, passes over images, images.
+
+        And how many threads a training takes.
+        """
         checkpoints = {
-            (seed, self.checkpoint(scope, rate, recovery))
+            (seed, name)
             for seed, scope, rate, recovery in itertools.product(
                 self.seeds(model), self.scopes, self.rates, self.recoveries
             )
+            for name in ("dense", self.checkpoint(scope, rate, recovery), self.control(rate, recovery))
         }
-        retrained = [name for _, name in checkpoints if name.rpartition("/")[2] in self.retraining_recoveries]
+        trained = (*(f"/{name}" for name in self.retraining_recoveries), *self.controls)
+        retrained = [name for _, name in checkpoints if name.endswith(trained)]
         trainings = len(self.seeds(model)) if model in self.trained else 0
         passes = trainings * self.config["training"]["epochs"] + len(retrained) * self.config["retraining"]["epochs"]
         if "qat" in self.modes:  # each pass takes about twice as long
@@ -165,6 +232,8 @@ class Plan:
             "variants": len(checkpoints) * len(self.modes),
             "modes": self.modes,
             "training_passes": passes,
+            "trainings": trainings + len(retrained),
+            "training_threads": self.training_threads,
             "timed_images": self.config["evaluation"]["latency_images"] or USUAL_IMAGES["evaluation.latency_images"],
         }
 
@@ -222,6 +291,16 @@ class Plan:
         """Return the checksums of the user's file that defines a model and of what it imports, None if built in."""
         file = self.config["models"][model]["architecture"].rpartition(":")[0]
         return code_checksums(file, import_roots(file)) if file else None
+
+
+def measured(stem: str) -> dict[str, str]:
+    """Return the paths of an ONNX file and of its measurements; stem: its path without the ending."""
+    return {"file": f"{stem}.onnx"} | {measurement: f"{stem}.{measurement}.json" for measurement in MEASUREMENTS}
+
+
+def predicted(stem: str) -> dict[str, str]:
+    """Return the paths of the predictions of an ONNX file on test and on validation images."""
+    return {predictions: f"{stem}.{predictions}.npy" for predictions in PREDICTIONS}
 
 
 def pruned_for(recovery: str) -> str:

@@ -42,3 +42,50 @@ def mean_difference_interval(before: numpy.ndarray, after: numpy.ndarray) -> tup
     """Return the mean of before - after, [n] each, of the same images, and its 95 % interval (Student 1908)."""
     low, high = scipy.stats.ttest_rel(before, after).confidence_interval(CONFIDENCE)
     return float(numpy.mean(before - after)), float(low), float(high)
+
+
+def mean_interval(values: numpy.ndarray) -> tuple[float, float, float]:
+    """Return the mean of two or more values, [n], and its 95 % interval (Student 1908)."""
+    mean = float(numpy.mean(values))
+    half = float(scipy.stats.sem(values) * scipy.stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1))
+    return mean, mean - half, mean + half
+
+
+def p_of_accuracies(first: numpy.ndarray, second: numpy.ndarray, paired: bool) -> float:
+    """Return the p-value of the hypothesis that two models are equally accurate.
+
+    first, second: bool, whether each image is classified correctly; [n] each, of the same images, if paired, where the
+    test is McNemar's exact one (1947); of different images it is Fisher's exact one (1922).
+    """
+    if not paired:
+        counts = [[int(correct.sum()), int((~correct).sum())] for correct in (first, second)]
+        return float(scipy.stats.fisher_exact(counts).pvalue)
+    lost, changed = int((first & ~second).sum()), int((first != second).sum())
+    return float(scipy.stats.binomtest(lost, changed).pvalue) if changed else 1.0
+
+
+def ratio_of_means(first: tuple, second: tuple, loads: int) -> tuple[float, float, float, float]:
+    """Return second / first with its 95 % interval, and the p-value of the hypothesis that it is 1 (Welch 1947).
+
+    first, second: what loads_interval returned, of as many loads each.
+    """
+    quantile = scipy.stats.t.ppf((1 + CONFIDENCE) / 2, loads - 1)
+    errors = [(numpy.log(high) - numpy.log(low)) / (2 * quantile) for _, low, high in (first, second)]
+    error = numpy.hypot(*errors)
+    logarithm = numpy.log(second[0] / first[0])
+    if error == 0:
+        ratio = float(numpy.exp(logarithm))
+        return ratio, ratio, ratio, float(logarithm == 0)
+    freedom = (loads - 1) * error**4 / sum(part**4 for part in errors)
+    half = error * scipy.stats.t.ppf((1 + CONFIDENCE) / 2, freedom)
+    ratio, low, high = (float(numpy.exp(logarithm + step)) for step in (0, -half, half))
+    return ratio, low, high, float(2 * scipy.stats.t.sf(abs(logarithm) / error, freedom))
+
+
+def adjusted(p_values: list[float]) -> list[float]:
+    """Return p-values of which each can be compared with 5 % though there are many of them (Holm 1979)."""
+    order, result, largest = numpy.argsort(p_values), numpy.empty(len(p_values)), 0.0
+    for rank, index in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        result[index] = largest
+    return result.tolist()

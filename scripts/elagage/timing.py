@@ -13,8 +13,6 @@ from typing import NamedTuple
 
 import numpy
 
-from elagage.job import say
-
 LOADS = 10  # of each model, over which the images are divided
 # Calls after each load that are not counted. Of a ResNet-8 of 0.05 ms the first takes 1.6 times as long as later ones,
 # the third 1.02 times, the tenth 1.005 times.
@@ -137,17 +135,6 @@ class OtherWork:
             return None
         busy, total = (end - start for start, end in zip(self._start, now, strict=True))
         return min(1.0, max(0.0, busy / total)) if total > 0 else 0.0
-
-    def share_with_note(self) -> float | None:
-        """Return the share, and tell the user if the machine was busy."""
-        share = self.share()
-        if share is not None and share > BUSY:
-            say(
-                f"other programs took {share:.0%} of this machine's CPU time while models were timed: times are longer "
-                "than on an idle machine, and the intervals of speed-ups wider. To time again without them, add "
-                "--forcerun evaluate_latency at the end of the command"
-            )
-        return share
 
     def _read(self) -> tuple[float, float] | None:
         """Return the seconds that others took, and those of all cores, since the machine started."""

@@ -16,7 +16,7 @@ rule check_model:
         "results/logs/check_model/{model}.log",
     conda:
         "../../envs/pytorch.yaml"
-    threads: 8
+    threads: PLAN.training_threads
     resources:
         mem_mb=times_attempt(8000),
         runtime=times_attempt(60),
@@ -52,6 +52,7 @@ rule check:
         runtime=times_attempt(5),
     params:
         work={model: PLAN.work(model) for model in config["models"]},
+        answer=config["answer"],
         code=code("check"),
     message:
         "Say what the study can do"

@@ -16,11 +16,13 @@ from elagage.ancient_inputs import respect_ancient, stand_in
 from elagage.code_checksum import code_checksums
 from elagage.configuration import check_files, configuration, read_command_line, read_file
 from elagage.errors import UserError
+from elagage.files import read_json, sha256
 from elagage.geometry import COVER
 from elagage.image_folder import image_fingerprint
 from elagage.job import failures
-from elagage.plan import PRUNED, STEM, Plan, graph, pruned_for
+from elagage.plan import NAMES, PRUNED, STEM, Plan, graph, pruned_for
 from elagage.record_outputs import record_outputs
+from elagage.terminal import narrate
 
 
 def exit_on_user_error(function, *arguments):
@@ -40,6 +42,20 @@ def show_failures() -> None:
     for message, logs in failures("results/logs", STARTED).items():
         others = f" and {len(logs) - 1} more" if len(logs) > 1 else ""
         print(f"\nerror: {message}\n(log: {logs[0]}{others})", file=sys.stderr)
+
+
+def made_the_answer(targets) -> bool:
+    """Return whether the answer is there, and a run with these target jobs made it for its user."""
+    return os.path.exists("results/answer.json") and any(
+        job.rule.name in ("all", "certify", "deploy") for job in targets
+    )
+
+
+def show_answer() -> None:
+    """Show which files to deploy, and the page to read on."""
+    page = "results/report.html" if os.path.exists("results/report.html") else "results/answer.md"
+    sentences = read_json("results/answer.json")["sentences"]
+    print("", *sentences, f"All of it, on a page to send to a colleague: {os.path.abspath(page)}", sep="\n")
 
 
 def read_configuration() -> dict:
@@ -136,6 +152,13 @@ def recovered_before(wildcards) -> str:
     return f"{STEM}.safetensors".format(**wildcards, **{"checkpoint": before})
 
 
+def control_before(wildcards) -> str:
+    """Return the checkpoint that a control trains on from: the dense one, or the control of the step before."""
+    step = int(wildcards.step) - 1
+    before = f"control/{'rewind' if step == 1 else 'iterative'}/{step}" if step else "dense"
+    return f"{STEM}.safetensors".format(**wildcards, checkpoint=before)
+
+
 def caption(figure: str) -> str:
     """Return the caption's file; those of the scopes share one."""
     return f"../report/{re.sub('^(local|global|channel)_pruning', 'pruning', figure)}.rst"
@@ -152,6 +175,8 @@ def one_of(names) -> str:
     return "|".join(map(re.escape, names)) or "(?!)"
 
 
+if workflow.is_main_process and not (workflow.output_settings.dryrun or workflow.output_settings.verbose):
+    narrate(logger)
 config = exit_on_user_error(read_configuration)
 if workflow.is_main_process:
     exit_on_user_error(check_files, config, logger.warning)
@@ -169,10 +194,12 @@ if workflow.remote_exec:
 
 
 wildcard_constraints:
+    objective=one_of(config["answer"]["objectives"]),
     model=one_of(config["models"]),
     seed=one_of(map(str, config["seeds"])),
     geometry=one_of(PLAN.other_geometries),
     scope="local|global|channel",
     rate=one_of(map(str, PLAN.rates)),
     recovery=one_of(PLAN.retraining_recoveries),
-    checkpoint=f"dense|[a-z]+/({one_of(map(str, PLAN.rates))})/[a-z_]+",
+    step=r"\d+",
+    checkpoint=rf"dense|control/[a-z]+/\d+|[a-z]+/({one_of(map(str, PLAN.rates))})/[a-z_]+",

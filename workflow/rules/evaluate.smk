@@ -1,4 +1,4 @@
-"""{checkpoint}-{mode}.onnx -> .accuracy.json with .predictions.npy, .size.json and .latency.json beside it.
+"""{checkpoint}-{mode}.onnx -> .accuracy.json, .predictions.npy, .size.json and .latency.json beside it.
 
 A job measures all modes of a checkpoint: starting a job takes longer than most measurements.
 """
@@ -7,11 +7,13 @@ A job measures all modes of a checkpoint: starting a job takes longer than most 
 rule evaluate_accuracy:
     input:
         **split_arrays("test"),
+        **split_arrays("validation"),
         dataset=DATASET,
         onnx_files=[f"{stem}.onnx" for stem in PLAN.mode_stems],
     output:
         accuracy=[f"{stem}.accuracy.json" for stem in PLAN.mode_stems],
         predictions=[f"{stem}.predictions.npy" for stem in PLAN.mode_stems],
+        validation_predictions=[f"{stem}.validation_predictions.npy" for stem in PLAN.mode_stems],
     log:
         "results/logs/evaluate_accuracy/{model}/seed{seed}/{checkpoint}.log",
     conda:
@@ -23,7 +25,7 @@ rule evaluate_accuracy:
     params:
         code=code("evaluate_accuracy"),
     message:
-        "Classify the test images with {wildcards.model}, seed {wildcards.seed}, {wildcards.checkpoint}"
+        "Classify the images with {wildcards.model}, seed {wildcards.seed}, {wildcards.checkpoint}"
     script:
         "../../scripts/evaluate_accuracy.py"
 

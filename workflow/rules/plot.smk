@@ -22,6 +22,7 @@ rule plot:
         mem_mb=times_attempt(2000),
         runtime=times_attempt(30),
     params:
+        answer=config["answer"],
         code=code("plot"),
     message:
         "Draw the figures"

@@ -13,6 +13,7 @@ rule prepare_data:
         validation_labels="results/data/validation_labels.npy",
         test_images="results/data/test_images.npy",
         test_labels="results/data/test_labels.npy",
+        test_files="results/data/test_files.json",
     log:
         "results/logs/prepare_data.log",
     conda:
@@ -42,6 +43,7 @@ use rule prepare_data as prepare_data_as_trained with:
         validation_labels="results/data/{geometry}/validation_labels.npy",
         test_images="results/data/{geometry}/test_images.npy",
         test_labels="results/data/{geometry}/test_labels.npy",
+        test_files="results/data/{geometry}/test_files.json",
     log:
         "results/logs/prepare_data_as_trained/{geometry}.log",
     params:

@@ -82,7 +82,7 @@ rule quantize_qat:
         "results/benchmarks/quantize_qat/{model}/seed{seed}/{checkpoint}.tsv"
     conda:
         "../../envs/pytorch.yaml"
-    threads: 8
+    threads: PLAN.training_threads
     resources:
         mem_mb=times_attempt(8000),
         runtime=times_attempt(720),

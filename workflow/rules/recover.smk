@@ -19,7 +19,7 @@ rule recover:
         "results/benchmarks/recover/{model}/seed{seed}/{scope}/{rate}/{recovery}.tsv"
     conda:
         "../../envs/pytorch.yaml"
-    threads: 8
+    threads: PLAN.training_threads
     resources:
         mem_mb=times_attempt(8000),
         runtime=times_attempt(720),
@@ -36,6 +36,32 @@ rule recover:
         "Recover {wildcards.model}, seed {wildcards.seed}, {wildcards.scope} {wildcards.rate}, {wildcards.recovery}"
     script:
         "../../scripts/recover.py"
+
+
+# The dense network, trained as much longer: what a recovery gains is compared with it.
+use rule recover as control with:
+    input:
+        **split_arrays("train"),
+        **split_arrays("validation"),
+        check=CHECKED,
+        dataset=DATASET,
+        pruned=control_before,
+    output:
+        checkpoint="results/models/{model}/seed{seed}/control/{recovery}/{step}.safetensors",
+    log:
+        "results/logs/control/{model}/seed{seed}/{recovery}/{step}.log",
+    benchmark:
+        "results/benchmarks/control/{model}/seed{seed}/{recovery}/{step}.tsv"
+    params:
+        architecture=architecture,
+        trained_with=trained_with,
+        user_code=lambda wildcards: user_code(wildcards.model),
+        settings=config["training"],
+        retraining=lambda wildcards: PLAN.retraining(wildcards.recovery),
+        state="results/models/{model}/seed{seed}/control/{recovery}/{step}.training_state.pt",
+        code=code("recover"),
+    message:
+        "Train {wildcards.model}, seed {wildcards.seed}, on as {wildcards.recovery} does, as its control"
 
 
 rule recover_batchnorm:

@@ -4,6 +4,7 @@
 rule summarize:
     input:
         measurements=PLAN.measurements,
+        losses="results/answer/losses.csv",
         eager=[f"results/models/{name}/dense.eager.json" for name in PLAN.model_seeds],
     output:
         csv=report(
@@ -22,7 +23,7 @@ rule summarize:
         mem_mb=times_attempt(2000),
         runtime=times_attempt(30),
     params:
-        variants=PLAN.variants,
+        variants=PLAN.summary,
         strict=config["strict"],
         eager={name: f"results/models/{name}/dense.eager.json" for name in PLAN.model_seeds},
         code=code("summarize"),

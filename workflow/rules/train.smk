@@ -18,7 +18,7 @@ rule train:
         model=one_of(PLAN.trained),
     conda:
         "../../envs/pytorch.yaml"
-    threads: 8
+    threads: PLAN.training_threads
     resources:
         mem_mb=times_attempt(8000),
         runtime=times_attempt(720),

@@ -1,59 +1,111 @@
 """The figure of what accuracy costs."""
 
-import numpy
-from matplotlib.figure import Figure
+import pathlib
 
-from elagage.figures.drawing import error_bars, label, legend, limit, line_styles, ordered, panels, value_name
-from elagage.figures.study import METRICS, Study, disturbance, estimates, metric, seeds
+import pandas
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+
+from elagage.certification import cheapest
+from elagage.figures.drawing import (
+    LABEL_GAP,
+    digits,
+    error_bars,
+    label,
+    legend,
+    line_styles,
+    loss_axis,
+    on_panel,
+    ordered,
+    panels,
+    spread,
+    start_at_zero,
+    value_name,
+)
+from elagage.figures.study import METRICS, Study, dense_accuracy, disturbance, estimates, metric, whiskers
 
 SCOPE_LINES = ("-", "--", ":")
+WHISKERS = 60  # points of a panel up to which intervals can be told apart
+NAMED = 10  # points of a panel that have room for names
 
 
-def not_dominated(cost: numpy.ndarray, gain: numpy.ndarray) -> list[bool]:
-    """Return for each point whether no other costs as little and gains as much, and is better in one of the two."""
-    return [not ((cost <= c) & (gain >= g) & ((cost < c) | (gain > g))).any() for c, g in zip(cost, gain, strict=True)]
+def front(points: pandas.DataFrame) -> list:
+    """Return the labels of the points that lose clearly less than all cheaper ones, the cheapest first.
+
+    points: value, low and high of the loss, and the same of the cost, `cost_...`. The first is the cheapest or, of
+    those whose costs are the same, the one that loses least; the next is likewise chosen from those whose interval lies
+    below that loss, and so on.
+    """
+    chosen, left = [], points
+    while len(left):
+        costs = left[["cost_low", "cost_value", "cost_high"]].to_numpy().T
+        best = left.iloc[cheapest(*costs, -left["value"].to_numpy())]
+        chosen.append(best.name)
+        # Not itself: the mean of equal numbers may lie above all of them, by rounding.
+        left = left[(left["high"] < best["value"]) & (left.index != best.name)]
+    return chosen
+
+
+def name_points(axis: Axes, rows: pandas.DataFrame) -> None:
+    """Write beside points, towards the middle of a panel that has its limits, which variants they are."""
+    places = on_panel(axis, rows["cost_value"], rows["value"])
+    heights = spread(places[:, 1], LABEL_GAP)
+    for row, (along, _), height in zip(rows.itertuples(), places, heights, strict=True):
+        pruned = f"{row.scope} {100 * row.rate:g} %" if row.rate else "dense"
+        axis.annotate(
+            f"{pruned}, {value_name('mode', row.mode)}",
+            (row.cost_value, row.value),
+            (along + (0.04 if along < 0.5 else -0.04), height),
+            textcoords="axes fraction",
+            ha="left" if along < 0.5 else "right",
+            va="center",
+            fontsize=8,
+            path_effects=[withStroke(linewidth=3, foreground="white")],
+            zorder=4,
+        )
 
 
 def pareto(study: Study) -> Figure:
-    """Accuracy against size and against time, two panels for each model and recovery, a line for each mode and scope.
+    """Accuracy lost against size and against time, two panels for each model and recovery, a line for a mode and scope.
 
-    With several recoveries a ring is still given among all variants of the model: one recovery can dominate another.
+    With several recoveries the front is still that of all variants of the model: one recovery can beat another.
     """
-    # Not in ms: absolute times of variants measured at different moments differ by more than most variants do.
-    study = study._replace(summary=study.summary.assign(relative_time=1 / study.summary["speedup"]))
-    summary, counts = study.summary, seeds(study.summary)
+    summary, margin = study.summary, study.answer["maximum_accuracy_loss"]
     # The file as stored has the same size at every rate: zeros take their bytes.
-    size = "packed_size" if "packed_size_bytes" in summary else "model_size"
-    costs = [metric(name, summary) for name in (size, "relative_time")]
-    accuracy = METRICS["accuracy"]
-    accuracies = estimates(study, accuracy)
+    costs = [metric(name, summary) for name in ("packed_size", "time")]
+    losses = estimates(study, METRICS["loss"])
     models, recoveries = summary["model"].unique(), ordered("recovery", summary["recovery"])
     scopes, styles = ordered("scope", summary["scope"]), line_styles("mode", summary["mode"])
     scope_lines = dict(zip(scopes, SCOPE_LINES, strict=False))
     panel_keys = [(recovery, model, cost) for recovery in recoveries for model in models for cost in costs]
-    pairs = 1 if len(recoveries) == 1 else len(models) if len(models) > 1 else 2  # side by side
-    figure, axes = panels(len(panel_keys), columns=2 * pairs)
+    columns = 2 if len(panel_keys) <= 4 else 4
+    figure, axes = panels(len(panel_keys), columns, width=5.2 if columns == 2 else 4.2)
     for axis, (recovery, model, cost) in zip(axes[:, 0], panel_keys, strict=True):
-        estimated = estimates(study, cost)
-        of_model = accuracies.assign(cost=estimated["value"])[accuracies["model"] == model]
-        of_model = of_model.sort_values("rate", kind="stable")
-        rows = of_model[of_model["recovery"] == recovery]
-        for (mode, scope), line in rows.groupby(["mode", "scope"], sort=False):
-            axis.plot(line["cost"], line["value"], color=styles[mode]["color"], ls=scope_lines[scope], linewidth=0.8)
-            if counts[model] > 1:
-                spread = {"linestyle": "none", "color": styles[mode]["color"], "alpha": 0.4, "linewidth": 0.8}
-                bars = error_bars(line), error_bars(estimated.loc[line.index])
-                axis.errorbar(line["cost"], line["value"], *bars, **spread)
-            axis.plot(line["cost"], line["value"], **styles[mode] | {"linestyle": "none"})
+        table = estimates(study, cost)
+        points = losses.join(table[["value", "low", "high"]].add_prefix("cost_"))
+        points = points[points["model"] == model].sort_values("rate", kind="stable")
+        best = points.loc[front(points)]
+        points, best = points[points["recovery"] == recovery], best[best["recovery"] == recovery]
+        for (mode, scope), line in points.groupby(["mode", "scope"], sort=False):
+            color = styles[mode]["color"]
+            axis.plot(line["cost_value"], line["value"], color=color, ls=scope_lines[scope], linewidth=0.8)
+            axis.plot(line["cost_value"], line["value"], **styles[mode] | {"linestyle": "none"})
+            if len(points) <= WHISKERS:
+                bars = error_bars(line), error_bars(table.loc[line.index])
+                faint = {"linestyle": "none", "color": color, "alpha": 0.4, "linewidth": 0.8}
+                axis.errorbar(line["cost_value"], line["value"], *bars, **faint)
         for scope in scopes if len(scopes) > 1 else []:  # only for the legend
             axis.plot([], [], color="0.4", linestyle=scope_lines[scope], linewidth=0.8, label=scope)
-        best = of_model[not_dominated(of_model["cost"].to_numpy(), of_model["value"].to_numpy())]
-        best = best[best["recovery"] == recovery]
-        axis.plot(best["cost"], best["value"], "ok", fillstyle="none", markersize=11, label="not dominated")
+        ring = {"fillstyle": "none", "markersize": 11, "label": "loses clearly less than all cheaper"}
+        axis.plot(best["cost_value"], best["value"], "ok", **ring)
         titles = [model, value_name("recovery", recovery)] if len(recoveries) > 1 else [model]
-        label(axis, cost.label, accuracy.label, *titles)
-        limit(axis, "x", cost.limits)
-        limit(axis, "y", accuracy.limits)
-    several = f"mean of {counts.max()} seeds, bars from the lowest to the highest" if counts.max() > 1 else ""
-    legend(figure, "; ".join(filter(None, (several, disturbance(study)))))
+        label(axis, cost.label, METRICS["loss"].label, *titles)
+        start_at_zero(axis, "x")
+        loss_axis(axis, "y", losses, margin)
+        name_points(axis, best.tail(NAMED))
+    reference = "/".join(pathlib.PurePath(summary["reference"].iloc[0]).parts[-3:])
+    against = f"losses against {reference} ({digits(dense_accuracy(summary, 'loss'))} %)"
+    notes = against, whiskers(study, METRICS["loss"], METRICS["time"]), disturbance(study)
+    legend(figure, "; ".join(filter(None, notes)))
     return figure

@@ -1,9 +1,12 @@
 """What figures show: the tables of a study, and estimates from them with their spread."""
 
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import pandas
 
+from elagage.axes import LOST
+from elagage.figures.drawing import digits, ordered
 from elagage.timing import BUSY
 
 VARIANT_COLUMNS = ["model", "scope", "rate", "recovery", "mode"]
@@ -12,34 +15,41 @@ VARIANT_COLUMNS = ["model", "scope", "rate", "recovery", "mode"]
 class Study(NamedTuple):
     """What is drawn: summary.csv, and the rows of every history.csv and sensitivity.csv with their model and seed.
 
-    The rows of summary.csv that have a reason in `refused` instead of measurements are apart.
+    answer: the table of the configuration. The rows of summary.csv that have a reason in `refused` instead of
+    measurements are apart.
     """
 
     summary: pandas.DataFrame
     history: pandas.DataFrame
     sensitivity: pandas.DataFrame
+    answer: Mapping[str, Any]
     refused: pandas.DataFrame = pandas.DataFrame()
 
 
 class Metric(NamedTuple):
-    """A measurement: the label and ends of its axis, and the columns of summary.csv with its value and interval."""
+    """A measurement: the label of its axis, the columns of summary.csv with its value and interval, and their words."""
 
     label: str
     scale: float  # drawn value = column * scale
     columns: tuple[str, ...]  # value, low, high; only the value if it has no interval
-    limits: tuple[float, float | None] = (0, None)  # None: the data decide
+    interval: str = ""  # what the columns low and high are; {confidence}: that of the answer, in percent
+    written: Callable[[float], str] = digits
 
 
+BOUNDS = "bounds of the loss, each with {confidence:g} % confidence"
+LOADS = "95 % interval of the time over loads of the file"
 METRICS = {
-    # To 103 %, for markers at 100 % to stay whole.
-    "accuracy": Metric("test accuracy (%)", 100, ("accuracy", "accuracy_low", "accuracy_high"), (0, 103)),
+    # Against the reference of the answer, or the dense float32 file of the same model and seed.
+    **{
+        name: Metric(LOST, 1, (f"{name}_points", f"{name}_low", f"{name}_high"), BOUNDS, "{:.2f}".format)
+        for name in ("loss", "dense_loss")
+    },
     "model_size": Metric("model size (kB)", 1e-3, ("model_size_bytes",)),
     "packed_size": Metric("packed size (kB)", 1e-3, ("packed_size_bytes",)),
-    "speedup": Metric("speed-up (dense fp32 = 1)", 1, ("speedup", "speedup_low", "speedup_high")),
-    "relative_time": Metric("time per image (dense fp32 = 1)", 1, ("relative_time",)),
+    "speedup": Metric("speed-up (dense float32 = 1)", 1, ("speedup", "speedup_low", "speedup_high"), LOADS),
     **{
-        name: Metric("inference time per image (ms)", 1, (f"{name}_ms", f"{name}_low_ms", f"{name}_high_ms"))
-        for name in ("inference_time", "eager_time")
+        name: Metric("time per image (ms)", 1, (f"{name}_ms", f"{name}_low_ms", f"{name}_high_ms"), LOADS)
+        for name in ("time", "eager_time")
     },
 }
 
@@ -50,6 +60,17 @@ def metric(name: str, summary: pandas.DataFrame) -> Metric:
     if name.endswith("_size") and summary["model_size_bytes"].max() >= 1e7:
         return chosen._replace(label=chosen.label.replace("(kB)", "(MB)"), scale=1e-6)
     return chosen
+
+
+def dense_accuracy(rows: pandas.DataFrame, loss: str = "dense_loss") -> float:
+    """Return the accuracy, in %, against which rows have a loss; of several seeds it is the mean."""
+    compared = 100 * rows["accuracy"] + rows[f"{loss}_points"]
+    return float(compared.groupby(rows["seed"]).first().mean())
+
+
+def simplest_recovery(dense: pandas.DataFrame) -> pandas.DataFrame:
+    """Return the rows of one recovery, which trains only if all do: at rate 0 that is the dense model itself."""
+    return dense[dense["recovery"] == ordered("recovery", dense["recovery"])[0]]
 
 
 def seeds(summary: pandas.DataFrame) -> pandas.Series:
@@ -71,14 +92,16 @@ def estimates(study: Study, measured: Metric) -> pandas.DataFrame:
     return (measured.scale * groups.agg(value=(value, "mean"), low=("low", "min"), high=("high", "max"))).reset_index()
 
 
-def whiskers(study: Study, measured: Metric) -> str:
-    """Return what the whiskers of each model stand for, as the title of a legend."""
+def whiskers(study: Study, *measured: Metric) -> str:
+    """Return what the whiskers of each model stand for in a figure of these measurements, as the title of a legend."""
     counts = seeds(study.summary)
     one, parts = list(counts.index[counts == 1]), []
     if counts.max() > 1:
         parts.append(f"mean of {counts.max()} seeds, whiskers from the lowest to the highest")
-    if one and len(measured.columns) == 3:
-        parts.append((f"one seed of {', '.join(one)}, " if parts else "") + "whiskers: 95 % interval")
+    intervals = [text for text in dict.fromkeys(metric.interval for metric in measured) if text]
+    if one and intervals:
+        words = ", and ".join(intervals).format(confidence=100 * study.answer["confidence"])
+        parts.append((f"one seed of {', '.join(one)}, " if parts else "") + f"whiskers: {words}")
     return "; ".join(parts)
 
 

@@ -55,12 +55,16 @@ def load(path: str | os.PathLike, threads: int) -> Model:
     """
     if threads > (cores := os.cpu_count() or 1):
         raise UserError(f"evaluation.threads: {threads} asked for, but this machine has {cores} core(s); lower it")
+    with reading(path):
+        return Model(session(path, threads))
+
+
+def session(model: str | os.PathLike | bytes, threads: int) -> onnxruntime.InferenceSession:
+    """Return a session of an ONNX file, or of its content, on the CPU with `threads` threads, not one for each core."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    with reading(path):
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    return Model(session)
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def predictions(model: Model, split: Split) -> numpy.ndarray:

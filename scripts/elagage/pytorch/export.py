@@ -6,7 +6,6 @@ import traceback
 
 import onnx
 import onnx_ir
-import onnxruntime
 import torch
 from onnxruntime.capi.onnxruntime_pybind11_state import (
     Fail,
@@ -21,6 +20,7 @@ from elagage.data import Dataset
 from elagage.errors import UserError
 from elagage.logits import logits_difference
 from elagage.onnx.graph import INPUT, OUTPUT, PREPROCESS, WEIGHTS, initializer_name
+from elagage.onnx.runtime import session
 from elagage.pytorch.independence import CHOSEN, allowed_difference, check_independence, probe_images
 from elagage.pytorch.models import Normalize, checked_logits, copied, with_other_weights
 
@@ -94,7 +94,7 @@ def _check_agreement(model: onnx.ModelProto, network: nn.Module, dataset: Datase
     """Raise UserError if the graph differs from the network, for another number of images than it was traced with."""
     deployed, pixels = _Deployed(copied(network), dataset).eval(), probe_images(dataset)
     try:
-        session = onnxruntime.InferenceSession(model.SerializeToString())
+        deployable = session(model.SerializeToString(), torch.get_num_threads())
     except (Fail, InvalidGraph, NotImplemented) as error:
         raise UserError(
             f"ONNX Runtime cannot load the exported network ({str(error).strip().splitlines()[0]}); the forward pass "
@@ -104,7 +104,7 @@ def _check_agreement(model: onnx.ModelProto, network: nn.Module, dataset: Datase
     for images in (pixels[CHOSEN : CHOSEN + 1], pixels):
         expected = checked_logits(deployed, images, len(dataset.classes)).numpy()
         try:
-            logits = session.run(None, {INPUT: images.numpy()})[0]
+            logits = deployable.run(None, {INPUT: images.numpy()})[0]
         except (Fail, InvalidArgument, RuntimeException) as error:
             raise UserError(f"the exported network fails for a batch of {len(images)} image(s): {error}") from error
         if not logits_difference(logits, expected) <= allowed:
@@ -122,8 +122,7 @@ def _check_other_weights(model: onnx.ModelProto, network: nn.Module, dataset: Da
     for tensor in model.graph.initializer:
         if tensor.name in state:
             tensor.CopyFrom(onnx.numpy_helper.from_array(state[tensor.name], tensor.name))
-    session = onnxruntime.InferenceSession(model.SerializeToString())
-    logits = session.run(None, {INPUT: images.numpy()})[0]
+    logits = session(model.SerializeToString(), torch.get_num_threads()).run(None, {INPUT: images.numpy()})[0]
     deployed = _Deployed(other, dataset).eval()
     expected, allowed = checked_logits(deployed, images, classes).numpy(), allowed_difference(deployed, images, classes)
     if logits_difference(logits, expected) <= allowed:

@@ -15,7 +15,6 @@ from typing import NamedTuple
 import numpy
 import onnx
 import onnx_ir
-import onnxruntime
 import torch
 from torch import nn
 from torch.export.passes import move_to_device_pass
@@ -24,6 +23,7 @@ from elagage.data import Dataset, PreparedData
 from elagage.errors import RefusedError, UserError
 from elagage.onnx.graph import INPUT, with_weights
 from elagage.onnx.quantization import quantize
+from elagage.onnx.runtime import session
 from elagage.pytorch.export import export_program
 from elagage.pytorch.fake_quantization import FakeQuantizedNetwork, qdq_places
 from elagage.pytorch.independence import SHARE_OF_NOISE, with_noise
@@ -96,8 +96,8 @@ def check_agreement(trainable: Trainable, dataset: Dataset, images: numpy.ndarra
     _check_backward_pass(trainable, dataset, images)
     _check_folding(trainable, dataset, images)
     model = trainable.deployed()
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    logits, moved = (session.run(None, {INPUT: pixels})[0] for pixels in (images, with_noise(images)))
+    deployable = session(model.SerializeToString(), torch.get_num_threads())
+    logits, moved = (deployable.run(None, {INPUT: pixels})[0] for pixels in (images, with_noise(images)))
     noise = _relative_error(moved, logits)
     network = nn.Sequential(Normalize(dataset).to(trainable.device), trainable.fake_quantized).eval()
     pixels = torch.from_numpy(images).to(trainable.device)

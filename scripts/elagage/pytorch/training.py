@@ -11,6 +11,7 @@ import numpy
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from elagage.data import PreparedData, Split
 from elagage.errors import UserError
@@ -22,6 +23,7 @@ from elagage.pytorch.training_state import TrainingState, random_state, set_rand
 EVALUATION_BATCH = 500  # images; throughput is flat from 250 to 1,000
 # Loss of each auxiliary head beside that of the logits: Szegedy et al. 2015, "Going Deeper with Convolutions", sec. 5.
 AUXILIARY_WEIGHT = 0.3
+NARROW = 16  # input channels: those of a vector of AVX-512. AVX2 has 8, and with 7 crashed here
 TRIAL_IMAGES = 2  # of a step that only shows whether the network can be trained
 
 
@@ -167,13 +169,48 @@ def check_training(network: nn.Module, normalize: Normalize, images: numpy.ndarr
     ) from failure
 
 
+class _NarrowConvolutions(TorchDispatchMode):
+    """Notes whether an operator is a 1x1 convolution with a stride, of few channels."""
+
+    found = False
+
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+        if function is torch.ops.aten.convolution.default:
+            weight, stride, groups = arguments[1], arguments[3], arguments[8]
+            kernel = weight.shape[2:]
+            self.found |= max(kernel) == 1 and max(stride) > 1 and groups == 1 and weight.shape[1] < NARROW
+        return function(*arguments, **(keywords or {}))
+
+
+@torch.no_grad()
+def memory_format(network: nn.Module, pixels: torch.Tensor) -> torch.memory_format:
+    """Return how tensors lie in memory while the network trains: channels last, in which most train faster.
+
+    On CPUs not where PyTorch 2.14 writes beyond the gradient of a weight, which kills the process, or worse: in the
+    backward pass, channels last, of 1x1 convolutions with a stride and few input channels. RepVGG begins with one, and
+    pruning by channels may leave one in a ResNet's shortcut. pixels: float32 [n, channels, height, width].
+    """
+    if pixels.is_cuda:
+        return torch.channels_last
+    random = random_state()
+    try:
+        with _NarrowConvolutions() as convolutions:
+            copied(network).train()(pixels.clone())
+    except Exception:  # of operators that cannot be watched; the trial that follows tells what else there is to tell
+        return torch.contiguous_format
+    finally:
+        set_random_state(random)
+    return torch.contiguous_format if convolutions.found else torch.channels_last
+
+
 def train_one_epoch(
-    network, normalize, batches, optimizer, scheduler, check, advance, context=contextlib.nullcontext
+    network, prepare, batches, optimizer, scheduler, check, advance, context=contextlib.nullcontext
 ) -> tuple[float, float]:
     """Take one step per batch; return the mean loss and the accuracy on the images as they were trained on.
 
-    batches: (uint8 images [n, channels, height, width], int64 labels [n]). `check(loss, learning rate)` is called with
-    each batch's loss before the step, `advance(images)` after it. Each step runs in a `context()`.
+    batches: (uint8 images [n, channels, height, width], int64 labels [n]); prepare: makes of images what the network
+    takes. `check(loss, learning rate)` is called with each batch's loss before the step, `advance(images)` after it.
+    Each step runs in a `context()`.
     """
     network.train()
     loss_sum = correct = seen = 0
@@ -181,7 +218,7 @@ def train_one_epoch(
         with context():
             # Not on CPUs: with avx512_bf16 a ResNet-20 trained 1.5 times as fast on an AMD EPYC, 0.74 times on a Xeon.
             with torch.autocast(images.device.type, torch.bfloat16, enabled=images.is_cuda):
-                outputs = network(normalize(images).contiguous(memory_format=torch.channels_last))
+                outputs = network(prepare(images))
             loss, logits = mean_loss(outputs, labels)
             check(loss.item(), scheduler.get_last_lr()[0])
             optimizer.zero_grad(set_to_none=True)
@@ -296,7 +333,9 @@ def fit(
     check_training does, or if the loss is not finite.
     """
     device = device or default_device()
-    print(f"device={torch.cuda.get_device_name(device) if device.type == 'cuda' else device}")
+    # Sums of other threads are other sums: tools/compare_studies.py reads this line.
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device
+    print(f"device={name} threads={torch.get_num_threads()}")
     run = _Run.start(network, data, settings, schedule, seed=seed, device=device, constrain=constrain)
     history, best = run.resume(state)
     with progress(schedule.epochs * len(data.train), " images", label) as advance:
@@ -324,6 +363,7 @@ class _Run:
     untouched: nn.Module  # a copy that never runs, so that it keeps nothing of what it computes
     context: Callable  # of each step
     normalize: Normalize
+    prepare: Callable  # images as the network trains with them: normalized, and as they lie in memory
     images: TrainingImages
     validation: Split
     schedule: Schedule
@@ -345,7 +385,10 @@ class _Run:
         constrain: Callable[[nn.Module, torch.optim.Optimizer], object],
     ) -> "_Run":
         """Return a training before its first step, with the network and the images on the device."""
-        network.to(device, memory_format=torch.channels_last)
+        network.to(device)
+        normalize = Normalize(data.dataset).to(device)
+        lies = memory_format(network, normalize(torch.from_numpy(data.train.images[:TRIAL_IMAGES]).to(device)))
+        network.to(memory_format=lies)
         flip = data.dataset.flip if settings.flip is None else settings.flip
         images = TrainingImages(data.train, settings.batch_size, flip, device)
         optimizer = torch.optim.SGD(
@@ -356,12 +399,12 @@ class _Run:
             nesterov=settings.momentum > 0,
         )
         constrain(network, optimizer)
-        normalize = Normalize(data.dataset).to(device)
         return cls(
             network=network,
             untouched=copied(network),
             context=check_training(network, normalize, data.train.images),
             normalize=normalize,
+            prepare=lambda images: normalize(images).contiguous(memory_format=lies),
             images=images,
             validation=data.validation,
             schedule=schedule,
@@ -378,7 +421,7 @@ class _Run:
         row = {"epoch": number, "learning_rate": self.scheduler.get_last_lr()[0]}
         row["train_loss"], row["train_accuracy"] = train_one_epoch(
             self.network,
-            self.normalize,
+            self.prepare,
             self.images.batches(self.order),
             self.optimizer,
             self.scheduler,

@@ -1,0 +1,18 @@
+"""Which losses a number of test images can certify, in words."""
+
+from collections.abc import Mapping
+
+from elagage.noninferiority import DIFFERING, smallest_margin
+from elagage.sentences import in_points
+
+
+def certifiable(answer: Mapping, test_images: int) -> str:
+    """Return which losses these test images can rule out at best; answer: the table of the configuration."""
+    smallest = [
+        f"{100 * smallest_margin(test_images, share, answer['confidence']):.2g} points if the two differ on {share:.0%}"
+        for share in DIFFERING
+    ]
+    return (
+        f"{test_images:,} test images can certify a file that is as good as the reference to lose less than "
+        f"{', '.join(smallest)} of the images. The margin is {in_points(answer['maximum_accuracy_loss'])}."
+    )

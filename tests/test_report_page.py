@@ -1,0 +1,282 @@
+"""The page of a study: its numbers are those of the tables, names stay text, and it needs no network."""
+
+import base64
+import csv
+import decimal
+import html.parser
+import json
+import pathlib
+import re
+
+import numpy
+import pytest
+from test_answer import IMAGES, LABELS, OUTPUTS, variant
+
+from certify import certify
+from elagage.data import Split
+from elagage.errors import UserError
+from elagage.files import write_json, write_refusal
+from lost_images import lost_images
+from order import order
+from report_page import report_page
+from summarize import summarize
+
+EVIL = "<script>document.title = 'broken'</script>&amp;"
+CLASSES = ["a", "b", EVIL, "d"]
+ANSWER = {"maximum_accuracy_loss": 1.0, "confidence": 0.95, "objectives": ["file_size", "time"], "reference": None}
+CONFIGURATION = {"dataset": {"name": "digits"}, "models": {"net": {"architecture": EVIL}}}
+HISTORY = "epoch,train_accuracy,validation_accuracy,kept\n1,0.5,0.4,False\n2,0.75,0.7,True\n"
+SENSITIVITY = "layer,rate,correct,dense_correct,images\n0,0.5,70,80,100\nlinear.weight,0.5,80,80,100\n"
+DENSE = {"rate": 0.0, "scope": "", "recovery": ""}
+VOID = {"meta", "link", "input", "wbr", "br", "img"}
+
+
+def write_study(folder: pathlib.Path, answer: dict = ANSWER) -> pathlib.Path:
+    """Write the tables of a study, and its page: a dense network, pruned ones of two scopes, and a refused one."""
+    files = [
+        variant(folder, "dense-float32", 90, 8000, 1.0, **DENSE),
+        variant(folder, "dense-static", 93, 2500, 1.5, **DENSE, mode="static"),
+        variant(folder, "good", 92, 2000, 2.0),
+        variant(folder, "unclear", 105, 1800, 2.2, scope="local"),
+        variant(folder, "bad", 300, 1000, 4.0, rate=0.9),
+        variant(folder, "refused", 0, 1, 9.0, scope="channel"),
+    ]
+    for kind in ("accuracy", "size", "latency", "predictions", "validation_predictions"):
+        write_refusal(files[-1][kind], f"no channels of {EVIL}")
+    outputs = {name: str(folder / file) for name, file in OUTPUTS.items()}
+    order(files, LABELS, IMAGES, answer, [], outputs["order"])
+    certify(outputs["order"], files, files, LABELS, CLASSES, answer, outputs)
+    images = numpy.zeros((IMAGES, 1, 4, 4), numpy.uint8)
+    names = [f"{number}{EVIL}.png" for number in range(IMAGES)]
+    lost_images(files, outputs["json"], Split(images, LABELS), CLASSES, names, str(folder / "lost_images.json"))
+    nanoseconds = {"wall_ns": [[8e6] * 4] * 5}
+    dense = {"wall_ns": [[4e6] * 4, [5e6] * 4] * 2 + [[4e6] * 4]}
+    write_json(folder / "eager.json", {"eager": nanoseconds, "dense": dense, "machine_busy": 0.0})
+    named = ("model", "seed", "scope", "rate", "recovery", "mode", "file", "accuracy", "size", "latency")
+    rows = [{name: row[name] for name in named} for row in files]
+    # As the plan has them: at rate 0 each scope has the dense files.
+    scopes = [[row | {"scope": scope, "recovery": "none"} for row in rows[:2]] for scope in ("global", "local")]
+    rows = [*scopes[0], *rows[2:], *scopes[1]]
+    summarize(
+        rows,
+        {"net/seed0": str(folder / "eager.json")},
+        *(outputs["losses"], str(folder / "summary.csv"), str(folder / "summary.md")),
+    )
+    model = folder / "net/seed0"
+    model.mkdir(parents=True)
+    (model / "history.csv").write_text(HISTORY)
+    (model / "sensitivity.csv").write_text(SENSITIVITY)
+    return write_page(folder)
+
+
+def write_page(folder: pathlib.Path) -> pathlib.Path:
+    model = folder / "net/seed0"
+    tables = [model / "history.csv"], [model / "sensitivity.csv"]
+    results = [folder / name for name in ("summary.csv", "answer.json")]
+    report_page(*results, *tables, folder / "lost_images.json", CONFIGURATION, folder / "report.html")
+    return folder / "report.html"
+
+
+class Page(html.parser.HTMLParser):
+    """The elements of a page, each as its tag, attributes and text, and the texts outside of marked elements."""
+
+    def __init__(self, path: pathlib.Path) -> None:
+        super().__init__()
+        self.open, self.elements, self.plain = [], [], []
+        self.feed(path.read_text(encoding="utf-8"))
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        element = {"tag": tag, "text": "", **dict(attributes)}
+        self.elements.append(element)
+        if tag not in VOID:
+            self.open.append(element)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop()["tag"] == tag
+
+    def handle_data(self, text):
+        for element in self.open:
+            element["text"] += text
+        named = any(element["tag"] in ("code", "style", "script", "option", "title") for element in self.open)
+        if not named and not any(element.get("class") == "name" or "data-source" in element for element in self.open):
+            self.plain.append(text)
+
+    def all(self, tag: str, **attributes: str) -> list[dict]:
+        return [
+            element
+            for element in self.elements
+            if element["tag"] == tag and all(element.get(name) == value for name, value in attributes.items())
+        ]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> pathlib.Path:
+    """Return a folder with a study and its page."""
+    folder = tmp_path_factory.mktemp("study")
+    write_study(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(folder) -> Page:
+    return Page(folder / "report.html")
+
+
+@pytest.fixture(scope="module")
+def rows(folder) -> list[list[str]]:
+    with open(folder / "summary.csv", newline="") as file:
+        return list(csv.reader(file))
+
+
+def at(place: str, rows: list[list[str]], folder: pathlib.Path) -> str:
+    """Return what stands at a place: summary.csv#cell=row,column or answer.json#/key/..., as the text of the file."""
+    file, _, fragment = place.partition("#")
+    if file == "summary.csv":
+        row, column = map(int, fragment.removeprefix("cell=").split(","))
+        return rows[row - 1][column - 1]
+    value = json.loads((folder / file.removeprefix("answer/")).read_text())
+    for key in fragment.split("/")[1:]:
+        value = value[int(key) if isinstance(value, list) else key]
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def test_every_number_equals_that_of_its_table(page, rows, folder):
+    numbers = page.all("data")
+    assert {number["data-source"].partition("#")[0] for number in numbers} == {
+        "summary.csv",
+        "answer.json",
+        "answer/lost_images.json",
+    }
+    for number in numbers:
+        assert number["value"] == at(number["data-source"], rows, folder), number
+        text = decimal.Decimal(number["text"].rstrip("%").replace(",", ""))
+        unit = 10.0 ** text.as_tuple().exponent  # of the last digit
+        scales = (100,) if number["text"].endswith("%") else (1, 100, 0.001)
+        assert any(abs(scale * float(number["value"]) - float(text)) < 0.51 * unit for scale in scales), number
+
+
+def test_no_number_stands_outside_of_an_element_that_says_where_it_is_from(page):
+    # Not those in names, such as float32.
+    assert not re.findall(r"[^.]*(?<![A-Za-z\d])\d[^.]*", " ".join(page.plain))
+
+
+def test_the_sentences_are_those_of_the_answer(page, rows, folder):
+    sentences = page.all("p", **{"class": "sentence"})
+    assert len(sentences) == len(ANSWER["objectives"])
+    for sentence in sentences:
+        assert sentence["text"] == at(sentence["data-source"], rows, folder)
+    text = " ".join(element["text"] for element in page.all("section", id="answer"))
+    assert "4.00 times smaller" in text
+    assert "predict.py photo.jpg" in text
+
+
+def test_the_story_is_told_in_sentences_of_the_answer(page, rows, folder):
+    told = [span for span in page.all("span") if span.get("data-source", "").endswith("/sentence")]
+    assert {span["data-source"].split("/")[1] for span in told} == {"knees", "scopes"}
+    for span in told:
+        assert span["text"] == at(span["data-source"], rows, folder)
+
+
+def test_images_that_are_lost_are_shown_with_their_names(page, folder):
+    lost = json.loads((folder / "lost_images.json").read_text())["images"]
+    figures = page.all("figure")
+    assert len(figures) == len(lost) > 0
+    assert all(image["file"] in figure["text"] for image, figure in zip(lost, figures, strict=True))
+    sources = [image["src"].removeprefix("data:image/png;base64,") for image in page.all("img")]
+    assert sources == [image["thumbnail"] for image in lost]
+
+
+def test_marks_of_the_chart_are_the_files_of_the_table_and_of_the_summary(page, rows):
+    [marks] = (json.loads(element["text"]) for element in page.all("script", id="marks"))
+    by_file = {row[rows[0].index("file")]: dict(zip(rows[0], row, strict=True)) for row in rows[1:]}
+    measured = {file for file, row in by_file.items() if not row["refused"]}
+    assert [mark["file"] for mark in marks] == list(dict.fromkeys(file for file in by_file if file in measured))
+    for mark in marks:
+        row = by_file[mark["file"]]
+        assert {name: value for name, value in mark.items() if isinstance(value, float)} == {
+            name: float(row[name]) for name, value in mark.items() if isinstance(value, float)
+        }
+        assert mark["verdict"] == row["verdict"]
+    assert sum("data-scope" in row for row in page.all("tr")) == len(measured)
+
+
+def test_a_dense_file_is_one_row_that_belongs_to_every_scope(page, rows):
+    assert sum(row[rows[0].index("rate")] == "0.0" for row in rows[1:]) == 4
+    dense = [row for row in page.all("tr") if row.get("data-scope") == ""]
+    assert ["dense-float32" in dense[0]["text"], "dense-static" in dense[1]["text"]] == [True, True]
+    assert len(dense) == 2
+
+
+def test_certified_files_and_the_answers_are_marked(page, folder):
+    answer = json.loads((folder / "answer.json").read_text())
+    passed = {row["file"] for row in answer["sequence"] if row["passed"]}
+    marked = {row["text"].split()[0] for row in page.all("tr") if "certified" in row["text"] and "data-scope" in row}
+    assert marked == passed != set()
+
+
+def test_refused_rows_are_listed_with_their_reason_and_nowhere_else(page):
+    section = page.all("section", id="table")[0]["text"]
+    assert f"net: channel pruning at 0.5; none; float32; seed 0. no channels of {EVIL}" in section
+    assert not any("refused.onnx" in row["text"] for row in page.all("tr"))
+
+
+def test_names_are_text_whatever_they_contain(page):
+    # The library and the behaviour.
+    assert len([element for element in page.all("script") if element.get("type") != "application/json"]) == 2
+    assert EVIL in page.all("section", id="hidden")[0]["text"]
+    assert "document.title" in page.all("section", id="measured")[0]["text"]
+    assert not page.open
+
+
+def test_nothing_is_fetched_and_the_page_is_small(page, folder):
+    for element in page.elements:
+        for name in ("src", "href"):
+            assert element.get(name, "data:").startswith("data:"), element
+    [policy] = page.all("meta", **{"http-equiv": "Content-Security-Policy"})
+    assert policy["content"].startswith("default-src 'none';")
+    assert (folder / "report.html").stat().st_size < 1.5e6
+
+
+def test_the_whole_summary_can_be_downloaded(page, folder):
+    [link] = page.all("a", download="summary.csv")
+    assert base64.b64decode(link["href"].partition("base64,")[2]) == (folder / "summary.csv").read_bytes()
+
+
+def test_the_table_of_all_files_has_eight_columns(page):
+    rows = [row["text"] for row in page.all("tr") if "data-scope" in row]
+    assert rows
+    assert len(page.all("th", **{"aria-sort": "none"})) == 8
+
+
+def test_the_same_study_gives_the_same_page(folder, tmp_path):
+    before = (folder / "report.html").read_bytes()
+    assert write_page(folder).read_bytes() == before
+
+
+def test_without_a_certified_file_and_without_histories_the_page_says_so(tmp_path):
+    write_study(tmp_path, ANSWER | {"maximum_accuracy_loss": 0.01})
+    for name in ("history.csv", "sensitivity.csv"):
+        write_refusal(tmp_path / "net/seed0" / name, "not trained")
+    page = Page(write_page(tmp_path))
+    assert page.all("section", id="answer")[0]["text"].count("nothing cheaper is certified") == 2
+    assert "How training went" not in page.all("section", id="story")[0]["text"]
+    assert "spec-training" not in {element.get("id") for element in page.elements}
+
+
+@pytest.mark.parametrize("content", ['model,"', "", "model,seed\n"])
+def test_a_damaged_summary_is_named(content, folder, tmp_path):
+    (tmp_path / "summary.csv").write_text(content)
+    with pytest.raises(UserError, match=r"summary\.csv: damaged"):
+        report_page(
+            *(tmp_path / "summary.csv", folder / "answer.json", [], [], folder / "lost_images.json"),
+            *(CONFIGURATION, tmp_path / "report.html"),
+        )
+
+
+def test_a_layer_may_be_called_as_a_number(page):
+    [chart] = (json.loads(element["text"]) for element in page.all("script", id="spec-sensitivity"))
+    rows = (
+        [row for part in chart["datasets"].values() for row in part] if "datasets" in chart else chart["data"]["values"]
+    )
+    assert "0" in {row["layer"] for row in rows}
