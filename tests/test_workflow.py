@@ -239,6 +239,15 @@ def test_the_terminal_ends_with_the_answer(study):
     assert (study / lines[-1].rpartition(" ")[2]).is_file()
 
 
+def test_a_study_in_another_folder_ends_with_the_answer_too(tiny, tmp_path):
+    """As `make study` runs it: at its end Snakemake leaves the folder of the study."""
+    place = "--directory", str(tiny), "--snakefile", str(tiny / "workflow/Snakefile")
+    config = "--configfile", str(tiny / "config/config.yaml")
+    output = snakemake(tmp_path, "results/best/time/README.md", "--forcerun", "deploy", *place, *config)
+    assert output.splitlines()[-1].endswith(str(tiny / "results/report.html"))
+    assert "Traceback" not in output
+
+
 def test_a_run_that_does_not_ask_for_the_answer_does_not_end_with_it(study):
     assert "on a page to send" not in snakemake(study, "results/check.md", "--forcerun", "check")
 

@@ -1,5 +1,6 @@
 """The checked configuration, the plan of the study, and what rules look up by wildcard."""
 
+import atexit
 import functools
 import os
 import sys
@@ -35,6 +36,17 @@ def exit_on_user_error(function, *arguments):
     except UserError as error:
         logger.error(str(error))
         sys.exit(1)
+
+
+def at_the_end(show) -> None:
+    """Show something as the last lines of all, after Snakemake's: by then it has left the folder of the study."""
+    folder = os.getcwd()
+
+    def in_the_folder() -> None:
+        os.chdir(folder)
+        show()
+
+    atexit.register(in_the_folder)
 
 
 def show_failures() -> None:
