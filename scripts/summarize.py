@@ -86,30 +86,9 @@ def refusals(summary: pandas.DataFrame) -> list[str]:
     return sentences
 
 
-def markdown(summary: pandas.DataFrame) -> str:
-    """Return the summary as Markdown: what it was measured with, then a table for people, then what was refused."""
-    refused = ["", "## Refused", "", *(f"- {sentence}" for sentence in refusals(summary))]
-    refused = refused if len(refused) > 4 else []
-    summary = summary[summary["refused"].isna()]
-    if summary.empty:
-        return "\n".join(["# Summary", "", "Nothing could be measured.", *refused, ""])
-    rows = summary.assign(
-        kilobytes=summary["model_size_bytes"] / 1000,
-        packed_kilobytes=summary["packed_size_bytes"] / 1000,
-        entropy_kilobytes=summary["entropy_bytes"] / 1000,
-        mmacs=["unknown" if pandas.isna(macs) else f"{macs / 1e6:.3g}" for macs in summary["macs"]],
-        int8_share=summary["int8_weights"] / summary["weights"],
-    )
-    columns = MARKDOWN_COLUMNS | {
-        f"images/s in batches of {column.rpartition('_')[2]} [95 % interval]": (
-            f"{{{column}:.0f}} [{{{column}_low:.0f}}, {{{column}_high:.0f}}]"
-        )
-        for column in summary.filter(regex=r"^throughput_batch_\d+$")
-    }
-    written = pandas.DataFrame(
-        [{name: text.format(**row) for name, text in columns.items()} for row in rows.to_dict("records")]
-    )
-    lines = ["# Summary", ""]
+def explanations(summary: pandas.DataFrame) -> list[str]:
+    """Return what was measured with what, and what the columns of the table mean; refused rows are not in it."""
+    lines = []
     for (model, seed), part in summary.groupby(["model", "seed"], sort=False):
         first = part.iloc[0]
         lines.append(
@@ -150,7 +129,43 @@ def markdown(summary: pandas.DataFrame) -> str:
         "to int8 adds zeros."
     )
     lines.append(f"- Accuracy: on {summary['test_images'].iloc[0]} test images.")
-    return "\n".join([*lines, "", written.to_markdown(index=False, disable_numparse=True), *refused, ""])
+    return lines
+
+
+def markdown(summary: pandas.DataFrame) -> str:
+    """Return the summary as Markdown: what it was measured with, then a table for people, then what was refused."""
+    refused = ["", "## Refused", "", *(f"- {sentence}" for sentence in refusals(summary))]
+    refused = refused if len(refused) > 4 else []
+    summary = summary[summary["refused"].isna()]
+    if summary.empty:
+        return "\n".join(["# Summary", "", "Nothing could be measured.", *refused, ""])
+    rows = summary.assign(
+        kilobytes=summary["model_size_bytes"] / 1000,
+        packed_kilobytes=summary["packed_size_bytes"] / 1000,
+        entropy_kilobytes=summary["entropy_bytes"] / 1000,
+        mmacs=["unknown" if pandas.isna(macs) else f"{macs / 1e6:.3g}" for macs in summary["macs"]],
+        int8_share=summary["int8_weights"] / summary["weights"],
+    )
+    columns = MARKDOWN_COLUMNS | {
+        f"images/s in batches of {column.rpartition('_')[2]} [95 % interval]": (
+            f"{{{column}:.0f}} [{{{column}_low:.0f}}, {{{column}_high:.0f}}]"
+        )
+        for column in summary.filter(regex=r"^throughput_batch_\d+$")
+    }
+    written = pandas.DataFrame(
+        [{name: text.format(**row) for name, text in columns.items()} for row in rows.to_dict("records")]
+    )
+    return "\n".join(
+        [
+            "# Summary",
+            "",
+            *explanations(summary),
+            "",
+            written.to_markdown(index=False, disable_numparse=True),
+            *refused,
+            "",
+        ]
+    )
 
 
 def summarize(
