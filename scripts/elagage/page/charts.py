@@ -68,7 +68,7 @@ def trade_off(margin: float, filters: list[str]) -> dict[str, Any]:
     labels = f"cost == 'rate' ? {rate} : cost == 'time_ms' ? {time} : {size}"
     # The room beside the points may reach below nothing.
     labels = f"datum.value < 0 ? '' : {labels}"
-    axis = altair.Axis(labelExpr=labels, grid=False, tickCount=6, labelOverlap=True)
+    axis = altair.Axis(labelExpr=labels, grid=False, tickCount=6, labelOverlap=True, labelSeparation=6)
     shown = altair.Chart(altair.NamedData("files")).transform_calculate(cost="datum[cost]")
     for name in filters:
         # Dense files belong to every scope and recovery.
