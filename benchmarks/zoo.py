@@ -30,6 +30,7 @@ from elagage.data import Dataset, PreparedData, Split
 from elagage.errors import RefusedError, UserError
 from elagage.files import refusal, write_json
 from elagage.onnx.contents import count_contents
+from elagage.onnx.deployed import description
 from elagage.onnx.macs import count_multiply_accumulates
 from elagage.onnx.runtime import load
 from elagage.pytorch.checkpoints import load_checkpoint, load_network
@@ -145,10 +146,12 @@ class Network:
         return removed if "static" not in logits else f"{removed} / {error_of(logits['static'], logits['float32'])}"
 
     def qat(self) -> str:
-        """Return the error of the file of quantization-aware training against the float32 one."""
+        """Return the error of the file against the network that was trained for it, and what a grey level makes."""
         self.trial.trained_for_int8(self.dense, "")
-        logits = logits_of(self.trial.onnx_file("", "qat"), self.images)
-        return error_of(logits, logits_of(self.files["float32"], self.images))
+        file = self.trial.onnx_file("", "qat")
+        logits_of(file, self.images)
+        provenance = description(onnx.load(file))["provenance"]
+        return f"{provenance['qat_error']} / {provenance['qat_noise']}"
 
 
 # title -> what is measured, and the mode that it needs
@@ -160,7 +163,7 @@ COLUMNS: dict[str, tuple[Callable[[Network], str], str]] = {
     "MMACs": (Network.macs, "float32"),
     f"global {RATE}: zeros in the file": (Network.zeros, "float32"),
     f"channel {RATE}: removed / static: error against float32": (Network.channel, "float32"),
-    "qat: error against float32": (Network.qat, "qat"),
+    "qat: error against the trained network / noise of a grey level": (Network.qat, "qat"),
 }
 MEMORY = "MiB at the peak"
 

@@ -40,13 +40,13 @@ def quantize_qat(
     compared = data.validation.images[:COMPARED_IMAGES]
     with ruled_out(), naming(architecture):
         trainable = prepare(network, data.dataset, calibration, default_device())
-        check_zeros(check_agreement(trainable, data.dataset, compared), provenance)
+        check_zeros(check_agreement(trainable, data.dataset, compared).model, provenance)
     variant = [str(provenance[key]) for key in ("model", "scope", "rate", "recovery") if key in provenance]
     label = f"train {' '.join(variant)} seed {seed} for int8"
     best = train_fake_quantized(trainable, data, settings, seed=seed, label=label, state=state)
     with naming(architecture):
-        model = check_agreement(trainable, data.dataset, compared)
-    print("qat", json.dumps(count_contents(model)))
+        trained = check_agreement(trainable, data.dataset, compared)
+    print("qat", json.dumps(count_contents(trained.model)))
     record = {
         "mode": "qat",
         "calibration_images": len(calibration),
@@ -54,10 +54,13 @@ def quantize_qat(
         "qat_learning_rate": settings.learning_rate,
         "qat_epoch": best["epoch"],
         "qat_validation_accuracy": best["validation_accuracy"],
+        # Two digits: the others are those of the machine, and files of two runs should be equal.
+        "qat_error": float(f"{trained.error:.2g}"),
+        "qat_noise": float(f"{trained.noise:.2g}"),
         "onnxruntime": onnxruntime.__version__,
         "torch": torch.__version__,
     }
-    write_deployed(output, model, data.dataset, provenance | record)
+    write_deployed(output, trained.model, data.dataset, provenance | record)
     state.remove()
 
 

@@ -86,7 +86,15 @@ def prepare(network: nn.Module, dataset: Dataset, calibration: numpy.ndarray, de
     return Trainable(prepared, exported, calibration, device)
 
 
-def check_agreement(trainable: Trainable, dataset: Dataset, images: numpy.ndarray) -> onnx.ModelProto:
+class Agreement(NamedTuple):
+    """The int8 ONNX model of a network, and relative differences of logits."""
+
+    model: onnx.ModelProto
+    error: float  # between the model and the network in PyTorch that is trained for it
+    noise: float  # between the model's logits of images and of the same with a grey level of noise
+
+
+def check_agreement(trainable: Trainable, dataset: Dataset, images: numpy.ndarray) -> Agreement:
     """Return the int8 ONNX model if it computes what the network in PyTorch does, and can be trained.
 
     images: uint8 [n, channels, height, width]. The network in PyTorch without its rounding is compared with the
@@ -113,7 +121,7 @@ def check_agreement(trainable: Trainable, dataset: Dataset, images: numpy.ndarra
             f"the int8 ONNX file differs by {error:.0%} from the network that is trained for it, so training would "
             f"not help; use mode static instead of qat"
         )
-    return model
+    return Agreement(model, error, noise)
 
 
 def train_fake_quantized(
