@@ -39,6 +39,7 @@ from quantize_export import quantize_export
 from quantize_qat import quantize_qat
 from recover import recover
 from recover_batchnorm import recover_batchnorm
+from recover_reconstruct import recover_reconstruct
 from train import train
 
 TRAINED_IMAGES = 32  # of two steps
@@ -75,11 +76,15 @@ class Trial:
         quantize_export(self.data.dataset, self.model.architecture, checkpoint, graph)
         return graph
 
-    def recovered(self, pruned: str, recovery: str) -> None:
+    def recovered(self, dense: str, pruned: str, recovery: str) -> None:
         """Recover a pruned checkpoint in the way asked for."""
         output = self._path("recovered.safetensors")
         if recovery == "batchnorm":
             recover_batchnorm(self.data, pruned, self.model.architecture, batchnorm_images=None, checkpoint=output)
+            return
+        if recovery == "reconstruct":
+            architecture = self.model.architecture
+            recover_reconstruct(self.data, dense, pruned, architecture, reconstruct_images=None, checkpoint=output)
             return
         retraining = {"epochs": 1} | ({"learning_rate": self.settings.learning_rate} if recovery == "finetune" else {})
         recover(
@@ -165,14 +170,14 @@ def try_combinations(
         for rate in asked["rates"]:
             pruned = verdicts.tried(trial.pruned, dense, scope, rate, scope=scope, rate=rate)
             if pruned is not None:
-                try_pruned(trial, verdicts, pruned, graph, asked, test, scope)
+                try_pruned(trial, verdicts, dense, pruned, graph, asked, test, scope)
                 break
         advance(1)
     return verdicts
 
 
 def try_pruned(
-    trial: Trial, verdicts: Verdicts, pruned: str, graph: str, asked: Mapping, test: Split, scope: str
+    trial: Trial, verdicts: Verdicts, dense: str, pruned: str, graph: str, asked: Mapping, test: Split, scope: str
 ) -> None:
     """Try a pruned checkpoint with each mode and each recovery."""
     shapes = verdicts.tried(trial.exported, pruned, scope=scope) if scope == "channel" else graph
@@ -183,7 +188,7 @@ def try_pruned(
         try_modes(trial, verdicts, pruned, shapes, [mode for mode in modes if mode not in refused], test, scope)
     for recovery in asked["recoveries"]:
         if recovery != "none":
-            verdicts.tried(trial.recovered, pruned, recovery, scope=scope, recovery=recovery)
+            verdicts.tried(trial.recovered, dense, pruned, recovery, scope=scope, recovery=recovery)
 
 
 def try_modes(

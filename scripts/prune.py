@@ -4,6 +4,7 @@ from elagage.data import Dataset
 from elagage.job import job, say
 from elagage.pytorch.channels import channel_prune
 from elagage.pytorch.checkpoints import load_network, save_checkpoint
+from elagage.pytorch.kept_channels import with_kept_channels
 from elagage.pytorch.models import naming
 from elagage.pytorch.pruning import count_weights, magnitude_prune, unpruned
 from elagage.pytorch.training import compute_reproducibly
@@ -22,9 +23,9 @@ def prune(dataset: Dataset, source: str, architecture: str, *, scope: str, rate:
     with naming(architecture):
         dense_weights = provenance.get("dense_weights", count_weights(network, dataset).weights)
         if scope == "channel":
-            counts = channel_prune(network, dataset, rate, dense_weights)
+            counts, channels = channel_prune(network, dataset, rate, dense_weights)
         else:
-            counts = magnitude_prune(network, dataset, scope, rate)
+            counts, channels = magnitude_prune(network, dataset, scope, rate), {}
         left = unpruned(network, dataset)
     if left:
         layers = [f"{layer or 'the network itself'} ({size or 'mixed'})" for layer, size in left.items()]
@@ -35,7 +36,8 @@ def prune(dataset: Dataset, source: str, architecture: str, *, scope: str, rate:
     kept = {key: value for key, value in provenance.items() if key not in STALE_AFTER_PRUNING}
     pruning = {"scope": scope, "rate": rate, "recovery": "none", **counts._asdict()}
     pruning |= {"unpruned": left} if left else {}
-    save_checkpoint(checkpoint, network.state_dict(), kept | pruning | {"dense_weights": dense_weights})
+    record = with_kept_channels(kept, channels) | pruning | {"dense_weights": dense_weights}
+    save_checkpoint(checkpoint, network.state_dict(), record)
 
 
 if "snakemake" in globals():

@@ -394,7 +394,8 @@ def pruned(name: str, rate: float) -> tuple[nn.Module, nn.Module, WeightCounts]:
     """Return the dense network, the pruned one and what was counted."""
     dense = trained(NETWORKS[name]())
     network = copy.deepcopy(dense)
-    return dense, network, channel_prune(network, DATASET, rate, count_weights(dense, DATASET).weights)
+    counts, _ = channel_prune(network, DATASET, rate, count_weights(dense, DATASET).weights)
+    return dense, network, counts
 
 
 def logits(network: nn.Module, pixels: numpy.ndarray) -> numpy.ndarray:
@@ -438,7 +439,7 @@ def test_by_hand_the_channels_with_the_smallest_weights_go():
         network[0].weight *= torch.tensor([1.0, 0.1, 3, 0.2]).view(4, 1, 1, 1)
         network[0].bias.copy_(torch.tensor([9.0, 1, 9, 1]))
         network[4].weight *= torch.tensor([1.0, 0.2, 3, 0.1])
-    assert channel_prune(network, DATASET, 0.5, 24) == WeightCounts(0, 12)
+    assert channel_prune(network, DATASET, 0.5, 24).counts == WeightCounts(0, 12)
     assert network[0].weight[:, 0].flatten().tolist() == [1, 3]
     assert network[0].bias.tolist() == [9, 9]
     assert network[4].weight[0].tolist() == [1, 3]

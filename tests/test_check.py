@@ -36,7 +36,7 @@ SETTINGS = TrainingSettings(
 ALL = {
     "scopes": ["local", "global", "channel"],
     "rates": [0.5],
-    "recoveries": ["none", "batchnorm", "finetune", "rewind", "iterative"],
+    "recoveries": ["none", "batchnorm", "reconstruct", "finetune", "rewind", "iterative"],
     "modes": ["float32", "dynamic", "dynamic_conv", "static", "qat"],
 }
 

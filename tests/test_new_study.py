@@ -58,7 +58,7 @@ def test_given_weights_are_not_trained(tmp_path, monkeypatch):
     new_study(str(tmp_path), f"{EXAMPLE}/images", model, weights)
     found = written(tmp_path, monkeypatch)
     assert found["models"]["mine"]["weights"] == weights
-    assert set(found["pruning"]["recovery"]) == {"none", "batchnorm"}
+    assert set(found["pruning"]["recovery"]) == {"none", "reconstruct"}
     assert set(found["quantization"]["modes"]) == {"float32", "static"}
 
 

@@ -45,7 +45,7 @@ def test_rate_0_is_the_dense_model_for_every_scope_and_measured_once():
 def test_rate_0_of_a_recovery_that_trains_is_its_control():
     of = plan(pruning=pruning(recovery=["none", "finetune", "rewind", "iterative"]))
     for scope in of.scopes:
-        recovered = {name: of.checkpoint(scope, 0, name) for name in of.recoveries}
+        recovered = {name: of.checkpoint(scope, 0, name) for name in of.all_recoveries}
         assert recovered == {
             "none": "dense",
             "finetune": "control/finetune/1",
@@ -147,6 +147,26 @@ def test_qat_trains_like_training_but_for_its_own_epochs_and_learning_rate_and_w
 def test_a_recovery_starts_from_the_pruned_checkpoint_and_keeps_its_channels(recovery):
     assert pruned_for(recovery) == "none"
     assert graph("m", "0", f"channel/0.5/{recovery}") == "results/models/m/seed0/channel/0.5/none.graph.onnx"
+
+
+def test_a_recovery_that_trains_may_start_from_the_fitted_checkpoint():
+    of, other = plan(), plan(retraining={"start": "reconstruct"})
+    assert [of.start(recovery) for recovery in ("finetune", "rewind", "iterative")] == [
+        *("none", "none", "iterative_pruned")
+    ]
+    assert [other.start(recovery) for recovery in ("finetune", "rewind", "iterative")] == [
+        *("reconstruct", "reconstruct", "iterative_pruned")
+    ]
+
+
+def test_given_weights_are_fitted_to_the_dense_network_where_no_recovery_is_stated():
+    of = plan(models=TWO_MODELS, quantization={"modes": ["float32"]})
+    assert {(row["model"], row["recovery"]) for row in of.variants} == {("a", "none"), ("b", "reconstruct")}
+    assert (of.asked("a")["recoveries"], of.asked("b")["recoveries"]) == (["none"], ["reconstruct"])
+    assert "recovery_comparison" not in of.figures
+    stated = plan(models=TWO_MODELS, pruning={"recovery": ["none", "batchnorm"]})
+    assert {stated.recoveries(model)[1] for model in "ab"} == {"batchnorm"}
+    assert "recovery_comparison" in stated.figures
 
 
 def test_iterative_prunes_again_so_its_graph_is_another():

@@ -11,6 +11,7 @@ from torch import nn
 from elagage.data import Dataset, PreparedData
 from elagage.errors import UserError
 from elagage.files import refusal
+from elagage.plan import WITHOUT_TRAINING
 from elagage.pytorch.checkpoints import load_checkpoint, save_checkpoint
 from elagage.pytorch.models import ModelSpec, Normalize, build_network
 from elagage.pytorch.pruning import count_weights, hold_zeros, magnitude_prune, prunable, zero_smallest
@@ -175,7 +176,7 @@ def test_a_loss_that_is_not_finite_names_the_key_of_its_learning_rate(tmp_path, 
 def test_every_recovery_of_the_schema_is_known():
     schema = yaml.safe_load((pathlib.Path(__file__).parent.parent / "workflow/schemas/config.schema.yaml").read_text())
     allowed = schema["properties"]["pruning"]["properties"]["recovery"]["items"]["enum"]
-    assert set(allowed) == {"none", "batchnorm", *SCHEDULES}
+    assert set(allowed) == {*WITHOUT_TRAINING, *SCHEDULES}
 
 
 FOUR = Dataset("four pixels", ["a", "b"], 1, 2, [0.5], [0.2], True, {}, {})

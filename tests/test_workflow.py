@@ -648,7 +648,7 @@ def test_another_seed_trains_again_but_for_a_model_with_weights(wide):
 def test_retrained_checkpoints_share_the_graph_of_what_was_pruned(wide, tmp_path):
     study = shutil.copytree(wide, tmp_path / "study")
     folder = "results/models/mine/seed0/channel/0.5"
-    recoveries = ("none", "batchnorm", "finetune", "rewind", "iterative")
+    recoveries = ("none", "batchnorm", "reconstruct", "finetune", "rewind", "iterative")
     (study / folder).mkdir(parents=True)
     for recovery in recoveries:
         (study / folder / f"{recovery}.safetensors").touch()

@@ -23,7 +23,7 @@ SETTINGS = TrainingSettings(
 ASKED = {
     "scopes": ["global", "channel"],
     "rates": [0.8],
-    "recoveries": ["none", "batchnorm", "finetune"],
+    "recoveries": ["none", "batchnorm", "reconstruct", "finetune"],
     "modes": ["float32", "dynamic", "static"],
 }
 

@@ -13,6 +13,7 @@ import yaml
 from elagage.data import KNOWN_SIZES, OWN_SIZES, USUAL_IMAGES, check_classes
 from elagage.errors import UserError
 from elagage.image_folder import ImageFolder, scan_image_folder
+from elagage.plan import Plan
 
 MODEL_FILES = "architecture", "weights"
 RECORDS = ".snakemake/metadata"  # where Snakemake keeps how each file was made, by which it finds what has changed
@@ -210,7 +211,7 @@ def _rename_mode_none(config: Mapping, note: Callable[[str], object]) -> None:
 
 def _check_epochs(config: Mapping) -> None:
     """Raise UserError if training would end in its warm-up, or a recovery go back further than training lasted."""
-    rewinding = [name for name in config["pruning"]["recovery"] if name in ("rewind", "iterative")]
+    rewinding = [name for name in Plan(config).all_recoveries if name in ("rewind", "iterative")]
     rewound, trained = config["retraining"]["epochs"], config["training"]["epochs"]
     if (warmup := config["training"]["warmup_epochs"]) > trained:
         raise UserError(
@@ -345,9 +346,11 @@ def _check_counts(config: Mapping, folder: ImageFolder | None, note: Callable[[s
     """Raise UserError if more images are stated than there will be; note where fewer than usual are there."""
     counts, notes = _image_counts(config["dataset"], folder)
     calibrated = {"static", "qat"} & set(config["quantization"]["modes"])
+    recoveries = Plan(config).all_recoveries
     uses = {  # key -> split that it takes images of
         "quantization.calibration_images": "train" if calibrated else None,
-        "retraining.batchnorm_images": "train" if "batchnorm" in config["pruning"]["recovery"] else None,
+        "retraining.batchnorm_images": "train" if "batchnorm" in recoveries else None,
+        "retraining.reconstruct_images": "train" if "reconstruct" in recoveries else None,
         "sensitivity.images": "validation",
         "evaluation.latency_images": "test",
     }

@@ -33,6 +33,7 @@ NORMALIZATIONS = {
 USUAL_IMAGES = {
     "quantization.calibration_images": 512,
     "retraining.batchnorm_images": 512,
+    "retraining.reconstruct_images": 1024,
     "sensitivity.images": 1000,  # one is a tenth of a percentage point
     "evaluation.latency_images": 1000,
 }

@@ -15,7 +15,7 @@ STEM = "results/models/{model}/seed{seed}/{checkpoint}"  # of a checkpoint, with
 MEASUREMENTS = ("accuracy", "size", "latency")
 PREDICTIONS = ("predictions", "validation_predictions")
 NAMES = ("model", "seed", "scope", "rate", "recovery", "mode")  # columns that name a variant
-WITHOUT_TRAINING = ("none", "batchnorm")  # recoveries that the rule recover does not make
+WITHOUT_TRAINING = ("none", "batchnorm", "reconstruct")  # recoveries that the rule recover does not make
 TRAINING_THREADS = 8  # at most, of the cores that a run has
 # Pixels of a batch, up to which training takes a single thread. For a ResNet-8 and 32 images of 16x16, two threads
 # mostly wait for each other: beside other programs on two cores an epoch of 597 images took 7 s of CPU time,
@@ -40,15 +40,22 @@ class Plan:
         """The rates of pruning, the lowest first."""
         return sorted(map(float, self.config["pruning"]["rates"]))
 
+    def recoveries(self, model: str) -> list[str]:
+        """Return the recoveries after pruning: those stated, else the best that does without training, if it is given.
+
+        A model that is trained here can train after pruning, which goes further; that takes time, so it is stated.
+        """
+        return self.config["pruning"]["recovery"] or ["none" if model in self.trained else "reconstruct"]
+
     @property
-    def recoveries(self) -> list[str]:
-        """The recoveries after pruning."""
-        return self.config["pruning"]["recovery"]
+    def all_recoveries(self) -> list[str]:
+        """The recoveries of all models, each once."""
+        return list(dict.fromkeys(name for model in self.config["models"] for name in self.recoveries(model)))
 
     @property
     def retraining_recoveries(self) -> list[str]:
         """The recoveries that train; `rewind` is among them as the first step of `iterative`."""
-        asked = [*self.recoveries, *(["rewind"] if "iterative" in self.recoveries else [])]
+        asked = [*self.all_recoveries, *(["rewind"] if "iterative" in self.all_recoveries else [])]
         return [name for name in dict.fromkeys(asked) if name not in WITHOUT_TRAINING]
 
     @property
@@ -126,7 +133,7 @@ class Plan:
     @property
     def controls(self) -> list[str]:
         """The checkpoints that are controls, each once."""
-        asked = [self.control(rate, recovery) for recovery in self.recoveries for rate in self.rates]
+        asked = [self.control(rate, recovery) for recovery in self.all_recoveries for rate in self.rates]
         return [name for name in dict.fromkeys(asked) if name != "dense"]
 
     def recovered_before(self, scope: str, rate: float) -> str:
@@ -140,7 +147,7 @@ class Plan:
         rows = []
         for model in self.config["models"]:
             for seed, scope, rate, recovery, mode in itertools.product(
-                self.seeds(model), self.scopes, self.rates, self.recoveries, self.modes
+                self.seeds(model), self.scopes, self.rates, self.recoveries(model), self.modes
             ):
                 stem = f"results/models/{model}/seed{seed}/{self.checkpoint(scope, rate, recovery)}-{mode}"
                 columns = dict(zip(NAMES, (model, seed, scope, rate, recovery, mode), strict=True))
@@ -202,10 +209,9 @@ class Plan:
         """
         return self.config["training"] | {"epochs": 1, "learning_rate": 1e-4, "warmup_epochs": 0}
 
-    @property
-    def asked(self) -> dict:
-        """What each model is tried with before anything is trained: of the rates the highest and the lowest."""
-        asked = {"scopes": self.scopes, "recoveries": self.recoveries, "modes": self.modes}
+    def asked(self, model: str) -> dict:
+        """Return what a model is tried with before anything is trained: of the rates the highest and the lowest."""
+        asked = {"scopes": self.scopes, "recoveries": self.recoveries(model), "modes": self.modes}
         pruned = [rate for rate in self.rates if rate]
         return asked | {"rates": list(dict.fromkeys([*pruned[-1:], *pruned[:1]]))}
 
@@ -217,7 +223,7 @@ class Plan:
         checkpoints = {
             (seed, name)
             for seed, scope, rate, recovery in itertools.product(
-                self.seeds(model), self.scopes, self.rates, self.recoveries
+                self.seeds(model), self.scopes, self.rates, self.recoveries(model)
             )
             for name in ("dense", self.checkpoint(scope, rate, recovery), self.control(rate, recovery))
         }
@@ -243,10 +249,20 @@ class Plan:
         names = [f"{scope}_pruning_{metric}" for scope in self.scopes for metric in FIGURES_OF_SCOPE]
         names += ["quantization_comparison", "pareto"]
         names += ["scopes_accuracy"] if len(self.scopes) > 1 else []
-        names += ["recovery_comparison"] if len(self.recoveries) > 1 else []
+        names += (
+            ["recovery_comparison"] if any(len(self.recoveries(name)) > 1 for name in self.config["models"]) else []
+        )
         names += ["training_history"] if self.trained else []
         names += ["sensitivity"] if self.measures_sensitivity else []
         return names
+
+    def start(self, recovery: str) -> str:
+        """Return the name of the checkpoint that a recovery that trains starts from, in the folder of its rate.
+
+        `iterative` starts from what it left at the rate before, pruned on, and not fitted to the dense network.
+        """
+        pruned = pruned_for(recovery)
+        return "reconstruct" if pruned == "none" and self.config["retraining"]["start"] == "reconstruct" else pruned
 
     def retraining(self, recovery: str) -> dict:
         """Return what a recovery that trains takes from the table `retraining`: other keys of it rerun nothing."""

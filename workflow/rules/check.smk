@@ -26,7 +26,7 @@ rule check_model:
         user_code=lambda wildcards: user_code(wildcards.model),
         seed=config["seeds"][0],
         settings=PLAN.trial_training,
-        asked=PLAN.asked,
+        asked=lambda wildcards: PLAN.asked(wildcards.model),
         trains=lambda wildcards: PLAN.work(wildcards.model)["training_passes"] > 0,
         strict=config["strict"],
         code=code("check_model"),

@@ -21,7 +21,7 @@ from elagage.files import read_json, sha256
 from elagage.geometry import COVER
 from elagage.image_folder import image_fingerprint
 from elagage.job import failures
-from elagage.plan import NAMES, PRUNED, STEM, Plan, graph, pruned_for
+from elagage.plan import NAMES, PRUNED, STEM, Plan, graph
 from elagage.record_outputs import record_outputs
 from elagage.terminal import narrate
 
@@ -154,8 +154,8 @@ def graph_of(wildcards) -> str:
 
 
 def pruned_checkpoint(wildcards) -> str:
-    """Return the pruned checkpoint that a recovery starts from."""
-    return f"{PRUNED}/{pruned_for(wildcards.recovery)}.safetensors".format(**wildcards)
+    """Return the pruned checkpoint that a recovery that trains starts from."""
+    return f"{PRUNED}/{PLAN.start(wildcards.recovery)}.safetensors".format(**wildcards)
 
 
 def recovered_before(wildcards) -> str:

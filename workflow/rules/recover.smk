@@ -90,3 +90,35 @@ rule recover_batchnorm:
         "Estimate batch norm of {wildcards.model}, seed {wildcards.seed}, {wildcards.scope} {wildcards.rate}, again"
     script:
         "../../scripts/recover_batchnorm.py"
+
+
+rule recover_reconstruct:
+    input:
+        **split_arrays("train"),
+        **split_arrays("validation"),
+        check=CHECKED,
+        dataset=DATASET,
+        dense="results/models/{model}/seed{seed}/dense.safetensors",
+        pruned=f"{PRUNED}/none.safetensors",
+    output:
+        checkpoint=f"{PRUNED}/reconstruct.safetensors",
+    log:
+        "results/logs/recover_reconstruct/{model}/seed{seed}/{scope}/{rate}.log",
+    benchmark:
+        "results/benchmarks/recover_reconstruct/{model}/seed{seed}/{scope}/{rate}.tsv"
+    conda:
+        "../../envs/pytorch.yaml"
+    threads: PLAN.training_threads
+    resources:
+        mem_mb=times_attempt(4000),
+        runtime=times_attempt(60),
+    params:
+        architecture=architecture,
+        trained_with=trained_with,
+        user_code=lambda wildcards: user_code(wildcards.model),
+        reconstruct_images=config["retraining"]["reconstruct_images"],
+        code=code("recover_reconstruct"),
+    message:
+        "Fit {wildcards.model}, seed {wildcards.seed}, {wildcards.scope} {wildcards.rate}, to the dense network"
+    script:
+        "../../scripts/recover_reconstruct.py"

@@ -29,7 +29,7 @@ FILLS = ("full", "none", "left", "bottom")
 ORDER = {
     "mode": ("float32", "dynamic", "dynamic_conv", "static", "qat"),
     "scope": ("global", "local", "channel"),
-    "recovery": ("none", "batchnorm", "finetune", "rewind", "iterative"),
+    "recovery": ("none", "batchnorm", "reconstruct", "finetune", "rewind", "iterative"),
 }
 REFERENCE = {"color": "0.5", "linewidth": 0.9, "zorder": 1.8}  # of what measurements are compared with
 LABEL_GAP = 0.075  # of the height of a panel, between labels below each other

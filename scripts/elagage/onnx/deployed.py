@@ -14,6 +14,9 @@ from elagage.version import VERSION
 NOTES = ("doc_string", "metadata_props")
 
 
+LEFT_OUT = {"kept_channels"}  # of the provenance: long, and of use only with the dense checkpoint
+
+
 def write_deployed(path: str | os.PathLike, model: onnx.ModelProto, dataset: Dataset, provenance: Mapping) -> None:
     """Write the model, stripped, with class names, preprocessing and provenance in its metadata, whole or not at all.
 
@@ -26,7 +29,7 @@ def write_deployed(path: str | os.PathLike, model: onnx.ModelProto, dataset: Dat
         {
             "classes": dataset.classes,
             "preprocessing": dataset.preprocessing(),
-            "provenance": {**provenance, "elagage": VERSION},
+            "provenance": {key: provenance[key] for key in provenance if key not in LEFT_OUT} | {"elagage": VERSION},
         },
     )
     onnx.checker.check_model(model)

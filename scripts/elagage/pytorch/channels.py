@@ -41,11 +41,18 @@ class Block(NamedTuple):
     cuts: Cuts
 
 
-def channel_prune(network: nn.Module, dataset: Dataset, rate: float, dense_weights: int) -> WeightCounts:
+class ChannelPruning(NamedTuple):
+    """The weights that are left, as counted, and the output channels that each prunable weight which lost some kept."""
+
+    counts: WeightCounts
+    kept: dict[str, list[int]]
+
+
+def channel_prune(network: nn.Module, dataset: Dataset, rate: float, dense_weights: int) -> ChannelPruning:
     """Remove the least important channels, in place, until the share `rate` of `dense_weights` is removed.
 
-    Returns the weights as counted afterwards, those of `prunable`, so that all scopes share one axis. The share comes
-    as near to the rate as STEPS permit. Channels that the network couples, such as those of both sides of an addition,
+    The weights counted are those of `prunable`, so that all scopes share one axis. The share comes as near to the rate
+    as STEPS permit. Channels that the network couples, such as those of both sides of an addition,
     are removed together (Fang et al. 2023, "DepGraph: Towards Any Structural Pruning", and its library
     Torch-Pruning). Their importance is the mean of the squared norms of all weights that go with a channel, relative
     to those coupled alike, and is ranked over all layers. Classes and input channels stay, every layer keeps some
@@ -79,8 +86,11 @@ def channel_prune(network: nn.Module, dataset: Dataset, rate: float, dense_weigh
         whole |= {name: refused[each.root] for each in coupled if each.root in refused for name in each.layers}
         coupled = [each for each in coupled if each.root not in refused]
     _tell_whole(shapes, coupled, whole, dense_weights)
-    _remove(network, _joined(blocks))
-    return count_weights(network, dataset)
+    cuts = _joined(blocks)
+    _remove(network, cuts)
+    lost = {key: gone for (key, axis), gone in cuts.items() if axis == 0 and key in shapes}
+    kept = {key: sorted({*range(shapes[key][0])} - gone) for key, gone in lost.items()}
+    return ChannelPruning(count_weights(network, dataset), kept)
 
 
 def _choose(

@@ -22,7 +22,7 @@ from elagage.logits import logits_difference
 from elagage.onnx.graph import INPUT, OUTPUT, PREPROCESS, WEIGHTS, initializer_name
 from elagage.onnx.runtime import session
 from elagage.pytorch.independence import CHOSEN, allowed_difference, check_independence, probe_images
-from elagage.pytorch.models import Normalize, checked_logits, copied, with_other_weights
+from elagage.pytorch.models import Normalize, checked_logits, copied, forward_pass, with_other_weights
 
 NETWORK = "network."  # prefix of the network's tensors in the exported program
 SHOWN = 5  # tensors in a message
@@ -88,6 +88,26 @@ def export_program(network: nn.Module, dataset: Dataset) -> tuple[onnx_ir.Model,
     _check_agreement(onnx_ir.to_proto(graph), network, dataset)
     _check_other_weights(onnx_ir.to_proto(graph), network, dataset, weights)
     return graph, traced
+
+
+def trace(network: nn.Module, dataset: Dataset) -> torch.export.ExportedProgram:
+    """Return the program of a network that export_program takes, in 1 to 3 s: operators that change no tensor.
+
+    Raises UserError if the network cannot be traced.
+    """
+    deployed = _Deployed(copied(network), dataset).eval()
+    images = torch.zeros(2, dataset.channels, dataset.image_size, dataset.image_size, dtype=torch.uint8)
+    batch = ({0: torch.export.Dim("batch")},)
+    try:
+        program = torch.export.export(deployed, (images,), dynamic_shapes=batch, strict=False)
+    except Exception:
+        traceback.print_exc()
+        with forward_pass(images):  # the exporter, too, tries it this way then
+            program = torch.export.export(deployed, (images,), dynamic_shapes=batch, strict=True)
+    operators = {node.target for node in program.graph.nodes if node.op == "call_function"}
+    if any(schema.is_mutable for operator in operators if (schema := getattr(operator, "_schema", None))):
+        program = program.run_decompositions({})
+    return program
 
 
 def _check_agreement(model: onnx.ModelProto, network: nn.Module, dataset: Dataset) -> None:

@@ -105,7 +105,7 @@ def check_trainable(network: nn.Module) -> None:
     if not any(parameter.requires_grad for parameter in network.parameters()):
         raise UserError(
             "no parameter has requires_grad, so there is nothing to train; give the model its weights, and leave out "
-            "mode qat and all of pruning.recovery but none and batchnorm"
+            "mode qat and all of pruning.recovery but none, batchnorm and reconstruct"
         )
 
 
