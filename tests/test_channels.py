@@ -30,6 +30,7 @@ from elagage.onnx.quantization import quantize
 from elagage.pytorch.channels import channel_prune
 from elagage.pytorch.checkpoints import load_checkpoint, load_network, save_checkpoint
 from elagage.pytorch.export import export_graph
+from elagage.pytorch.kept_channels import KEY, kept_channels
 from elagage.pytorch.models import build_network
 from elagage.pytorch.pruning import WeightCounts, count_weights
 from elagage.pytorch.shrinking import shrink
@@ -690,6 +691,12 @@ def test_the_checkpoint_says_what_is_gone_and_loads_as_any_other(place):
     provenance = prune_channels(place, "dense", 0.5, "pruned")
     network, loaded = load_network(place / "pruned", "resnet8", DATASET)
     assert loaded == provenance
+    assert {name: len(kept) for name, kept in kept_channels(provenance).items()} == {
+        name: len(tensor)
+        for name, tensor in load_checkpoint(place / "pruned")[0].items()
+        if tensor.dim() > 1 and len(tensor) < len(load_checkpoint(place / "dense")[0][name])
+    }
+    assert provenance.pop(KEY)
     assert provenance == {
         "elagage": VERSION,
         **{"model": "m", "seed": 0, "scope": "channel", "rate": 0.5, "recovery": "none", "zeros": 0},
