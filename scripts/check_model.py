@@ -34,6 +34,7 @@ from elagage.pytorch.training import (
 from elagage.pytorch.training_state import TrainingState
 from elagage.timing import time_in_turns
 from prune import prune
+from prune_channels import prune_channels
 from quantize import quantize_checkpoint
 from quantize_export import quantize_export
 from quantize_qat import quantize_qat
@@ -67,7 +68,10 @@ class Trial:
     def pruned(self, dense: str, scope: str, rate: float) -> str:
         """Prune and return the checkpoint."""
         checkpoint = self._path(f"{scope}.safetensors")
-        prune(self.data.dataset, dense, self.model.architecture, scope=scope, rate=rate, checkpoint=checkpoint)
+        if scope == "channel":
+            prune_channels(self.data.dataset, dense, self.model.architecture, rate=rate, checkpoint=checkpoint)
+        else:
+            prune(dense, scope=scope, rate=rate, checkpoint=checkpoint)
         return checkpoint
 
     def exported(self, checkpoint: str) -> str:

@@ -4,12 +4,11 @@ import copy
 import json
 from collections.abc import Mapping
 
-import numpy
 import onnx
 import onnx_ir
 import onnxruntime
-import safetensors
 
+from elagage.checkpoints import read_checkpoint
 from elagage.data import Dataset, Split
 from elagage.files import reading
 from elagage.job import job, say
@@ -22,18 +21,11 @@ from elagage.refusals import refusing
 MENTIONED = 0.1  # share of the weights that stay float32, above which the user is told
 
 
-def read_numpy(checkpoint: str) -> tuple[dict[str, numpy.ndarray], dict]:
-    """Return a checkpoint's tensors and provenance without PyTorch."""
-    with reading(checkpoint), safetensors.safe_open(checkpoint, "numpy") as file:
-        names = file.keys()
-        return {name: file.get_tensor(name) for name in names}, json.loads(file.metadata()["elagage"])
-
-
 def quantize_checkpoint(
     dataset: Dataset, graph: str, checkpoint: str, *, calibration: Split | None, outputs: Mapping[str, str]
 ) -> None:
     """Write an ONNX file for each mode (mode -> path), or why there is none; calibration: images for mode static."""
-    state, provenance = read_numpy(checkpoint)
+    state, provenance = read_checkpoint(checkpoint)
     with reading(graph):
         float32 = with_weights(onnx_ir.load(graph), state)
     check_zeros(float32, provenance)

@@ -9,7 +9,7 @@ from elagage.data import PreparedData
 from elagage.job import job
 from elagage.pytorch.checkpoints import load_network, save_checkpoint
 from elagage.pytorch.models import ModelSpec, Normalize, naming
-from elagage.pytorch.pruning import count, hold_zeros, prunable
+from elagage.pytorch.pruning import count_tensors, hold_zeros, prunable
 from elagage.pytorch.recovery import SCHEDULES
 from elagage.pytorch.training import TrainingSettings, check_training, compute_reproducibly, fit
 from elagage.pytorch.training_state import TrainingState, identity
@@ -36,13 +36,13 @@ def recover(
     with ruled_out(), naming(model.architecture):
         check_training(network, Normalize(data.dataset), data.validation.images)
     weights = prunable(network, data.dataset)
-    before = count(weights)
+    before = count_tensors(weights)
     what = f"{provenance['scope']} {provenance['rate']}" if "scope" in provenance else "control"
     label = f"{recovery} {model.name} seed {model.seed} {what}"
     schedule = SCHEDULES[recovery](settings, **retraining)
     constrain = lambda _, optimizer: hold_zeros(weights, optimizer)  # noqa: E731
     best, _ = fit(network, data, settings, schedule, seed=model.seed, label=label, state=state, constrain=constrain)
-    after = count(weights)
+    after = count_tensors(weights)
     assert after.zeros >= before.zeros, f"{before.zeros} of {before.weights} weights were zero, {after.zeros} are"
     print(f"validation_accuracy={best['validation_accuracy']:.6g}; {after.zeros} of {after.weights} weights are zero")
     record = {

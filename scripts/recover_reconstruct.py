@@ -4,10 +4,10 @@ import torch
 
 from elagage.data import PreparedData
 from elagage.job import job, say
+from elagage.kept_channels import kept_channels
 from elagage.pytorch.checkpoints import load_network, save_checkpoint
-from elagage.pytorch.kept_channels import kept_channels
 from elagage.pytorch.models import Normalize, naming
-from elagage.pytorch.pruning import count, prunable
+from elagage.pytorch.pruning import count_tensors, prunable
 from elagage.pytorch.reconstruction import MEMORY, listed, reconstruct
 from elagage.pytorch.training import compute_reproducibly, evaluate
 from elagage.refusals import refusing
@@ -26,7 +26,7 @@ def recover_reconstruct(
     variant = [str(provenance[key]) for key in ("model", "scope", "rate") if key in provenance]
     with naming(architecture):
         weights = prunable(network, data.dataset)
-        before = count(weights)
+        before = count_tensors(weights)
         found = reconstruct(
             network.eval(),
             target.eval(),
@@ -39,7 +39,7 @@ def recover_reconstruct(
         _, accuracy = evaluate(network, Normalize(data.dataset), data.validation, torch.device("cpu"))
     if found.left:
         say(f"{architecture}: reconstruct leaves weights as they were pruned: {listed(found.left)}")
-    after = count(weights)
+    after = count_tensors(weights)
     assert after.zeros >= before.zeros, f"{before.zeros} of {before.weights} weights were zero, {after.zeros} are"
     print(f"validation_accuracy={accuracy:.6g}; {after.zeros} of {after.weights} weights are zero")
     record = {

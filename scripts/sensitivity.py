@@ -10,9 +10,10 @@ from elagage.errors import UserError
 from elagage.files import write_csv
 from elagage.job import job
 from elagage.progress import progress
+from elagage.pruning import zero_smallest
 from elagage.pytorch.checkpoints import load_network
 from elagage.pytorch.models import Normalize, copied, naming
-from elagage.pytorch.pruning import prunable, zero_smallest
+from elagage.pytorch.pruning import prunable
 from elagage.pytorch.training import compute_reproducibly, default_device, evaluate
 from elagage.refusals import refusing
 
@@ -26,9 +27,9 @@ def layers(network: nn.Module, dataset: Dataset) -> dict[str, nn.Parameter]:
 
 def global_shares(weights: Mapping[str, nn.Parameter], rate: float) -> dict[str, float]:
     """Return the share of each layer's weights that global pruning at this rate zeroes; the weights are unchanged."""
-    pruned = {name: weight.detach().clone() for name, weight in weights.items()}
+    pruned = {name: weight.detach().cpu().numpy().copy() for name, weight in weights.items()}
     zero_smallest(list(pruned.values()), rate)
-    return {name: float((weight == 0).double().mean()) for name, weight in pruned.items()}
+    return {name: float((weight == 0).mean()) for name, weight in pruned.items()}
 
 
 def prune_each_layer(weights: Mapping[str, nn.Parameter], rates: Iterable[float]) -> Iterator[tuple[str, float]]:
@@ -36,9 +37,11 @@ def prune_each_layer(weights: Mapping[str, nn.Parameter], rates: Iterable[float]
     for name, weight in weights.items():
         dense = weight.detach().clone()
         for rate in rates:
-            zero_smallest([weight], rate)
+            pruned = dense.cpu().numpy().copy()
+            zero_smallest([pruned], rate)
+            weight.data.copy_(torch.from_numpy(pruned))
             yield name, rate
-            weight.data.copy_(dense)
+        weight.data.copy_(dense)
 
 
 def measure(

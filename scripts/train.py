@@ -7,7 +7,7 @@ import torch
 from elagage.data import PreparedData
 from elagage.files import write_csv
 from elagage.job import job
-from elagage.pytorch.checkpoints import save_checkpoint
+from elagage.pytorch.checkpoints import save_dense
 from elagage.pytorch.folding import fold_checked
 from elagage.pytorch.independence import check_independence
 from elagage.pytorch.models import ModelSpec, Normalize, build_network, naming
@@ -42,10 +42,7 @@ def train(
     write_csv(history, epochs)
     with naming(model.architecture):
         fold_checked(network, dataset, torch.from_numpy(data.validation.images[:2]))
-    save_checkpoint(
-        checkpoint,
-        network.state_dict(),
-        {
+        record = {
             "model": model.name,
             "architecture": model.architecture,
             "dataset": dataset.name,
@@ -53,8 +50,8 @@ def train(
             "epoch": best["epoch"],
             "validation_accuracy": best["validation_accuracy"],
             "torch": torch.__version__,
-        },
-    )
+        }
+        save_dense(checkpoint, network, dataset, record)
     state.remove()
 
 

@@ -5,7 +5,7 @@ import torch
 from elagage.data import Dataset
 from elagage.files import sha256
 from elagage.job import job, say
-from elagage.pytorch.checkpoints import save_checkpoint
+from elagage.pytorch.checkpoints import save_dense
 from elagage.pytorch.folding import fold_checked
 from elagage.pytorch.independence import check_independence, probe_images
 from elagage.pytorch.models import ModelSpec, build_network, naming
@@ -32,10 +32,7 @@ def train_import(
         say(note)
     with naming(model.architecture):
         fold_checked(network, dataset, probe_images(dataset))
-    save_checkpoint(
-        checkpoint,
-        network.state_dict(),
-        {
+        record = {
             "model": model.name,
             "architecture": model.architecture,
             "dataset": dataset.name,
@@ -43,8 +40,8 @@ def train_import(
             "weights_sha256": sha256(weights),
             "torch": torch.__version__,
             **taken,
-        },
-    )
+        }
+        save_dense(checkpoint, network, dataset, record)
 
 
 if "snakemake" in globals():

@@ -13,7 +13,7 @@ import torch
 from elagage import job
 from elagage.data import SPLITS, Dataset, PreparedData, Split
 from elagage.files import write_json
-from elagage.pytorch.checkpoints import save_checkpoint
+from elagage.pytorch.checkpoints import save_dense
 from elagage.pytorch.models import build_network
 from elagage.pytorch.training import compute_reproducibly
 from prune import prune
@@ -97,17 +97,17 @@ def small_disk(tmp_path) -> Iterator[pathlib.Path]:
 
 
 @pytest.fixture
-def dense(tmp_path) -> pathlib.Path:
+def dense(tmp_path, data) -> pathlib.Path:
     """Return the checkpoint of a resnet8, for the data set, with weights that no training has seen."""
     path = tmp_path / "dense.safetensors"
     provenance = {"model": "mine", "validation_accuracy": 0.99, "torch": "1.0"}
-    save_checkpoint(path, build_network("resnet8", 3, 1, seed=1).state_dict(), provenance)
+    save_dense(path, build_network("resnet8", 3, 1, seed=1), data.dataset, provenance)
     return path
 
 
 @pytest.fixture
-def pruned(tmp_path, data, dense) -> pathlib.Path:
+def pruned(tmp_path, dense) -> pathlib.Path:
     """Return the checkpoint of the same network without 80 % of its weights."""
     path = tmp_path / "none.safetensors"
-    prune(data.dataset, dense, "resnet8", scope="global", rate=0.8, checkpoint=path)
+    prune(dense, scope="global", rate=0.8, checkpoint=path)
     return path

@@ -14,7 +14,7 @@ from torch import nn
 from elagage.configuration import check_files, configuration, read_command_line, read_file
 from elagage.errors import UserError
 from elagage.image_folder import image_fingerprint, scan_image_folder
-from elagage.pytorch.checkpoints import save_checkpoint
+from elagage.pytorch.checkpoints import save_dense
 from elagage.pytorch.models import ModelSpec, build_network
 from elagage.pytorch.training import TrainingSettings
 from elagage.pytorch.training_state import TrainingState
@@ -630,9 +630,9 @@ def test_a_network_that_cannot_learn_is_refused_before_training(data, study, for
 def test_a_network_without_a_layer_to_prune_is_named(data, study):
     text = OWN.replace("{forward}", "x").replace("{network}", "nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64))")
     (study / "own.py").write_text(text)
-    state = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64)).state_dict()
-    save_checkpoint("dense.safetensors", state, {})
+    network = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64))
+    save_dense("dense.safetensors", network, data.dataset, {"architecture": "own.py:build"})
     pruned = {"scope": "local", "rate": 0.5, "checkpoint": study / "out/pruned.safetensors"}
     with pytest.raises(UserError, match=r"own\.py:build.*no convolution, no linear layer"):
-        prune(data.dataset, "dense.safetensors", "own.py:build", **pruned)
+        prune("dense.safetensors", **pruned)
     assert not list(study.glob("out/**/*"))

@@ -18,7 +18,7 @@ from elagage.pytorch.checkpoints import load_network, save_checkpoint
 from elagage.pytorch.export import export_graph
 from elagage.pytorch.folding import fold, fold_checked
 from elagage.pytorch.products import products
-from elagage.pytorch.pruning import count_weights, hold_zeros, magnitude_prune, prunable, unpruned
+from elagage.pytorch.pruning import count_weights, hold_zeros, magnitude_prune, prunable, weight_record
 
 GREY = Dataset("grey", ["a", "b", "c"], 1, 16, [0.5], [0.2], True, {}, {})
 
@@ -109,7 +109,7 @@ def test_folding_keeps_the_logits_and_leaves_parameters_that_are_multiplied_as_t
     assert fold(network, DATASET) == ["first", "second"]
     assert relative_error(torch_logits(network, images(4)), expected) < 1e-5
     assert count_weights(network, DATASET).weights == WEIGHTS
-    assert unpruned(network, DATASET) == {}
+    assert "unpruned" not in weight_record(network, DATASET)
     assert fold(network, DATASET) == []  # once and for all
 
 
@@ -205,9 +205,9 @@ class Mixed(Network):
 
 def test_weights_that_cannot_be_folded_are_named_with_their_number():
     assert fold(network := SharedStandardized(), DATASET) == ["first", "second"]
-    assert unpruned(network, DATASET) == {"third": 32 * 32 * 9, "fourth": 32 * 32 * 9}
+    assert weight_record(network, DATASET)["unpruned"] == {"third": 32 * 32 * 9, "fourth": 32 * 32 * 9}
     assert fold(network := Mixed(), DATASET) == ["first", "second"]
-    assert list(unpruned(network, DATASET)) == [""]
+    assert list(weight_record(network, DATASET)["unpruned"]) == [""]
     assert network.experts not in {getattr(module, name) for module, name in prunable(network, DATASET)}
 
 

@@ -2,7 +2,7 @@
 
 import json
 
-from elagage.pytorch.kept_channels import kept_channels, with_kept_channels
+from elagage.kept_channels import kept_channels, with_kept_channels
 
 
 def test_channels_are_read_as_they_were_written():

@@ -12,9 +12,10 @@ from elagage.data import Dataset, PreparedData
 from elagage.errors import UserError
 from elagage.files import refusal
 from elagage.plan import WITHOUT_TRAINING
+from elagage.pruning import zero_smallest
 from elagage.pytorch.checkpoints import load_checkpoint, save_checkpoint
 from elagage.pytorch.models import ModelSpec, Normalize, build_network
-from elagage.pytorch.pruning import count_weights, hold_zeros, magnitude_prune, prunable, zero_smallest
+from elagage.pytorch.pruning import count_weights, hold_zeros, magnitude_prune, prunable
 from elagage.pytorch.recovery import SCHEDULES, finetune, rewind
 from elagage.pytorch.training import TrainingSettings, evaluate, warmup_and_cosine
 from elagage.pytorch.training_state import TrainingState
@@ -202,7 +203,7 @@ def test_weights_between_held_zeros_learn_as_if_masked_in_the_forward_pass():
     torch.manual_seed(0)
     images, targets = torch.randn(16, 6), torch.randn(16, 3)
     held, masked = nn.Linear(6, 3, bias=False), nn.Linear(6, 3, bias=False)
-    zero_smallest([held.weight], 0.5)
+    zero_smallest([held.weight.detach().numpy()], 0.5)
     masked.load_state_dict(held.state_dict())
     nn.utils.prune.custom_from_mask(masked, "weight", held.weight != 0)
     for network, weights in ((held, [(held, "weight")]), (masked, [])):

@@ -7,10 +7,10 @@ import torch
 
 from elagage.data import PreparedData
 from elagage.errors import UserError
+from elagage.kept_channels import kept_channels
 from elagage.pytorch.checkpoints import load_checkpoint, save_checkpoint
-from elagage.pytorch.kept_channels import kept_channels
 from elagage.pytorch.models import build_network
-from prune import prune
+from prune_channels import prune_channels
 from recover_reconstruct import recover_reconstruct
 
 
@@ -60,7 +60,7 @@ def test_a_network_without_channels_is_fitted_to_those_it_kept(tmp_path, data, d
     source, rates = dense, ([0.3, 0.6] if twice else [0.6])
     for rate in rates:
         checkpoint = tmp_path / f"channel{rate}.safetensors"
-        prune(data.dataset, source, "resnet8", scope="channel", rate=rate, checkpoint=checkpoint)
+        prune_channels(data.dataset, source, "resnet8", rate=rate, checkpoint=checkpoint)
         source = checkpoint
     dense_state, (state, provenance) = load_checkpoint(dense)[0], load_checkpoint(source)
     kept, name = kept_channels(provenance), "stage3.0.conv1.weight"

@@ -17,8 +17,8 @@ WALLS = {"pytorch": set(), "onnx": TORCH} | dict.fromkeys(("figures", "packing",
 NEEDS = {"pytorch": TORCH, "onnx": ONNX, "figures": FIGURES, "page": PAGE}
 # Jobs that train, prune, export, or time eager PyTorch, and the one that tries all of that.
 WITH_TORCH = (
-    "train train_import prune recover recover_batchnorm sensitivity quantize_export quantize_qat "
-    "evaluate_latency_eager check_model"
+    "train train_import prune_channels recover recover_batchnorm recover_reconstruct sensitivity quantize_export "
+    "quantize_qat evaluate_latency_eager check_model"
 )
 
 

@@ -33,7 +33,12 @@ EXAMPLE = REPOSITORY / "examples/own_model"
 PROFILES = {"default": "--workflow-profile=workflow/profiles/default", "slurm": "--profile=slurm"}
 EVALUATION = "evaluate_accuracy", "evaluate_latency", "evaluate_latency_eager"  # what runs a network
 ANSWER = "order", "certify", "lost_images", "deploy"
-TAKEN_OVER = {"control": "recover", "prune_again": "prune", "quantize_export_channel": "quantize_export"}
+TAKEN_OVER = {
+    "control": "recover",
+    "prune_again": "prune",
+    "prune_channels_again": "prune_channels",
+    "quantize_export_channel": "quantize_export",
+}
 QUOTES = '"""'  # of a docstring
 TINY = """
 dataset: {name: digits}

@@ -14,7 +14,7 @@ from elagage.version import VERSION
 NOTES = ("doc_string", "metadata_props")
 
 
-LEFT_OUT = {"kept_channels"}  # of the provenance: long, and of use only with the dense checkpoint
+LEFT_OUT = {"kept_channels", "prunable"}  # of the provenance: long, and of use only with the checkpoint
 
 
 def write_deployed(path: str | os.PathLike, model: onnx.ModelProto, dataset: Dataset, provenance: Mapping) -> None:

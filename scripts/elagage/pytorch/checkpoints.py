@@ -9,26 +9,35 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
+from elagage.checkpoints import description
 from elagage.data import Dataset
 from elagage.files import reading, whole_file
+from elagage.job import say
 from elagage.pytorch.folding import fold
 from elagage.pytorch.models import build_network
+from elagage.pytorch.pruning import weight_record
 from elagage.pytorch.shrinking import shrink
 from elagage.pytorch.weights import StateDict, load_into
-from elagage.version import VERSION
 
 
 def save_checkpoint(path: str | os.PathLike, state: Mapping[str, torch.Tensor], provenance: Mapping) -> None:
-    """Write a state dict and, as JSON under the metadata key `elagage`, where it comes from, Elagage's version too.
-
-    One key, because safetensors writes several in an order that changes from run to run.
-    """
+    """Write a state dict and where it comes from, as elagage.checkpoints.write_checkpoint does."""
     tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items()}
     with whole_file(path) as temporary:
         # Not save_file, whose errors are no OSErrors.
-        temporary.write_bytes(
-            save(tensors, {"elagage": json.dumps({**provenance, "elagage": VERSION}, sort_keys=True)})
+        temporary.write_bytes(save(tensors, description(provenance)))
+
+
+def save_dense(path: str | os.PathLike, network: nn.Module, dataset: Dataset, provenance: Mapping) -> None:
+    """Write a network that is not pruned, and what pruning has to know of it; the user is told what it cannot reach."""
+    record = weight_record(network, dataset)
+    if "unpruned" in record:
+        layers = [f"{layer or 'the network itself'} ({size or 'mixed'})" for layer, size in record["unpruned"].items()]
+        say(
+            f"{provenance['architecture']}: pruning leaves weights that are computed in the forward pass: those of "
+            f"{', '.join(layers)}"
         )
+    save_checkpoint(path, network.state_dict(), {**provenance, **record})
 
 
 def load_checkpoint(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], dict]:

@@ -1,7 +1,6 @@
-"""Unstructured magnitude pruning (Han et al. 2015) of all weights that are multiplied with activations."""
+"""Which weights of a network pruning may take: all that are multiplied with activations."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections import defaultdict
 
 import torch
 from torch import nn
@@ -9,6 +8,7 @@ from torch.utils.hooks import RemovableHandle
 
 from elagage.data import Dataset
 from elagage.errors import RefusedError
+from elagage.pruning import NOTHING_TO_PRUNE, SCOPES, WeightCounts
 from elagage.pytorch.products import Products, products
 
 
@@ -20,82 +20,58 @@ def prunable(network: nn.Module, dataset: Dataset) -> list[tuple[nn.Module, str]
     embeddings nor the layers of auxiliary outputs. In the order of the state dict. Raises RefusedError if there is
     none, UserError if the forward pass raises.
     """
-    return _owners(network, products(network, dataset))
+    owners = _owners(network, products(network, dataset))
+    if not owners:
+        raise RefusedError(NOTHING_TO_PRUNE)
+    return owners
 
 
 def _owners(network: nn.Module, seen: Products) -> list[tuple[nn.Module, str]]:
+    """Return the owner of each parameter that is multiplied, none where there is no such parameter."""
     owners = {}
     for module in network.modules():
         for name, parameter in module.named_parameters(recurse=False):
             if id(parameter) in seen.parameters:
                 owners.setdefault(id(parameter), (module, name))
-    if not owners:
-        raise RefusedError(
-            "the network multiplies no parameter with activations (it has no convolution, no linear layer and no "
-            "matrix product of its own), so there is no weight to prune"
-        )
     return list(owners.values())
-
-
-class WeightCounts(NamedTuple):
-    """How many prunable weights are zero, and how many there are."""
-
-    zeros: int
-    weights: int
 
 
 def count_weights(network: nn.Module, dataset: Dataset) -> WeightCounts:
     """Count the prunable weights of a network, each shared weight once."""
-    return count(prunable(network, dataset))
+    return count_tensors(prunable(network, dataset))
 
 
-def count(weights: list[tuple[nn.Module, str]]) -> WeightCounts:
+def count_tensors(weights: list[tuple[nn.Module, str]]) -> WeightCounts:
     """Count the weights, those of `prunable`."""
     tensors = [getattr(module, name) for module, name in weights]
     zeros = sum(int(torch.count_nonzero(tensor == 0)) for tensor in tensors)
     return WeightCounts(zeros, sum(tensor.numel() for tensor in tensors))
 
 
-def unpruned(network: nn.Module, dataset: Dataset) -> dict[str, int]:
-    """Return how many weights, by the name of the layer, are multiplied with activations but are no parameters.
+def weight_record(network: nn.Module, dataset: Dataset) -> dict:
+    """Return what a checkpoint says of its weights, so that they can be pruned without the network.
 
-    They are computed from parameters, for each image or in a way that cannot be folded, or they are constants.
+    prunable: the names in the state dict of each prunable weight, several of a shared one. unpruned, if there are any:
+    how many weights, by the name of the layer, are multiplied with activations but are no parameters; they are computed
+    from parameters, for each image or in a way that cannot be folded, or they are constants.
     """
     seen = products(network, dataset)
-    return dict.fromkeys(seen.mixed, 0) | seen.others
-
-
-def _local(weights: list[torch.Tensor], rate: float) -> None:
-    for weight in weights:
-        zero_smallest([weight], rate)
-
-
-@torch.no_grad()
-def zero_smallest(weights: list[torch.Tensor], rate: float) -> None:
-    """Set the share `rate` (0 to below 1) of the smallest of all these weights to zero, in place.
-
-    Of equal ones the same as l1_unstructured and global_unstructured of torch.nn.utils.prune choose, in half of the
-    memory: seven times that of the weights.
-    """
-    sizes = torch.cat([weight.abs().flatten() for weight in weights])
-    zero = torch.zeros_like(sizes, dtype=torch.bool)
-    zero[torch.topk(sizes, round(rate * len(sizes)), largest=False, sorted=False).indices] = True
-    for weight, mask in zip(weights, zero.split([weight.numel() for weight in weights]), strict=True):
-        weight.masked_fill_(mask.view_as(weight), 0.0)
-        weight += 0.0  # -0.0 becomes 0.0: signs of zeros do not compress
-
-
-SCOPES: dict[str, Callable[[list[torch.Tensor], float], None]] = {"local": _local, "global": zero_smallest}
+    names = defaultdict(list)
+    for name, parameter in network.named_parameters(remove_duplicate=False):
+        names[id(parameter)].append(name)
+    left = dict.fromkeys(seen.mixed, 0) | seen.others
+    record = {"prunable": [names[id(getattr(*owner))] for owner in _owners(network, seen)]}
+    return record | ({"unpruned": left} if left else {})
 
 
 def magnitude_prune(network: nn.Module, dataset: Dataset, scope: str, rate: float) -> WeightCounts:
     """Set the share `rate` (0 to below 1) of the smallest weights to zero; return the weights as counted afterwards.
 
-    `local` zeroes the share in every layer, `global` over all layers together. Raises errors as prunable does.
+    Raises errors as prunable does.
     """
     weights = prunable(network, dataset)
-    SCOPES[scope]([getattr(module, name) for module, name in weights], rate)
-    return count(weights)
+    SCOPES[scope]([getattr(module, name).detach().numpy() for module, name in weights], rate)
+    return count_tensors(weights)
 
 
 def hold_zeros(weights: list[tuple[nn.Module, str]], optimizer: torch.optim.Optimizer) -> RemovableHandle:
