@@ -1,8 +1,8 @@
 """Where the time of a study's jobs went, rule by rule: until a job's own code starts, and after.
 
-For example `make study CONFIG=study/study.yaml CORES=2`, then `python benchmarks/job_times.py study`. Of each job the last run,
-as Snakemake recorded it, whose work is what its log ends with; the rest is Python's start, imports and Snakemake.
-Jobs run side by side, so the sums are longer than the study took.
+For example `make study CONFIG=study/study.yaml CORES=2`, then `python benchmarks/job_times.py study`. Of each job the
+last run, as Snakemake recorded it, whose work is what its log ends with; the rest is the start of Python, imports and
+Snakemake. Jobs run side by side, so the sums are longer than the study took.
 """
 
 import argparse
