@@ -690,7 +690,8 @@ def test_every_profile_plans_the_default_study(profile, tmp_path):
     place = "--snakefile", str(REPOSITORY / "workflow/Snakefile"), "--configfile", str(config)
     jobs = planned(tmp_path, *place, option, str(REPOSITORY / folder))
     assert jobs["train"] == 1
-    assert jobs["prune"] == 9
+    assert jobs["prune"] == 6
+    assert jobs["prune_channels"] == 3
     assert jobs["recover"] == 9
     assert jobs["quantize"] == 11
     assert jobs["evaluate_latency"] == 11
