@@ -258,6 +258,13 @@ def test_training_and_sensitivity_ask_for_a_gpu_and_timings_for_a_whole_node(slu
     assert "cpu=64" in timing
 
 
+def test_a_group_has_the_cores_of_one_of_its_jobs_because_they_run_one_after_the_other(slurm, abandoned):
+    table = accounting(slurm, abandoned)
+    groups = table[table["Comment"].str.contains("|".join(("prune", "sweep", "answer", "figures")))]
+    assert len(groups) == 4
+    assert set(groups["AllocTRES"].str.extract(r"cpu=(\d+)")[0]) == {"1"}
+
+
 def test_nothing_runs_beside_a_timing(disturbed, abandoned):
     for study in (disturbed, abandoned):
         ends = {}
