@@ -108,7 +108,7 @@ rule recover_reconstruct:
         "results/benchmarks/recover_reconstruct/{model}/seed{seed}/{scope}/{rate}.tsv"
     conda:
         "../../envs/pytorch.yaml"
-    threads: PLAN.training_threads
+    threads: 1  # so that several run beside each other, and weights do not depend on the number of cores
     resources:
         mem_mb=times_attempt(4000),
         runtime=times_attempt(60),
