@@ -10,6 +10,7 @@ from elagage.files import read_json, whole_file
 from elagage.job import job, say
 
 START = 3.0  # seconds that starting a job takes, most of them for imports (docs/scaling.md)
+FIT = 60  # times the inference of an image, that reconstruct takes for it: 35 to 80 for four networks
 JOBS_OF_CHECKPOINT = 6  # prune or train, quantize, pack, and the three measurements
 
 
@@ -22,6 +23,7 @@ def seconds(found: Mapping, work: Mapping, images: Mapping, cores: int) -> float
     trainings = found["training_seconds"] * images["train"] * work["training_passes"]
     alone = found["inference_seconds"] * work["timed_images"] * (work["variants"] + work["checkpoints"])
     beside = found["inference_seconds"] * images["test"] * work["variants"]
+    beside += FIT * found["inference_seconds"] * min(images["train"], work["fitted_images"]) * work["fits"]
     beside += START * JOBS_OF_CHECKPOINT * work["checkpoints"]
     trainings /= min(cores, max(1, work["trainings"])) if work["training_threads"] == 1 else 1
     return alone + trainings + beside / cores

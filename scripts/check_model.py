@@ -18,12 +18,14 @@ from elagage.data import NORMALIZATIONS, Dataset, PreparedData, Split
 from elagage.errors import RefusedError, UserError
 from elagage.files import refusal, write_json
 from elagage.job import job, say
+from elagage.kept_channels import kept_channels
 from elagage.onnx.contents import Weight, stored_weights
 from elagage.onnx.runtime import load, predictions
 from elagage.progress import progress
 from elagage.pytorch.checkpoints import load_network
 from elagage.pytorch.inspection import better_class_order, better_normalization, check_accuracy, predicted_classes
 from elagage.pytorch.models import ModelSpec, Normalize, build_network, naming
+from elagage.pytorch.reconstruction import check_reconstruct
 from elagage.pytorch.training import (
     TrainingSettings,
     check_training,
@@ -40,7 +42,6 @@ from quantize_export import quantize_export
 from quantize_qat import quantize_qat
 from recover import recover
 from recover_batchnorm import recover_batchnorm
-from recover_reconstruct import recover_reconstruct
 from train import train
 
 TRAINED_IMAGES = 32  # of two steps
@@ -87,8 +88,11 @@ class Trial:
             recover_batchnorm(self.data, pruned, self.model.architecture, batchnorm_images=None, checkpoint=output)
             return
         if recovery == "reconstruct":
-            architecture = self.model.architecture
-            recover_reconstruct(self.data, dense, pruned, architecture, reconstruct_images=None, checkpoint=output)
+            dataset, architecture = self.data.dataset, self.model.architecture
+            target, (network, provenance) = (load_network(path, architecture, dataset) for path in (dense, pruned))
+            with naming(architecture):
+                kept = kept_channels(provenance)
+                check_reconstruct(network.eval(), target[0].eval(), dataset, self.data.train.images, kept)
             return
         retraining = {"epochs": 1} | ({"learning_rate": self.settings.learning_rate} if recovery == "finetune" else {})
         recover(

@@ -126,7 +126,7 @@ def test_the_report_names_what_is_refused_and_how_much_there_is_to_do(plain, tmp
         "dataset": {"name": "digits", "image_size": 32},
         "training": {"epochs": 9, "batch_size": 128},
         "pruning": {"scopes": ["local", "channel"], "rates": [0, 0.5], "recovery": ["none", "finetune"]},
-        "retraining": {"epochs": 2},
+        "retraining": {"epochs": 2, "reconstruct_images": None},
         "quantization": {"modes": ["float32", "static"], "qat_epochs": 5},
         "evaluation": {"latency_images": None},
     }
@@ -144,11 +144,19 @@ def test_the_report_names_what_is_refused_and_how_much_there_is_to_do(plain, tmp
 
 def test_trainings_that_take_one_core_run_side_by_side():
     found, images = {"training_seconds": 0.01, "inference_seconds": 0}, {"train": 1000, "test": 10}
-    work = {"training_passes": 6, "trainings": 2, "timed_images": 10, "variants": 1, "checkpoints": 0}
+    work = {"training_passes": 6, "trainings": 2, "timed_images": 10, "variants": 1, "checkpoints": 0, "fits": 0}
+    work |= {"fitted_images": 10}
     durations = [seconds(found, work | {"training_threads": threads}, images, cores=2) for threads in (1, 8)]
     assert durations == pytest.approx([30, 60])
     only_one = work | {"training_threads": 1, "trainings": 1}
     assert seconds(found, only_one, images, cores=16) == pytest.approx(60)
+
+
+def test_fits_take_longer_of_more_images():
+    found, images = {"training_seconds": 0, "inference_seconds": 0.01}, {"train": 1000, "test": 0}
+    work = {"training_passes": 0, "trainings": 0, "training_threads": 1, "timed_images": 0, "variants": 0}
+    fits = [work | {"checkpoints": 0, "fits": 2, "fitted_images": count} for count in (100, 200, 5000)]
+    assert [seconds(found, each, images, cores=2) for each in fits] == pytest.approx([60, 120, 600])
 
 
 def test_durations_are_said_in_a_unit_that_people_would_take():

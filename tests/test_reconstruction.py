@@ -28,7 +28,7 @@ from elagage.pytorch import reconstruction
 from elagage.pytorch.channels import channel_prune
 from elagage.pytorch.export import trace
 from elagage.pytorch.pruning import count_weights, magnitude_prune
-from elagage.pytorch.reconstruction import affordable_images, reconstruct, sample
+from elagage.pytorch.reconstruction import affordable_images, check_reconstruct, reconstruct, sample
 from elagage.pytorch.walk import Walk
 
 CONVOLUTIONS = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
@@ -162,9 +162,13 @@ def test_what_cannot_be_fitted_is_named(monkeypatch):
         "conv.weight": "it has 144 inputs, more than 100",
         "norm.weight": "it is multiplied otherwise than by a convolution or a linear layer",
     }
+    check_reconstruct(network, dense, DATASET, images(4), {})
     monkeypatch.setattr(reconstruction, "MOST_INPUTS", 1)
-    with pytest.raises(RefusedError, match=r"changes nothing: 'stem\.weight' \(it has 27 inputs.* and 1 more"):
+    nothing = r"changes nothing: 'stem\.weight' \(it has 27 inputs.* and 1 more"
+    with pytest.raises(RefusedError, match=nothing):
         reconstruct(network, dense, DATASET, images(20), {}, memory=None, label="")
+    with pytest.raises(RefusedError, match=nothing):
+        check_reconstruct(network, dense, DATASET, images(4), {})
 
 
 def test_images_are_as_many_as_the_memory_is_for(monkeypatch):

@@ -197,9 +197,19 @@ class Plan:
 
         Then jobs that train beside each other use the cores, and weights do not depend on how many there are.
         """
+        return 1 if self.config["training"]["batch_size"] * self.image_size**2 <= SMALL_BATCH else TRAINING_THREADS
+
+    @property
+    def fitted_images(self) -> int:
+        """About how many images reconstruct takes: as many as usual up to 64 pixels, of larger ones the same memory."""
+        usual = USUAL_IMAGES["retraining.reconstruct_images"] * min(1, (64 / self.image_size) ** 2)
+        return self.config["retraining"]["reconstruct_images"] or round(usual)
+
+    @property
+    def image_size(self) -> int:
+        """The pixels of an image's side."""
         dataset = self.config["dataset"]
-        pixels = (dataset["image_size"] or OWN_SIZES[dataset["name"]]) ** 2
-        return 1 if self.config["training"]["batch_size"] * pixels <= SMALL_BATCH else TRAINING_THREADS
+        return dataset["image_size"] or OWN_SIZES[dataset["name"]]
 
     @property
     def trial_training(self) -> dict:
@@ -240,6 +250,8 @@ class Plan:
             "training_passes": passes,
             "trainings": trainings + len(retrained),
             "training_threads": self.training_threads,
+            "fits": sum(name.endswith("/reconstruct") for _, name in checkpoints),
+            "fitted_images": self.fitted_images,
             "timed_images": self.config["evaluation"]["latency_images"] or USUAL_IMAGES["evaluation.latency_images"],
         }
 
