@@ -18,6 +18,11 @@ def prune(source: str | os.PathLike, *, scope: str, rate: float, checkpoint: str
     state, provenance = read_checkpoint(source)
     if not provenance["prunable"]:
         raise RefusedError(f"architecture {provenance['architecture']!r}: {NOTHING_TO_PRUNE}")
+    if overlapping := provenance.get("overlapping"):
+        raise RefusedError(
+            f"architecture {provenance['architecture']!r}: zeros in {', '.join(overlapping)} would be lost, since "
+            "other tensors of the state dict are views of the same memory; register copies of them (clone())"
+        )
     weights = [state[name] for name, *_ in provenance["prunable"]]
     SCOPES[scope](weights, rate)
     for name, *others in provenance["prunable"]:

@@ -93,8 +93,33 @@ def test_weights_that_no_fit_brings_nearer_stay():
 
 
 def test_a_strong_pull_keeps_the_old_weights():
-    equations = NormalEquations(torch.ones(1, 1, 1), torch.full((1, 1, 1), 2.0), 4.0)
+    equations = NormalEquations(torch.ones(1, 1, 1), torch.full((1, 1, 1), 2.0), 4.0, torch.ones(1))
     old = torch.full((1, 1, 1), 0.5)
     mask = torch.ones(1, 1, 1, dtype=torch.bool)
     assert conjugate_gradients(equations, old, old, mask, 1e6).item() == pytest.approx(0.5, abs=1e-4)
     assert conjugate_gradients(equations, old, old, mask, 1e-6).item() == pytest.approx(2.0, abs=1e-4)
+
+
+@pytest.mark.parametrize("offset", [0, 10, 1000])
+@pytest.mark.parametrize("intercept", [True, False])
+def test_inputs_far_from_0_are_fitted_as_well_as_float32_holds_them(offset, intercept):
+    x, weight, _, mask = layer(positions=2000)
+    x = x + offset
+    targets = torch.einsum("pgi,goi->pgo", x.double(), weight.double()).float()
+    found = fit(moments(x[:1600], targets[:1600]), moments(x[1600:], targets[1600:]), weight * mask, mask, intercept)
+    assert found is None or found.weight.abs().max() < 100 * weight.abs().max()
+    if offset < 1000:
+        assert found.after < 0.9 * found.before
+
+
+def test_inputs_that_never_change_leave_weights_of_a_usual_size():
+    x, weight, targets, mask = layer(positions=2000)
+    x[:, :, ::2] = 0.5
+    found = fit(moments(x[:1600], targets[:1600]), moments(x[1600:], targets[1600:]), weight * mask, mask, True)
+    assert found is None or found.weight.abs().max() < 100 * weight.abs().max()
+
+
+def test_targets_that_are_no_numbers_change_nothing():
+    x, weight, targets, mask = layer(positions=200)
+    targets[3] = float("nan")
+    assert fit(moments(x, targets), moments(x, targets), weight * mask, mask, True) is None

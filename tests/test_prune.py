@@ -335,6 +335,26 @@ def test_a_checkpoint_is_pruned_as_its_network_is_under_all_names_of_a_shared_we
     assert all(torch.equal(tensor, state[name]) for name, tensor in network.state_dict().items())
 
 
+class Shadowed(Toy):
+    """A buffer that is the weight itself, as of a moving average that was never copied."""
+
+    def __init__(self, view=slice(None)):
+        super().__init__()
+        self.register_buffer("shadow", self.linear.weight.data[view])
+
+
+def test_a_buffer_in_the_memory_of_a_weight_is_pruned_with_it_or_refused(tmp_path):
+    save_dense(tmp_path / "dense", Shadowed(), GREY, {})
+    prune(tmp_path / "dense", scope="global", rate=0.5, checkpoint=tmp_path / "pruned")
+    state, provenance = load_checkpoint(tmp_path / "pruned")
+    network = Shadowed()
+    network.load_state_dict(state)
+    assert count_weights(network, GREY).zeros == provenance["zeros"] == 4
+    save_dense(tmp_path / "view", Shadowed(slice(1)), GREY, {"architecture": "own.py:build"})
+    with pytest.raises(RefusedError, match=r"own\.py:build.*zeros in linear\.weight would be lost"):
+        prune(tmp_path / "view", scope="global", rate=0.5, checkpoint=tmp_path / "refused")
+
+
 @pytest.mark.parametrize("scope", SCOPES)
 def test_a_pruned_network_still_learns_all_its_weights(scope):
     network = Toy()

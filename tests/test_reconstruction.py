@@ -200,3 +200,114 @@ def test_a_few_images_are_enough_to_hold_some_out():
     dense = lively(ReusedBlock())
     assert reconstruct(pruned(dense), dense, DATASET, images(5), {}, memory=None, label="").images == 5
     assert math.isfinite(float(torch_logits(dense, images(1)).sum()))
+
+
+class Middle(nn.Module):
+    """A network whose middle a subclass gives: images [n, 16, 16, 16] to [n, any, height, width]."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.linear = nn.Conv2d(3, 16, 3, padding=1), nn.LazyLinear(3)
+        self.build()
+
+    def build(self):
+        pass
+
+    def forward(self, x):
+        return self.linear(functional.relu(self.middle(functional.relu(self.stem(x)))).mean((2, 3)))
+
+
+class Reflecting(Middle):
+    def build(self):
+        self.middle = nn.Conv2d(16, 16, 3, padding=1, padding_mode="reflect")
+
+
+class Same(Middle):
+    def build(self):
+        self.middle = nn.Conv2d(16, 16, (4, 3), padding="same", dilation=(1, 2))
+
+
+class Valid(Middle):
+    def build(self):
+        self.middle = nn.Conv2d(16, 16, 3, padding="valid")
+
+
+class Far(Middle):
+    """Values whose mean is far from 0 meet a depthwise convolution."""
+
+    def build(self):
+        self.depthwise = nn.Conv2d(16, 16, 3, groups=16)
+
+    def middle(self, x):
+        return self.depthwise(x + 100)
+
+
+class Auxiliary(Middle):
+    """A second head, computed in evaluation, too, and used in training only."""
+
+    def build(self):
+        self.middle, self.auxiliary = nn.Conv2d(16, 16, 1, bias=False), nn.Linear(3, 3)
+
+    def forward(self, x):
+        logits = super().forward(x)
+        auxiliary = self.auxiliary(logits)
+        return logits + auxiliary if self.training else logits
+
+
+class OverTokens(Middle):
+    """Batch norm over another dimension than that of a linear layer's outputs."""
+
+    def build(self):
+        self.wide, self.norm = nn.Linear(16, 24, bias=False), nn.BatchNorm2d(16)
+
+    def middle(self, x):
+        return self.norm(self.wide(x + 3))
+
+
+ODD = [Reflecting, Same, Valid, Far, Auxiliary, OverTokens]
+
+
+@pytest.mark.parametrize("rate", [0.6, 0.95])
+@pytest.mark.parametrize("build", ODD)
+def test_odd_layers_end_with_numbers_of_a_usual_size_and_come_nearer(build, rate):
+    dense = build()
+    torch_logits(dense, images(2))
+    dense = lively(dense)
+    network = pruned(dense, rate)
+    zeros = {name: tensor == 0 for name, tensor in network.state_dict().items()}
+    error = relative_error(torch_logits(network, images(64)), torch_logits(dense, images(64)))
+    left = reconstruct(network, dense, DATASET, images(160, seed=2), {}, memory=None, label="").left
+    assert not left or build is Auxiliary
+    for name, tensor in network.state_dict().items():
+        assert tensor.abs().max() < 1e3
+        assert tensor.dim() < 2 or not tensor[zeros[name]].any()
+    assert relative_error(torch_logits(network, images(64)), torch_logits(dense, images(64))) < error
+
+
+@pytest.mark.parametrize("build", [ReusedBlock, SharedConvolution])
+def test_a_module_that_is_called_several_times_is_fitted_without_some_channels(build):
+    dense = lively(build())
+    network = copy.deepcopy(dense)
+    _, kept = channel_prune(network, DATASET, 0.3, count_weights(dense, DATASET).weights)
+    assert kept
+    error = relative_error(torch_logits(network, images(64)), torch_logits(dense, images(64)))
+    check_reconstruct(network, dense, DATASET, images(4), kept)
+    reconstruct(network, dense, DATASET, images(160, seed=2), kept, memory=None, label="")
+    assert relative_error(torch_logits(network, images(64)), torch_logits(dense, images(64))) < error
+
+
+class Frozen(Middle):
+    def build(self):
+        self.convolution = nn.Conv2d(16, 16, 3)
+
+    def middle(self, x):
+        with torch.no_grad():
+            return self.convolution(x)
+
+
+def test_blocks_that_are_not_entered_are_refused():
+    dense = Frozen()
+    torch_logits(dense, images(2))
+    network = pruned(lively(dense))
+    with pytest.raises(RefusedError, match=r"does not enter blocks of torch\.no_grad"):
+        reconstruct(network, dense, DATASET, images(20), {}, memory=None, label="")

@@ -107,6 +107,7 @@ def trace(network: nn.Module, dataset: Dataset) -> torch.export.ExportedProgram:
     operators = {node.target for node in program.graph.nodes if node.op == "call_function"}
     if any(schema.is_mutable for operator in operators if (schema := getattr(operator, "_schema", None))):
         program = program.run_decompositions({})
+    program.graph.eliminate_dead_code()
     return program
 
 

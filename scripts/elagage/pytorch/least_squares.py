@@ -17,12 +17,14 @@ RIDGE_OUTPUTS = 64  # with some of so many the strength is chosen
 CONVERGED = 1e-4  # share of the error by which an iteration has to lower it
 MOST_ITERATIONS = 500
 SMALLEST = 1e-30  # of what is divided by, in float32
+LEAST_VARIANCE = 1e-6  # of an input's mean square: about what float32 can tell, so the pull is never relative to less
 
 
 class Moments:
     """Sums over positions of a layer's inputs, [positions, groups, inputs], and targets, [positions, groups, outputs].
 
-    Products are made in float32 and added up in float64. A layer that is not grouped has one group.
+    Products are made in float32, of what is centred, and added up in float64: uncentred, their errors would be larger
+    than the variance of an input whose mean is far from 0. A layer that is not grouped has one group.
     """
 
     def __init__(self, groups: int, inputs: int, outputs: int):
@@ -37,12 +39,22 @@ class Moments:
     def add(self, inputs: torch.Tensor, targets: torch.Tensor) -> None:
         """Add some positions, float32."""
         inputs, targets = inputs.transpose(0, 1), targets.transpose(0, 1)
-        self.positions += inputs.shape[1]
-        self.inputs += inputs.sum(1, dtype=torch.float64)
-        self.targets += targets.sum(1, dtype=torch.float64)
-        self.inputs_inputs += inputs.mT @ inputs
-        self.targets_inputs += targets.mT @ inputs
+        positions = inputs.shape[1]
+        self.positions += positions
         self.targets_targets += targets.double().square().sum(1)
+        centre, centre_of_targets = inputs.mean(1, keepdim=True), targets.mean(1, keepdim=True)
+        inputs, targets = inputs - centre, targets - centre_of_targets
+        rest, rest_of_targets = (each.sum(1, keepdim=True, dtype=torch.float64) for each in (inputs, targets))
+        centre, centre_of_targets = centre.double(), centre_of_targets.double()
+        total = positions * centre + rest
+        self.inputs += total.squeeze(1)
+        self.targets += (positions * centre_of_targets + rest_of_targets).squeeze(1)
+        self.inputs_inputs += inputs.mT @ inputs
+        self.inputs_inputs.baddbmm_(torch.cat([centre, rest], 1).mT, torch.cat([total, centre], 1))
+        self.targets_inputs += targets.mT @ inputs
+        self.targets_inputs.baddbmm_(
+            torch.cat([centre_of_targets, rest_of_targets], 1).mT, torch.cat([total, centre], 1)
+        )
 
     def join(self, others: "Moments") -> None:
         """Add the positions of other moments."""
@@ -76,23 +88,26 @@ class Moments:
         """Return the means of the products, with an intercept the covariances."""
         of_inputs, of_targets = self.inputs_inputs / self.positions, self.targets_inputs / self.positions
         squares = self.targets_targets.sum() / self.positions
+        scale = LEAST_VARIANCE * of_inputs.diagonal(dim1=1, dim2=2).mean(1)
         if intercept:
             inputs, targets = self.inputs.unsqueeze(1) / self.positions, self.targets.unsqueeze(2) / self.positions
             of_inputs -= inputs.mT @ inputs
             of_targets -= targets @ inputs
             squares -= targets.square().sum()
-        return NormalEquations(of_inputs.float(), of_targets.float(), float(squares))
+        scale = scale.maximum(of_inputs.diagonal(dim1=1, dim2=2).mean(1))
+        return NormalEquations(of_inputs.float(), of_targets.float(), float(squares), scale.float())
 
 
 class NormalEquations(NamedTuple):
     """Mean products of inputs, [groups, inputs, inputs], of targets and inputs, [groups, outputs, inputs], float32.
 
-    And the mean squared norm of the targets.
+    And the mean squared norm of the targets, and what the pull to the old weights is relative to, float32 [groups].
     """
 
     of_inputs: torch.Tensor
     of_targets: torch.Tensor
     squares: float
+    scale: torch.Tensor
 
 
 class Fit(NamedTuple):
@@ -122,14 +137,17 @@ def fit(training: Moments, held_out: Moments, weight: torch.Tensor, mask: torch.
     for ridge in RIDGES:
         fitted = conjugate_gradients(equations, fitted, old, free, ridge)
         error = unseen.error(fitted, some.shift(fitted, intercept))
-        if error >= lowest:
+        if not error < lowest:  # nor if it is NaN
             break
         lowest, best = error, ridge
     if best is None:
         return None
     training.join(held_out)
     fitted = conjugate_gradients(training.normal_equations(intercept), weight, weight, mask, best)
-    return Fit(fitted, training.shift(fitted, intercept).float(), before, lowest)
+    shift = training.shift(fitted, intercept).float()
+    if not held_out.error(fitted, shift) < held_out.error(weight, torch.zeros_like(shift)):
+        return None
+    return Fit(fitted, shift, before, lowest)
 
 
 def conjugate_gradients(
@@ -140,7 +158,7 @@ def conjugate_gradients(
     All rows at once, with a diagonal preconditioner, until an iteration lowers the sum of both by less than CONVERGED.
     """
     diagonal = equations.of_inputs.diagonal(dim1=1, dim2=2)
-    pull = ridge * diagonal.mean(1, keepdim=True).unsqueeze(1).clamp(min=SMALLEST)
+    pull = ridge * equations.scale.view(-1, 1, 1).clamp(min=SMALLEST)
     preconditioner = 1 / (diagonal.unsqueeze(1) + pull)
     weight = start.clone()
     explained = weight @ equations.of_inputs
@@ -151,7 +169,9 @@ def conjugate_gradients(
     product = (residual * step).sum(2, keepdim=True)
     for _ in range(MOST_ITERATIONS):
         image = (direction @ equations.of_inputs + pull * direction) * mask
-        length = product / (direction * image).sum(2, keepdim=True).clamp(min=SMALLEST)
+        curvature = (direction * image).sum(2, keepdim=True)
+        # Rounding may make it negative where there is none.
+        length = torch.where(curvature > 0, product / curvature.clamp(min=SMALLEST), 0)
         weight = weight + length * direction
         residual = residual - length * image
         lowered = float((length * product).sum())

@@ -48,20 +48,35 @@ def count_tensors(weights: list[tuple[nn.Module, str]]) -> WeightCounts:
     return WeightCounts(zeros, sum(tensor.numel() for tensor in tensors))
 
 
+def memory_of(tensor: torch.Tensor) -> tuple:
+    """Return what two names of one tensor in the state dict have in common: its memory, and how it lies there."""
+    return tensor.data_ptr(), tensor.shape, tensor.stride()
+
+
 def weight_record(network: nn.Module, dataset: Dataset) -> dict:
     """Return what a checkpoint says of its weights, so that they can be pruned without the network.
 
     prunable: the names in the state dict of each prunable weight, several of a shared one. unpruned, if there are any:
     how many weights, by the name of the layer, are multiplied with activations but are no parameters; they are computed
-    from parameters, for each image or in a way that cannot be folded, or they are constants.
+    from parameters, for each image or in a way that cannot be folded, or they are constants. overlapping, if there are
+    any: names of prunable weights of which other tensors of the state dict are views.
     """
     seen = products(network, dataset)
-    names = defaultdict(list)
-    for name, parameter in network.named_parameters(remove_duplicate=False):
-        names[id(parameter)].append(name)
-    left = dict.fromkeys(seen.mixed, 0) | seen.others
-    record = {"prunable": [names[id(getattr(*owner))] for owner in _owners(network, seen)]}
-    return record | ({"unpruned": left} if left else {})
+    names, views = defaultdict(list), defaultdict(set)
+    for name, tensor in network.state_dict().items():
+        names[memory_of(tensor)].append(name)
+        views[tensor.untyped_storage().data_ptr()].add(memory_of(tensor))
+    weights = {memory_of(weight): weight for weight in (getattr(*owner) for owner in _owners(network, seen))}
+    record = {
+        "prunable": [names[memory] for memory in weights],
+        "unpruned": dict.fromkeys(seen.mixed, 0) | seen.others,
+        "overlapping": [
+            names[memory][0]
+            for memory, weight in weights.items()
+            if len(views[weight.untyped_storage().data_ptr()]) > 1
+        ],
+    }
+    return {key: value for key, value in record.items() if value or key == "prunable"}
 
 
 def magnitude_prune(network: nn.Module, dataset: Dataset, scope: str, rate: float) -> WeightCounts:

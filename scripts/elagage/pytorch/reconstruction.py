@@ -20,10 +20,12 @@ from elagage.progress import progress
 from elagage.pytorch.export import trace
 from elagage.pytorch.fake_quantization import LAYERS
 from elagage.pytorch.least_squares import Moments, fit
-from elagage.pytorch.pruning import prunable
+from elagage.pytorch.pruning import memory_of, prunable
 from elagage.pytorch.walk import Walk
 
 BATCHNORMS = (torch.ops.aten.batch_norm.default, torch.ops.aten._native_batch_norm_legit_no_training.default)
+# Convolutions with padding in words, beside those that are quantized.
+CALLS = (*LAYERS, torch.ops.aten.conv1d.padding, torch.ops.aten.conv2d.padding, torch.ops.aten.conv3d.padding)
 CHUNK = 16  # images, at most, that are computed at a time
 PARTS = 5  # one of so many chunks is held out
 FEWEST_IMAGES = 80  # whatever memory they take
@@ -92,10 +94,15 @@ def check_reconstruct(
     target_program, program = _programs(network, dense, dataset, kept)
     chunks = [torch.from_numpy(images)]
     targets, walk = Walk(target_program, dense, chunks), Walk(program, network, chunks)
-    find_layers(walk, network, dataset)
+    layers, _ = find_layers(walk, network, dataset)
+    twins = dict(zip(walk.nodes, targets.nodes, strict=True))
+    first = {layer.calls[0]: layer for layer in layers}
     with torch.inference_mode():
-        for node, twin in zip(walk.nodes, targets.nodes, strict=True):
+        for node, twin in twins.items():
             targets.compute(twin)
+            if node in first:
+                for arguments, target in _calls(first[node], walk, targets, twins, 0):
+                    sample(arguments, target, kept.get(first[node].name), 1, torch.Generator())
             walk.compute(node)
 
 
@@ -105,6 +112,10 @@ def _programs(
     """Return the programs of the dense network and of the pruned one, whose nodes correspond to each other."""
     target_program = trace(dense, dataset)
     program = trace(network, dataset) if kept else target_program
+    if target_program.graph.find_nodes(op="get_attr"):
+        raise RefusedError(
+            "reconstruct does not enter blocks of torch.no_grad(), torch.autocast() or torch.cond() in a forward pass"
+        )
     if [node.target for node in target_program.graph.nodes] != [node.target for node in program.graph.nodes]:
         raise RefusedError("reconstruct: without some channels the network takes other steps than the dense one")
     return target_program, program
@@ -132,15 +143,25 @@ def find_layers(walk: Walk, network: nn.Module, dataset: Dataset) -> tuple[list[
     for node, name in walk.names.items():
         users[name] += node.users
     for node in walk.nodes:
-        if node.target in LAYERS and node.args[1] in walk.names and node.args[0] in walk.varying:
+        if node.target in CALLS and node.args[1] in walk.names and node.args[0] in walk.varying:
             calls[walk.names[node.args[1]]].append(node)
     state = network.state_dict()
-    names = {tensor.data_ptr(): name for name, tensor in reversed(state.items())}
+    names = {memory_of(tensor): name for name, tensor in reversed(state.items())}
+    memory = defaultdict(set)
+    for tensor in state.values():
+        memory[tensor.untyped_storage().data_ptr()].add(memory_of(tensor))
     layers, left = [], {}
     for module, parameter in prunable(network, dataset):
-        name = names[getattr(module, parameter).data_ptr()]
-        inputs = math.prod(state[name].shape[1:])
-        if not calls[name] or len(calls[name]) < len(users[name]):
+        weight = getattr(module, parameter)
+        name = names[memory_of(weight)]
+        inputs = math.prod(weight.shape[1:])
+        if len(memory[weight.untyped_storage().data_ptr()]) > 1:
+            left[name] = "other tensors are views of its memory"
+        elif not users[name]:
+            left[name] = "what it computes is not used"
+        elif len({_groups(call) for call in calls[name]}) > 1:
+            left[name] = "it is called with several numbers of groups"
+        elif not calls[name] or len(calls[name]) < len(users[name]):
             left[name] = "it is multiplied otherwise than by a convolution or a linear layer"
         elif inputs > MOST_INPUTS:
             left[name] = f"it has {inputs} inputs, more than {MOST_INPUTS}"
@@ -157,8 +178,10 @@ def _intercept(walk: Walk, calls: list[fx.Node], users: Mapping[str, list[fx.Nod
     if bias is not None:
         return (bias, 1) if set(users[bias]) == set(calls) else (None, 1)
     following = list(calls[0].users)
-    if len(calls) > 1 or len(following) > 1 or following[0].target not in BATCHNORMS or calls[0].meta["val"].dim() == 3:
-        return None, 1  # of 3 dimensions the channels of a linear layer are the last, those of batch norm the second
+    if len(calls) > 1 or len(following) > 1 or following[0].target not in BATCHNORMS:
+        return None, 1
+    if calls[0].target is torch.ops.aten.linear.default and calls[0].meta["val"].dim() > 2:
+        return None, 1  # its channels are the last dimension, those of batch norm the second
     mean = walk.names.get(following[0].args[3])
     return (mean, -1) if mean is not None and len(users[mean]) == 1 else (None, 1)
 
@@ -168,7 +191,7 @@ def _fit_layer(
 ) -> None:
     """Fit a weight at its first call, whose twin is computed, to all its calls."""
     weight = walk.state[layer.name]
-    groups = walk.arguments(layer.calls[0], 0).get("groups", 1)
+    groups = _groups(layer.calls[0])
     matrix = weight.reshape(groups, len(weight) // groups, -1)
     _, outputs, inputs = matrix.shape
     training, held_out = (Moments(groups, inputs, outputs) for _ in range(2))
@@ -193,15 +216,25 @@ def _calls(
 ) -> Iterator[tuple[dict, torch.Tensor]]:
     """Yield the arguments of each call of a layer for the chunk at `place`, and what the dense network returns.
 
-    Later calls of a weight get the inputs of the dense network: those of the pruned one depend on the fit.
+    Later calls of a weight get the inputs of the dense network, since those of the pruned one depend on the fit; where
+    channels are removed, whose inputs have other shapes, those that the pruned network has before the fit.
     """
     call, *later = layer.calls
     yield walk.arguments(call, place), targets.values[twins[call]][place]
     if later:
-        found = targets.ahead(twins[call], [twins[node] for node in later], place)
+        first = walk.nodes.index(call)
+        found = targets.ahead(first + 1, [twins[node] for node in later], place)
+        weight = walk.state[layer.name]
+        removed = weight.shape != targets.state[layer.name].shape
+        own = walk.ahead(first, later, place) if removed else {}
         for node in later:
             arguments, result = found[twins[node]]
-            yield arguments | {"weight": walk.state[layer.name]}, result
+            yield own[node][0] if removed else arguments | {"weight": weight}, result
+
+
+def _groups(call: fx.Node) -> int:
+    names = [argument.name for argument in call.target._schema.arguments]
+    return (dict(zip(names, call.args, strict=False)) | call.kwargs).get("groups", 1)
 
 
 def sample(
@@ -227,13 +260,16 @@ def sample(
 
 def _patches(arguments: Mapping) -> torch.Tensor:
     """Return a view of what a convolution multiplies at each place of its output: [n, *output, channels, *kernel]."""
-    images, kernel = arguments["input"], arguments["weight"].shape[2:]
-    strides, paddings, dilations = (
-        [*arguments[name]] * (len(kernel) if len(arguments[name]) == 1 else 1)
-        for name in ("stride", "padding", "dilation")
+    images, kernel, padding = arguments["input"], arguments["weight"].shape[2:], arguments["padding"]
+    strides, dilations = (
+        [*arguments[name]] * (len(kernel) if len(arguments[name]) == 1 else 1) for name in ("stride", "dilation")
     )
-    padded = nn.functional.pad(images, [side for padding in reversed(paddings) for side in (padding, padding)])
     reach = [dilation * (size - 1) for dilation, size in zip(dilations, kernel, strict=True)]
+    if isinstance(padding, str):
+        sides = [(far // 2, far - far // 2) if padding == "same" else (0, 0) for far in reach]
+    else:
+        sides = [(size, size) for size in [*padding] * (len(kernel) if len(padding) == 1 else 1)]
+    padded = nn.functional.pad(images, [side for pair in reversed(sides) for side in pair])
     places = zip(padded.shape[2:], reach, strides, strict=True)
     output = [(size - far - 1) // stride + 1 for size, far, stride in places]
     first, channel, *steps = padded.stride()

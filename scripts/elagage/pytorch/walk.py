@@ -8,6 +8,7 @@ from torch import fx, nn
 from torch.utils import _pytree as pytree
 
 from elagage.pytorch.export import NETWORK
+from elagage.pytorch.pruning import memory_of
 
 
 class Walk:
@@ -24,7 +25,7 @@ class Walk:
         self.constants: dict[fx.Node, object] = {}
         self.values: dict[fx.Node, list] = {}
         self.names: dict[fx.Node, str] = {}  # node -> name in the state dict, the first of tensors that are shared
-        firsts = {tensor.data_ptr(): name for name, tensor in reversed(self.state.items())}
+        firsts = {memory_of(tensor): name for name, tensor in reversed(self.state.items())}
         targets = {spec.arg.name: spec.target for spec in program.graph_signature.input_specs}
         tensors = {**program.state_dict, **program.constants}
         for node in program.graph.find_nodes(op="placeholder"):
@@ -33,7 +34,7 @@ class Walk:
             if target is None:
                 self.values[node] = list(chunks)
             elif target.startswith(NETWORK) and name in self.state:
-                self.names[node], self.constants[node] = firsts[self.state[name].data_ptr()], self.state[name]
+                self.names[node], self.constants[node] = firsts[memory_of(self.state[name])], self.state[name]
             else:
                 self.constants[node] = tensors[target]
         self.varying = {*self.values}  # nodes that depend on the images
@@ -63,11 +64,11 @@ class Walk:
         """Return the arguments of a node, by name, for the chunk at `place`."""
         return _named_arguments(node, self._sources(node, place))
 
-    def ahead(self, last: fx.Node, calls: Iterable[fx.Node], place: int) -> dict[fx.Node, tuple[dict, torch.Tensor]]:
-        """Return arguments and results of calls later than `last`, the node computed last, for the chunk at `place`."""
+    def ahead(self, first: int, calls: Iterable[fx.Node], place: int) -> dict[fx.Node, tuple[dict, torch.Tensor]]:
+        """Return arguments and results of later calls for the chunk at `place`; first: of `nodes`, not computed yet."""
         wanted, found = {*calls}, {}
         values = dict(self.constants) | {node: values[place] for node, values in self.values.items()}
-        for node in self.nodes[self.nodes.index(last) + 1 :]:
+        for node in self.nodes[first:]:
             values[node] = self._call(node, values)
             if node in wanted:
                 found[node] = _named_arguments(node, values), values[node]
