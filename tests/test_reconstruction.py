@@ -264,7 +264,16 @@ class OverTokens(Middle):
         return self.norm(self.wide(x + 3))
 
 
-ODD = [Reflecting, Same, Valid, Far, Auxiliary, OverTokens]
+class Frozen(Middle):
+    def build(self):
+        self.convolution = nn.Conv2d(16, 16, 3)
+
+    def middle(self, x):
+        with torch.no_grad():
+            return self.convolution(x)
+
+
+ODD = [Frozen, Reflecting, Same, Valid, Far, Auxiliary, OverTokens]
 
 
 @pytest.mark.parametrize("rate", [0.6, 0.95])
@@ -296,18 +305,18 @@ def test_a_module_that_is_called_several_times_is_fitted_without_some_channels(b
     assert relative_error(torch_logits(network, images(64)), torch_logits(dense, images(64))) < error
 
 
-class Frozen(Middle):
+class Mixed(Middle):
     def build(self):
         self.convolution = nn.Conv2d(16, 16, 3)
 
     def middle(self, x):
-        with torch.no_grad():
+        with torch.autocast("cpu", enabled=False):
             return self.convolution(x)
 
 
 def test_blocks_that_are_not_entered_are_refused():
-    dense = Frozen()
+    dense = Mixed()
     torch_logits(dense, images(2))
     network = pruned(lively(dense))
-    with pytest.raises(RefusedError, match=r"does not enter blocks of torch\.no_grad"):
+    with pytest.raises(RefusedError, match=r"does not enter blocks of torch\.autocast"):
         reconstruct(network, dense, DATASET, images(20), {}, memory=None, label="")

@@ -98,12 +98,13 @@ def trace(network: nn.Module, dataset: Dataset) -> torch.export.ExportedProgram:
     deployed = _Deployed(copied(network), dataset).eval()
     images = torch.zeros(2, dataset.channels, dataset.image_size, dataset.image_size, dtype=torch.uint8)
     batch = ({0: torch.export.Dim("batch")},)
-    try:
-        program = torch.export.export(deployed, (images,), dynamic_shapes=batch, strict=False)
-    except Exception:
-        traceback.print_exc()
-        with forward_pass(images):  # the exporter, too, tries it this way then
-            program = torch.export.export(deployed, (images,), dynamic_shapes=batch, strict=True)
+    with torch.no_grad():  # or what the network computes in such a block becomes a program of its own
+        try:
+            program = torch.export.export(deployed, (images,), dynamic_shapes=batch, strict=False)
+        except Exception:
+            traceback.print_exc()
+            with forward_pass(images):  # the exporter, too, tries it this way then
+                program = torch.export.export(deployed, (images,), dynamic_shapes=batch, strict=True)
     operators = {node.target for node in program.graph.nodes if node.op == "call_function"}
     if any(schema.is_mutable for operator in operators if (schema := getattr(operator, "_schema", None))):
         program = program.run_decompositions({})

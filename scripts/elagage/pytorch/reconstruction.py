@@ -113,9 +113,7 @@ def _programs(
     target_program = trace(dense, dataset)
     program = trace(network, dataset) if kept else target_program
     if target_program.graph.find_nodes(op="get_attr"):
-        raise RefusedError(
-            "reconstruct does not enter blocks of torch.no_grad(), torch.autocast() or torch.cond() in a forward pass"
-        )
+        raise RefusedError("reconstruct does not enter blocks of torch.autocast() or torch.cond() in a forward pass")
     if [node.target for node in target_program.graph.nodes] != [node.target for node in program.graph.nodes]:
         raise RefusedError("reconstruct: without some channels the network takes other steps than the dense one")
     return target_program, program
