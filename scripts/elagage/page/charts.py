@@ -14,6 +14,14 @@ from elagage.objectives import OBJECTIVES
 
 BLACK, ORANGE, BLUE, GREEN, VERMILION = "#000000", "#E69F00", "#0072B2", "#009E73", "#D55E00"
 SCOPES = {"global": BLACK, "local": ORANGE, "channel": GREEN}  # as in the figures
+DASHES = {
+    "none": [1, 2],
+    "batchnorm": [2, 4],
+    "reconstruct": [8, 2, 2, 2],
+    "finetune": [5, 3],
+    "rewind": [1, 0],
+    "iterative": [10, 4],
+}
 VERDICTS = ["within", "too few images to tell", "beyond"]
 STROKES = [BLUE, BLACK, VERMILION]
 FILLS = [BLUE, "#ffffff", VERMILION]
@@ -44,8 +52,9 @@ CONFIG: dict[str, Any] = {
 
 def losses(field: str, margin: float, title: str) -> altair.Y:
     """Return the axis of a loss in points."""
-    named = f"datum.value == {margin} ? 'margin {margin:g}' : datum.label"
-    axis = altair.Axis(values=loss_ticks(margin), format="~g", labelExpr=named, domain=False, titleAnchor="start")
+    # Not datum.label: with this scale Vega writes 50 as 5e+1.
+    named = f"datum.value == {margin} ? 'margin {margin:g}' : format(datum.value, '.3~f')"
+    axis = altair.Axis(values=loss_ticks(margin), labelExpr=named, domain=False, titleAnchor="start")
     return altair.Y(
         field, type="quantitative", title=title, axis=axis, scale=altair.Scale(type="symlog", constant=margin)
     )
@@ -114,7 +123,7 @@ def trade_off(margin: float, filters: list[str]) -> dict[str, Any]:
 def pruning(margin: float, rows: list[dict]) -> dict[str, Any]:
     """Return the chart of loss against the rate, a line for each scope and recovery; rows: as Study.marks."""
     rates = sorted({row["rate"] for row in rows})
-    several = len({row["recovery"] for row in rows}) > 1
+    recoveries = [name for name in DASHES if name in {row["recovery"] for row in rows}]
     scopes = [name for name in SCOPES if name in {row["scope"] for row in rows}]
     scope = altair.Scale(domain=scopes, range=[SCOPES[name] for name in scopes])
     legend = altair.Legend(orient="top")
@@ -125,7 +134,11 @@ def pruning(margin: float, rows: list[dict]) -> dict[str, Any]:
         detail="recovery:N",
     )
     lines = chart.mark_line().encode(
-        strokeDash=altair.StrokeDash("recovery:N", legend=legend if several else None),
+        strokeDash=altair.StrokeDash(
+            "recovery:N",
+            scale=altair.Scale(domain=recoveries, range=[DASHES[name] for name in recoveries]),
+            legend=legend if len(recoveries) > 1 else None,
+        ),
     )
     points = chart.mark_point(size=60, strokeWidth=2, fill="#ffffff").encode(shape=altair.Shape("scope:N", legend=None))
     return drawn((limit(margin) + lines + points).properties(height=280))
