@@ -75,15 +75,10 @@ def reconstruct(
     chunks = list(torch.from_numpy(images).split(max(1, min(CHUNK, len(images) // PARTS))))
     targets, walk = Walk(target_program, dense, chunks), Walk(program, network, chunks)
     layers, left = find_layers(walk, network, dataset)
-    twins = dict(zip(walk.nodes, targets.nodes, strict=True))
-    first = {layer.calls[0]: layer for layer in layers}
     with torch.inference_mode(), progress(len(layers), " layers", label) as advance:
-        for node, twin in twins.items():
-            targets.compute(twin)
-            if node in first:
-                _fit_layer(first[node], walk, targets, twins, kept.get(first[node].name))
-                advance(1)
-            walk.compute(node)
+        for layer, twins in _side_by_side(walk, targets, layers):
+            _fit_layer(layer, walk, targets, twins, kept.get(layer.name))
+            advance(1)
     return Reconstruction(len(images), left)
 
 
@@ -95,15 +90,24 @@ def check_reconstruct(
     chunks = [torch.from_numpy(images)]
     targets, walk = Walk(target_program, dense, chunks), Walk(program, network, chunks)
     layers, _ = find_layers(walk, network, dataset)
+    with torch.inference_mode():
+        for layer, twins in _side_by_side(walk, targets, layers):
+            for arguments, target in _calls(layer, walk, targets, twins, 0):
+                sample(arguments, target, kept.get(layer.name), 1, torch.Generator())
+
+
+def _side_by_side(walk: Walk, targets: Walk, layers: list[Layer]) -> Iterator[tuple[Layer, Mapping[fx.Node, fx.Node]]]:
+    """Compute both networks node by node, and yield each layer when the dense one, but not the other, has computed it.
+
+    With it the node of the dense network for each of the other one.
+    """
     twins = dict(zip(walk.nodes, targets.nodes, strict=True))
     first = {layer.calls[0]: layer for layer in layers}
-    with torch.inference_mode():
-        for node, twin in twins.items():
-            targets.compute(twin)
-            if node in first:
-                for arguments, target in _calls(first[node], walk, targets, twins, 0):
-                    sample(arguments, target, kept.get(first[node].name), 1, torch.Generator())
-            walk.compute(node)
+    for node, twin in twins.items():
+        targets.compute(twin)
+        if node in first:
+            yield first[node], twins
+        walk.compute(node)
 
 
 def _programs(
