@@ -71,7 +71,7 @@ def main() -> None:
             summary, page = pathlib.Path(folder, "summary.csv"), pathlib.Path(folder, "report.html")
             repeat(results, files, summary)
             start = time.perf_counter()
-            report_page(summary, answer, *tables, configuration, page)
+            report_page(summary, answer, *tables, results / "answer/lost_images.json", configuration, page)
             written = time.perf_counter() - start
             seconds, cpu = opened(page)
             print(
