@@ -16,6 +16,7 @@ from elagage.onnx.runtime import load, predictions
 from elagage.pytorch.models import ModelSpec
 from elagage.pytorch.training import TrainingSettings
 from quantize_export import quantize_export
+from recover_reconstruct import recover_reconstruct
 
 SETTINGS = TrainingSettings(
     epochs=2, batch_size=8, learning_rate=0.01, momentum=0.9, weight_decay=1e-4, warmup_epochs=0, flip=False
@@ -78,8 +79,12 @@ def outcome(trial: Trial, graph: str, test: Split, dense: str, scope: str, rate:
         checkpoint = trial.pruned(dense, scope, rate)
         shapes = trial.exported(checkpoint) if scope == "channel" else graph
         if recovery != "none":
-            trial.recovered(checkpoint, recovery)
-            checkpoint = str(trial.folder / "recovered.safetensors")
+            source, checkpoint = checkpoint, str(trial.folder / "recovered.safetensors")
+            if recovery == "reconstruct":  # the job itself, of which the check computes less
+                architecture, images = trial.model.architecture, {"reconstruct_images": None}
+                recover_reconstruct(trial.data, dense, source, architecture, **images, checkpoint=checkpoint)
+            else:
+                trial.recovered(dense, source, recovery)
         trial.quantized(shapes, checkpoint, ASKED["modes"], scope)
     except RefusedError as error:
         return dict.fromkeys(ASKED["modes"], str(error))
