@@ -101,16 +101,16 @@ def trade_off(margin: float, filters: list[str]) -> dict[str, Any]:
     rings = shown.transform_filter("datum.certified").mark_point(
         size=260, strokeWidth=1.5, stroke=BLACK, fill=None, shape="circle"
     )
-    # Only of the answer by this cost: two may be nearly the same file, whose names would hide each other.
-    names = shown.transform_filter("indexof(datum.answers, cost) >= 0")
-    text = {"dy": 20, "fontSize": 12, "fontWeight": "bold", "text": "answer"}
+    # Only of the answer by this cost: two may be nearly the same file, whose names would hide each other. The name is
+    # above the chart, for there may be many files around the answer.
+    answers = shown.transform_filter("indexof(datum.answers, cost) >= 0")
     chart = altair.layer(
         limit(margin),
         whiskers.encode(y2="loss_high:Q", y=losses("loss_low", margin, LOST)),
+        answers.mark_rule(color=BLACK, strokeDash=[2, 3]).encode(y2=altair.value(0)),
         marks,
         rings,
-        names.mark_text(stroke="#ffffff", strokeWidth=4, **text),
-        names.mark_text(color=BLACK, **text),
+        answers.mark_text(dy=-6, fontSize=12, fontWeight="bold", text="answer").encode(y=altair.value(0)),
     )
     parameters = [
         altair.param("cost", value=next(iter(COSTS))),
