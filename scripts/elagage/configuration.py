@@ -13,6 +13,7 @@ import yaml
 from elagage.data import KNOWN_SIZES, OWN_SIZES, USUAL_IMAGES, check_classes
 from elagage.errors import UserError
 from elagage.image_folder import ImageFolder, scan_image_folder
+from elagage.modes import CALIBRATED
 from elagage.plan import Plan
 
 MODEL_FILES = "architecture", "weights"
@@ -345,7 +346,7 @@ def _image_counts(dataset: Mapping, folder: ImageFolder | None) -> tuple[dict[st
 def _check_counts(config: Mapping, folder: ImageFolder | None, note: Callable[[str], object]) -> None:
     """Raise UserError if more images are stated than there will be; note where fewer than usual are there."""
     counts, notes = _image_counts(config["dataset"], folder)
-    calibrated = {"static", "qat"} & set(config["quantization"]["modes"])
+    calibrated = {*CALIBRATED, "qat"} & set(config["quantization"]["modes"])
     recoveries = Plan(config).all_recoveries
     uses = {  # key -> split that it takes images of
         "quantization.calibration_images": "train" if calibrated else None,

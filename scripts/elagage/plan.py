@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from elagage.code_checksum import code_checksums
 from elagage.data import OWN_SIZES, USUAL_IMAGES
 from elagage.geometry import COVER, Geometry
+from elagage.modes import CALIBRATED
 from elagage.user_code import import_roots
 
 PRUNED = "results/models/{model}/seed{seed}/{scope}/{rate}"  # folder of the checkpoints of a scope and rate
@@ -70,6 +71,11 @@ class Plan:
         float32 is among them in every study, because each variant is timed against the dense float32 model.
         """
         return sorted({"float32", *self.modes} - {"qat"})
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether the rule quantize takes training images, to calibrate ranges."""
+        return not {*CALIBRATED}.isdisjoint(self.modes)
 
     @property
     def mode_stems(self) -> list[str]:

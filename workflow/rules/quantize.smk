@@ -42,7 +42,7 @@ use rule quantize_export as quantize_export_channel with:
 
 rule quantize:
     input:
-        **(split_arrays("train") if "static" in PLAN.modes else {}),
+        **(split_arrays("train") if PLAN.calibrates else {}),
         dataset=DATASET,
         graph=graph_of,
         checkpoint=f"{STEM}.safetensors",
@@ -59,7 +59,7 @@ rule quantize:
     params:
         trained_with=trained_with,
         modes=PLAN.quantize_modes,
-        calibration_images=config["quantization"]["calibration_images"] if "static" in PLAN.modes else None,
+        calibration_images=config["quantization"]["calibration_images"] if PLAN.calibrates else None,
         code=code("quantize"),
     message:
         "Quantize {wildcards.model}, seed {wildcards.seed}, {wildcards.checkpoint}"

@@ -19,6 +19,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
 from elagage.axes import loss_ticks
+from elagage.modes import LARGEST_LEVEL
 
 # Okabe and Ito's colours, which colour-blind people can tell apart. Lightness L* of the first four: 0, 71, 58, 46.
 COLORS = ("#000000", "#E69F00", "#009E73", "#0072B2", "#CC79A7", "#56B4E9", "#D55E00")
@@ -27,7 +28,7 @@ LINES = ("-", ":", "-.", "--", (0, (6, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (8, 3))
 FILLS = ("full", "none", "left", "bottom")
 # The order of styles and legends; what is not here follows.
 ORDER = {
-    "mode": ("float32", "dynamic", "dynamic_conv", "static", "qat"),
+    "mode": ("float32", "dynamic", "dynamic_conv", "static", "static4", "static3", "qat"),
     "scope": ("global", "local", "channel"),
     "recovery": ("none", "batchnorm", "reconstruct", "finetune", "rewind", "iterative"),
 }
@@ -58,7 +59,7 @@ def line_styles(column: str, values: Iterable[str]) -> dict[str, dict]:
 def value_name(column: str, value: str) -> str:
     """Return a mode, scope or recovery as figures call it."""
     if column == "mode":
-        return value if value == "float32" else f"{value} int8"
+        return value if value in ("float32", *LARGEST_LEVEL) else f"{value} int8"
     return "as pruned" if (column, value) == ("recovery", "none") else value
 
 

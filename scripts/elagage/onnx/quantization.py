@@ -13,8 +13,11 @@ from onnxruntime import quantization
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType
 
 from elagage.errors import RefusedError, UserError
+from elagage.modes import LARGEST_LEVEL
 from elagage.onnx.contents import count_contents
+from elagage.onnx.few_bits import round_layers
 from elagage.onnx.graph import PREPROCESS
+from elagage.onnx.qdq import qdq_places
 
 # Images; ranges are those of all images whatever the batch. With 64 at once, a ResNet-50 for 224x224 pixels takes
 # 7.7 GB, with 8 it takes 2.5 GB.
@@ -41,7 +44,9 @@ class _Calibration(CalibrationDataReader):
         return None if batch is None else {"image": batch}
 
 
-def _dynamic(operators: list[str], source: pathlib.Path, target: pathlib.Path, images: None, ranges: Mapping) -> None:
+def _dynamic(
+    operators: list[str], source: pathlib.Path, target: pathlib.Path, images: None, overrides: Mapping
+) -> None:
     quantization.quantize_dynamic(
         source,
         target,
@@ -52,7 +57,7 @@ def _dynamic(operators: list[str], source: pathlib.Path, target: pathlib.Path, i
     )
 
 
-def _static(source: pathlib.Path, target: pathlib.Path, images: numpy.ndarray, ranges: Mapping) -> None:
+def _static(source: pathlib.Path, target: pathlib.Path, images: numpy.ndarray, overrides: Mapping) -> None:
     preprocess = [node.name for node in onnx.load(source).graph.node if node.name.startswith(PREPROCESS)]
     quantization.quantize_static(
         source,
@@ -65,10 +70,23 @@ def _static(source: pathlib.Path, target: pathlib.Path, images: numpy.ndarray, r
         weight_type=QuantType.QInt8,
         nodes_to_exclude=preprocess,
         extra_options={
-            "TensorQuantOverrides": {name: [parameters] for name, parameters in ranges.items()},
+            "TensorQuantOverrides": dict(overrides),
             "MinimumRealRange": SMALLEST_RANGE,
         },
     )
+
+
+def _few_bits(
+    largest: int, source: pathlib.Path, target: pathlib.Path, images: numpy.ndarray, overrides: Mapping
+) -> None:
+    _static(source, target, images[:CALIBRATION_BATCH], overrides)  # to see what becomes int8
+    rounded = round_layers(onnx.load(source), qdq_places(onnx.load(target)), images, largest)
+    if not rounded.scales:
+        raise RefusedError(
+            "quantization.modes: no layer between the first and the last can have weights on few levels; use static"
+        )
+    onnx.save(rounded.model, source)
+    _static(source, target, images, {**overrides, **rounded.scales})
 
 
 # Gemm is named too: it becomes MatMul before it is quantized.
@@ -77,6 +95,7 @@ MODES: dict[str, Callable] = {
     "dynamic_conv": functools.partial(_dynamic, ["MatMul", "Gemm", "Conv"]),
     "static": _static,
     "qat": _static,
+    **{mode: functools.partial(_few_bits, largest) for mode, largest in LARGEST_LEVEL.items()},
 }
 
 
@@ -87,7 +106,8 @@ def quantize(
 
     `dynamic` quantizes linear layers, `dynamic_conv` convolutions too, both with activation ranges computed for each
     input; `static` all that ONNX Runtime can, per channel, as QDQ, with ranges calibrated on `images`, uint8
-    [n, channels, height, width]; `qat` the same, with ranges that were trained (tensor -> scale, float32, and
+    [n, channels, height, width]; `static4` and `static3` the same, with weights on 15 and 7 levels; `qat` as `static`,
+    with ranges that were trained (tensor -> scale, float32, and
     zero_point, uint8) for all tensors that `ranges` names. Raises RefusedError if nothing became int8, but for
     `dynamic`, because a network may have no linear layer, and UserError if there is no room for temporary files.
     https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html
@@ -97,12 +117,12 @@ def quantize(
         source, target = pathlib.Path(folder, "float.onnx"), pathlib.Path(folder, "int8.onnx")
         try:
             onnx.save(model, source)
-            MODES[mode](source, target, images, ranges or {})
+            MODES[mode](source, target, images, {name: [range_] for name, range_ in (ranges or {}).items()})
         except OSError as error:
             raise UserError(
                 f"{folder}: cannot be written ({error.strerror or error}); make room, or set TMPDIR"
             ) from error
-        except MemoryError:
+        except (MemoryError, RefusedError):
             raise
         except Exception as error:  # of every kind, for graphs that its authors did not think of
             traceback.print_exc()

@@ -6,7 +6,6 @@ Inference", https://arxiv.org/abs/1712.05877.
 """
 
 import copy
-import dataclasses
 import operator
 from collections.abc import Callable
 
@@ -16,6 +15,7 @@ import torch
 from torch import fx, nn
 
 from elagage.onnx.graph import INPUT, OUTPUT, PREPROCESS, initializer_name
+from elagage.onnx.qdq import QdqPlaces
 from elagage.onnx.quantization import SMALLEST_RANGE
 from elagage.pytorch.export import NETWORK
 
@@ -26,40 +26,6 @@ RANGE_OF = "range of "
 WEIGHT_LEVELS = 64  # int8 weights are -64 to 64, as ONNX Runtime makes them with reduce_range
 ACTIVATION_LEVELS = 255  # uint8
 RANGE_MOMENTUM = 0.01  # share of the newest batch in an activation's range
-
-
-@dataclasses.dataclass(frozen=True)
-class QdqPlaces:
-    """What an int8 ONNX file rounds.
-
-    ranges: tensor -> (scale, zero point) of uint8. followers: tensor -> the tensor whose range it shares, such as that
-    of a maximum -> its input. weights: constant -> axis along which its scales differ, None if it has one.
-    """
-
-    ranges: dict[str, tuple[float, int]]
-    followers: dict[str, str]
-    weights: dict[str, int | None]
-
-
-def qdq_places(model: onnx.ModelProto) -> QdqPlaces:
-    """Read what a QDQ file of ONNX Runtime's quantizer rounds, by the names of the float32 graph."""
-    constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-    places = QdqPlaces({}, {}, {})
-    for node in model.graph.node:
-        if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
-            continue
-        source, scale, zero_point = node.input[0], constants[node.input[1]], constants[node.input[2]]
-        owner = node.input[1].removesuffix("_scale")
-        if node.op_type == "QuantizeLinear":
-            name = source.removesuffix("_QuantizeLinear_Input")
-            if name == owner:
-                places.ranges[name] = float(scale), int(zero_point)
-            else:
-                places.followers[name] = owner
-        elif source in constants and constants[source].dtype == numpy.int8:
-            axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), None)
-            places.weights[owner] = axis if scale.ndim else None
-    return places
 
 
 class FakeQuantize(nn.Module):

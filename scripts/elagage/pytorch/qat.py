@@ -22,10 +22,11 @@ from torch.export.passes import move_to_device_pass
 from elagage.data import Dataset, PreparedData
 from elagage.errors import RefusedError, UserError
 from elagage.onnx.graph import INPUT, with_weights
+from elagage.onnx.qdq import qdq_places
 from elagage.onnx.quantization import quantize
 from elagage.onnx.runtime import session
 from elagage.pytorch.export import export_program
-from elagage.pytorch.fake_quantization import FakeQuantizedNetwork, qdq_places
+from elagage.pytorch.fake_quantization import FakeQuantizedNetwork
 from elagage.pytorch.independence import SHARE_OF_NOISE, with_noise
 from elagage.pytorch.models import Normalize, checked_logits, copied
 from elagage.pytorch.pruning import hold_zeros, prunable
