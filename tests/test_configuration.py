@@ -89,6 +89,12 @@ def test_other_recoveries_may_take_longer_than_training():
     assert configuration([stated], SCHEMA)["retraining"]["epochs"] == 20
 
 
+def test_retraining_takes_a_third_of_the_epochs_of_training_unless_it_is_stated():
+    for trained, retrained in ((1, 1), (10, 4), (30, 10), (100, 34)):
+        stated = {"pruning": {"recovery": ["rewind"]}, "training": {"epochs": trained}}
+        assert configuration([stated], SCHEMA)["retraining"]["epochs"] == retrained
+
+
 @pytest.mark.parametrize("file", ON_OFFER, ids=lambda file: file.parent.name)
 def test_the_configurations_on_offer_are_valid(file, monkeypatch):
     monkeypatch.chdir(file.parent)

@@ -24,6 +24,7 @@ OTHER_MODELS = {".onnx": "ONNX", ".h5": "Keras", ".keras": "Keras", ".tflite": "
 # learning rate (Renda et al. 2020, section 3), a hundredth of the first in their step schedules. Ours ends at 0, where
 # nothing learns.
 LEARNING_RATE_DIVISOR = 100
+EPOCHS_DIVISOR = 3  # of training.epochs, for a recovery that trains: docs/comparing.md has what more would buy
 
 
 def _is_finite_number(checker, value) -> bool:
@@ -157,6 +158,8 @@ def configuration(
     mistakes = sorted(_Validator(schema).iter_errors(config), key=lambda error: list(map(str, error.absolute_path)))
     if mistakes:
         raise UserError("\n".join(f"configuration: {_message(mistake, schema)}" for mistake in mistakes))
+    if config["retraining"]["epochs"] is None:
+        config["retraining"]["epochs"] = math.ceil(config["training"]["epochs"] / EPOCHS_DIVISOR)
     _check_epochs(config)
     _check_reference(config)
     _check_meant(stated, config)
