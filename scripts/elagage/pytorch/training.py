@@ -7,7 +7,6 @@ import functools
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
 
 import numpy
 import torch
@@ -26,8 +25,6 @@ EVALUATION_BATCH = 500  # images; throughput is flat from 250 to 1,000
 # Loss of each auxiliary head beside that of the logits: Szegedy et al. 2015, "Going Deeper with Convolutions", sec. 5.
 AUXILIARY_WEIGHT = 0.3
 NARROW = 16  # input channels: those of a vector of AVX-512. AVX2 has 8, and with 7 crashed here
-# Of distillation; Hinton et al. 2015 take 1 to 20, and networks for CIFAR mostly 4 (Zagoruyko and Komodakis 2017).
-TEMPERATURE = 4.0
 TRIAL_IMAGES = 2  # of a step that only shows whether the network can be trained
 
 
@@ -42,24 +39,6 @@ class TrainingSettings:
     weight_decay: float
     warmup_epochs: float
     flip: bool | None  # None: as the data set suits
-
-
-class Distillation(NamedTuple):
-    """A network to learn from beside the labels, and its share of the loss, above 0 to 1."""
-
-    teacher: nn.Module  # normalized images in, logits out
-    weight: float
-
-    def loss(self, logits: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-        """Return how far the logits, [n, classes], are from the teacher's of the normalized images, float32 [].
-
-        Kullback and Leibler's divergence of the softened classes: Hinton et al. 2015, "Distilling the Knowledge in a
-        Neural Network", https://arxiv.org/abs/1503.02531, section 2.
-        """
-        with torch.no_grad():
-            wanted = functional.softmax(self.teacher(images).float() / TEMPERATURE, 1)
-        found = functional.log_softmax(logits.float() / TEMPERATURE, 1)
-        return TEMPERATURE**2 * functional.kl_div(found, wanted, reduction="batchmean")
 
 
 class TrainingImages:
@@ -318,7 +297,6 @@ def fit(
     device: torch.device | None = None,
     constrain: Callable[[nn.Module, torch.optim.Optimizer], object] = hold_nothing,
     score: Callable[[Mapping[str, float]], float] = validation_accuracy,
-    distillation: Distillation | None = None,
 ) -> tuple[dict, list[dict]]:
     """Train the network, leave it as in its best epoch, in evaluation mode; return that epoch's row, and the history.
 
@@ -327,9 +305,8 @@ def fit(
     validation_accuracy, best.
 
     settings: batches, momentum, weight decay and flips; schedule: epochs and learning rates; seed: of the order of the
-    images; label: of the progress bar; device: unless stated the GPU, if there is one; distillation: what the images'
-    labels share the loss with. `constrain` is called once, before a saved state is loaded, for hooks such as
-    pruning.hold_zeros.
+    images; label: of the progress bar; device: unless stated the GPU, if there is one. `constrain` is called once,
+    before a saved state is loaded, for hooks such as pruning.hold_zeros.
 
     `state` is saved after each epoch. A training that finds it resumes from there and, on the same kind of machine,
     ends with the same bytes as one that was never interrupted, if the network keeps all that it learns in its state
@@ -340,9 +317,7 @@ def fit(
     # Sums of other threads are other sums: tools/compare_studies.py reads this line.
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device
     print(f"device={name} threads={torch.get_num_threads()}")
-    run = _Run.start(
-        network, data, settings, schedule, seed=seed, device=device, constrain=constrain, distillation=distillation
-    )
+    run = _Run.start(network, data, settings, schedule, seed=seed, device=device, constrain=constrain)
     history, best = run.resume(state)
     with progress(schedule.epochs * len(data.train), " images", label) as advance:
         advance(len(history) * len(data.train))
@@ -372,7 +347,6 @@ class _Run:
     images: TrainingImages
     validation: Split
     schedule: Schedule
-    distillation: Distillation | None
     device: torch.device
     optimizer: torch.optim.Optimizer
     scheduler: torch.optim.lr_scheduler.LRScheduler
@@ -389,7 +363,6 @@ class _Run:
         seed: int,
         device: torch.device,
         constrain: Callable[[nn.Module, torch.optim.Optimizer], object],
-        distillation: Distillation | None,
     ) -> "_Run":
         """Return a training before its first step, with the network and the images on the device."""
         network.to(device, memory_format=torch.channels_last)
@@ -404,8 +377,6 @@ class _Run:
             nesterov=settings.momentum > 0,
         )
         constrain(network, optimizer)
-        if distillation is not None:
-            distillation.teacher.to(device, memory_format=torch.channels_last).eval()
         return cls(
             network=network,
             untouched=copied(network),
@@ -414,7 +385,6 @@ class _Run:
             images=images,
             validation=data.validation,
             schedule=schedule,
-            distillation=distillation,
             device=device,
             optimizer=optimizer,
             scheduler=torch.optim.lr_scheduler.LambdaLR(
@@ -444,11 +414,8 @@ class _Run:
                 # Not on CPUs: with avx512_bf16 a ResNet-20 trained 1.5 times as fast on an AMD EPYC, 0.74 times on a
                 # Xeon.
                 with torch.autocast(images.device.type, torch.bfloat16, enabled=images.is_cuda):
-                    pixels = self.normalize(images).contiguous(memory_format=torch.channels_last)
-                    outputs = self.network(pixels)
-                    loss, logits = mean_loss(outputs, labels)
-                    if self.distillation is not None:
-                        loss = torch.lerp(loss, self.distillation.loss(logits, pixels), self.distillation.weight)
+                    outputs = self.network(self.normalize(images).contiguous(memory_format=torch.channels_last))
+                loss, logits = mean_loss(outputs, labels)
                 self.schedule.check(loss.item(), self.scheduler.get_last_lr()[0])
                 self.optimizer.zero_grad(set_to_none=True)
                 loss.backward()
