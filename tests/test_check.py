@@ -37,7 +37,7 @@ ALL = {
     "scopes": ["local", "global", "channel"],
     "rates": [0.5],
     "recoveries": ["none", "batchnorm", "reconstruct", "finetune", "rewind", "iterative"],
-    "modes": ["float32", "dynamic", "dynamic_conv", "static", "qat"],
+    "modes": ["float32", "dynamic", "dynamic_conv", "static", "static4", "static3", "qat"],
 }
 
 
@@ -87,6 +87,7 @@ def test_a_network_that_can_do_everything_is_refused_nothing(found):
     assert resnet["bytes"]["static"] < resnet["bytes"]["float32"]
     layers = {row["layer"]: row for row in resnet["layers"]}
     assert layers["linear"]["dynamic"] == layers["stage2.0.conv1"]["static"] == layers["conv1"]["qat"] == "int8"
+    assert layers["stage2.0.conv1"]["static4"] == layers["conv1"]["static3"] == "int8"
     assert layers["conv1"]["dynamic"] == "float32"
     assert {row["local: zero or removed"] for row in resnet["layers"]} == {"50%"}
     assert "elagage_preprocess.mean" not in layers

@@ -93,6 +93,7 @@ def test_a_model_with_weights_has_the_first_seed_and_is_not_trained():
         (["float32", "static"], ["float32", "static"]),
         (["static", "qat"], ["float32", "static"]),  # each variant is timed against the dense float32 model
         (["qat"], ["float32"]),
+        (["static4"], ["float32", "static4"]),
     ],
 )
 def test_float32_is_made_in_every_study_and_qat_by_another_rule(modes, made):
@@ -101,6 +102,7 @@ def test_float32_is_made_in_every_study_and_qat_by_another_rule(modes, made):
     assert of.modes == modes
     # Measured, too, because the answer's reference is a dense float32 file.
     assert {stem.rpartition("-")[2] for stem in of.mode_stems} == {"float32", *modes}
+    assert of.calibrates == (len(made) > 1)
 
 
 @pytest.mark.parametrize(
