@@ -20,7 +20,8 @@ from test_quantize import float_model
 from torch import nn
 
 from elagage.errors import RefusedError
-from elagage.onnx.contents import count_contents
+from elagage.onnx.contents import count_contents, end_weights
+from elagage.onnx.few_bits import round_layers
 from elagage.onnx.layer_inputs import input_moments, layers, rows
 from elagage.onnx.qdq import qdq_places
 from elagage.onnx.quantization import quantize
@@ -83,9 +84,9 @@ def test_moments_are_those_of_what_layers_multiply():
 
 def test_moments_do_not_depend_on_how_many_weights_are_taken_together(monkeypatch):
     model = float_model(lively(Layers()), Layers)
-    together = dict(input_moments(model, layers(model), images(20)))
+    together = dict(input_moments(model, layers(model), images(19)))
     monkeypatch.setattr("elagage.onnx.layer_inputs.MEMORY", 1)
-    for name, moments in input_moments(model, layers(model), images(20)):
+    for name, moments in input_moments(model, layers(model), images(19)):
         assert moments.mean == pytest.approx(together[name].mean, abs=1e-6)
 
 
@@ -138,7 +139,7 @@ def test_a_network_without_inner_layers_is_refused():
         def forward(self, pixels):
             return self.last(self.first(pixels).flatten(1).relu())
 
-    with pytest.raises(RefusedError, match=r"no layer between the first and the last.*use static"):
+    with pytest.raises(RefusedError, match=r"between the first and the last layers, no conv.*use static"):
         quantize(float_model(Two(), Two), "static4", images(8))
 
 
@@ -153,3 +154,91 @@ def test_the_bias_takes_what_the_mean_output_moves():
 def test_places_are_those_of_weights_that_become_int8():
     model = float_model(lively(Layers()), Layers)
     assert {*layers(model)} <= {*qdq_places(quantize(model, "static", images(8))).weights}
+
+
+class Shared(nn.Module):
+    """A weight of two convolutions, each with a bias of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 16, 3, padding=1), nn.Linear(16, 3)
+        self.one, self.other = (nn.Conv2d(16, 16, 3, stride=stride, padding=1) for stride in (1, 2))
+        self.other.weight = self.one.weight
+
+    def forward(self, pixels):
+        values = self.other(self.one(self.first(pixels).relu()).relu()).relu()
+        return self.last(values.mean((2, 3)))
+
+
+class Scaled(nn.Module):
+    """A matrix product that is multiplied with a number before its bias is added."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 4, 4, stride=4), nn.Linear(32, 3)
+        self.weight, self.bias = nn.Parameter(torch.randn(64, 32)), nn.Parameter(torch.randn(32))
+
+    def forward(self, pixels):
+        values = self.first(pixels).relu().flatten(1) + 1
+        return self.last(torch.addmm(self.bias, values, self.weight, alpha=0.1).relu())
+
+
+@pytest.mark.parametrize(
+    ("kind", "moved"), [(Shared, set()), (Scaled, set()), (Layers, {"strided.bias", "along.bias"})]
+)
+def test_a_bias_moves_only_with_a_weight_that_is_its_own(kind, moved):
+    torch.manual_seed(0)
+    model = float_model(kind().eval(), kind)
+    rounded = round_layers(model, qdq_places(quantize(model, "static", images(8))), images(64), 7).model
+    before, after = (
+        {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in each.graph.initializer}
+        for each in (model, rounded)
+    )
+    changed = {name for name, array in before.items() if not numpy.array_equal(array, after[name])}
+    assert {name for name in changed if before[name].ndim == 1} >= moved
+    assert any(before[name].ndim > 1 for name in changed)
+    assert moved or not any(before[name].ndim == 1 for name in changed)
+
+
+class Gated(nn.Module):
+    """Two stems, and logits that a gate multiplies, computed after them."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.other_stem = nn.Conv2d(3, 8, 3), nn.Conv2d(3, 8, 3)
+        self.inner = nn.Conv2d(8, 8, 3)
+        self.head, self.gate = nn.Linear(8, 3), nn.Linear(8, 3)
+
+    def forward(self, pixels):
+        values = self.stem(pixels).relu() + self.other_stem(pixels).relu()
+        logits = self.head(self.inner(values).relu().mean((2, 3)))
+        return logits * self.gate(values.mean((2, 3))).sigmoid()
+
+
+def test_first_and_last_layers_are_those_that_no_other_feeds_and_that_feed_no_other():
+    ends = end_weights(float_model(lively(Gated()), Gated))
+    assert ends == {f"{name}.weight" for name in ("stem", "other_stem", "head", "gate")}
+    assert end_weights(float_model(lively(Layers()), Layers)) == {"first.weight", "last.weight"}
+
+
+def test_the_user_is_told_which_weights_keep_their_levels(capfd):
+    class Wide(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.wide = nn.Conv2d(3, 40, 3, padding=1), nn.Linear(40 * SIZE**2, 8)
+            self.hidden, self.last = nn.Linear(8, 8), nn.Linear(8, 3)
+
+        def forward(self, pixels):
+            return self.last(self.hidden(self.wide(self.first(pixels).flatten(1)).relu()).relu())
+
+    quantize(float_model(lively(Wide()), Wide), "static4", images(8))
+    assert "of the weights keep the levels of static: wide.weight (81920)" in capfd.readouterr().out
+
+
+def test_images_are_taken_in_as_many_batches_as_memory_permits(monkeypatch):
+    model = float_model(lively(Layers()), Layers)
+    whole = dict(input_moments(model, layers(model), images(40)))
+    monkeypatch.setattr("elagage.onnx.layer_inputs.BATCH_MEMORY", 1)
+    for name, moments in input_moments(model, layers(model), images(40)):
+        assert moments.positions == pytest.approx(whole[name].positions, rel=0.05)
+        assert moments.mean == pytest.approx(whole[name].mean, abs=0.05 + 0.1 * abs(whole[name].mean).max())

@@ -64,6 +64,8 @@ def test_what_is_pruned_stays_zero_and_a_row_of_zeros_is_harmless():
     rounded = round_weight(weight, products, 7)
     assert (rounded.levels[weight == 0] == 0).all()
     assert numpy.isfinite(rounded.scales).all() and (rounded.scales > 0).all()
+    # Or the bias of the row would be rounded to levels as far apart as those of the inputs.
+    assert rounded.scales[0, 3] < 1e-4
 
 
 def test_inputs_that_never_vary_do_no_harm():

@@ -83,6 +83,25 @@ def stored_weights(model: onnx.ModelProto) -> list[Weight]:
     return list(weights.values())
 
 
+def end_weights(model: onnx.ModelProto) -> set[str]:
+    """Return the weights of the first layers, which no other layer feeds, and of the last, which feed no other."""
+    graph = _Graph(model.graph)
+    products = {node.output[0]: {source.name for source in graph.weights_of(node)} for node in model.graph.node}
+    ends: set[str] = set()
+    for nodes, sources, results in (
+        (model.graph.node, "input", "output"),
+        (reversed(model.graph.node), "output", "input"),
+    ):
+        beyond: set[str] = set()  # values on the far side of a layer
+        for node in nodes:
+            weights, fed = products[node.output[0]], not beyond.isdisjoint(getattr(node, sources))
+            if weights and not fed:
+                ends |= weights
+            if weights or fed:
+                beyond |= {*getattr(node, results)}
+    return ends
+
+
 class _Source(NamedTuple):
     """An initializer from which the factor of a product comes."""
 

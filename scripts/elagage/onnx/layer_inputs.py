@@ -9,11 +9,12 @@ import onnx
 
 from elagage.onnx.runtime import session
 
-MOST_INPUTS = 8192  # of a weight's group: the moments of so many take 0.5 GB
+MOST_INPUTS = 8192  # of a weight's group: the moments of so many take 0.5 GB, in float64
 POSITIONS_PER_INPUT = 4
 FEWEST_POSITIONS = 5000
 MEMORY = 600e6  # bytes of moments that are summed up in one pass over the images
-BATCH_PIXELS = 8 * 224**2  # of images whose values are kept at once
+FIRST_BATCH = 8  # images, which tell how much memory one takes
+BATCH_MEMORY = 200e6  # bytes of inputs that are kept at once
 
 
 class Moments:
@@ -65,7 +66,8 @@ def layers(model: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:
             users[name].append(node)
     found = {}
     for name, nodes in users.items():
-        known = all(_multiplies(node, name, shapes[name]) for node in nodes) and len({*map(groups, nodes)}) == 1
+        alike = len({(groups(node), output_axis(node)) for node in nodes}) == 1
+        known = alike and all(_multiplies(node, name, shapes[name]) for node in nodes)
         if known and inputs(nodes[0], shapes[name]) <= MOST_INPUTS:
             found[name] = nodes
     return found
@@ -81,6 +83,11 @@ def rows(node: onnx.NodeProto, weight: numpy.ndarray) -> numpy.ndarray:
 def output_axis(node: onnx.NodeProto) -> int:
     """Return the axis of a weight, of those in `layers`, along which the outputs differ."""
     return 0 if node.op_type == "Conv" or _attributes(node).get("transB") else 1
+
+
+def scaled(node: onnx.NodeProto) -> bool:
+    """Whether a layer multiplies its sum, or its bias, with a number."""
+    return any(_attributes(node).get(name, 1.0) != 1.0 for name in ("alpha", "beta"))
 
 
 def groups(node: onnx.NodeProto) -> int:
@@ -129,14 +136,19 @@ def _add(
     watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
     running = session(watched.SerializeToString(), 1)
     generator = numpy.random.default_rng(0)
-    batches = numpy.array_split(images, math.ceil(images.size / images.shape[1] / BATCH_PIXELS))
-    for batch in batches:
+    start, size = 0, FIRST_BATCH
+    while start < len(images):
+        batch = images[start : start + size]
         values = dict(zip(names, running.run(None, {model.graph.input[0].name: batch}), strict=True))
         for name, nodes in weights.items():
             wanted = max(FEWEST_POSITIONS, POSITIONS_PER_INPUT * inputs(nodes[0], shapes[name]))
-            count = math.ceil(wanted / len(batches) / len(nodes))
+            count = math.ceil(wanted * len(batch) / len(images) / len(nodes))
             for node in nodes:
                 found[name].add(_sample(node, values[node.input[0]], shapes[name], count, generator))
+        start += len(batch)
+        taken = sum(value.nbytes for value in values.values()) / len(batch)
+        size = max(1, round(BATCH_MEMORY / taken))
+        del values  # before the next are computed
 
 
 def _multiplies(node: onnx.NodeProto, weight: str, shape: tuple[int, ...]) -> bool:
@@ -162,7 +174,8 @@ def _sample(
         places, order = [len(values), *values.shape[2 : len(shape)]], (0, *range(2, len(shape)), 1)
         values = values.transpose(*order, *range(len(shape), values.ndim))
     else:
-        places = [*values.shape[:-1]]
+        values = values.reshape(-1, values.shape[-1])
+        places = [len(values)]
     drawn = generator.permutation(math.prod(places))[:count]
     return values[numpy.unravel_index(drawn, places)].reshape(len(drawn), -1)
 

@@ -18,6 +18,7 @@ from elagage.onnx.contents import count_contents
 from elagage.onnx.few_bits import round_layers
 from elagage.onnx.graph import PREPROCESS
 from elagage.onnx.qdq import qdq_places
+from elagage.onnx.rounding import SMALLEST_RANGE
 
 # Images; ranges are those of all images whatever the batch. With 64 at once, a ResNet-50 for 224x224 pixels takes
 # 7.7 GB, with 8 it takes 2.5 GB.
@@ -26,9 +27,6 @@ CALIBRATION_BATCH = 8
 # 7-bit weights: products of two 8-bit numbers saturate in the 16-bit sums of CPUs without VNNI, so that a file made on
 # one machine would lose accuracy on another.
 REDUCE_RANGE = True
-# Smallest range of a channel's weights and of an activation. A filter whose weights are all pruned has the range 0. It
-# would get the scale 1.0, and its bias levels as far apart as those of its input.
-SMALLEST_RANGE = 1e-4
 
 
 class _Calibration(CalibrationDataReader):
@@ -83,7 +81,8 @@ def _few_bits(
     rounded = round_layers(onnx.load(source), qdq_places(onnx.load(target)), images, largest)
     if not rounded.scales:
         raise RefusedError(
-            "quantization.modes: no layer between the first and the last can have weights on few levels; use static"
+            "quantization.modes: between the first and the last layers, no convolution or matrix product can have "
+            "weights on few levels; use static"
         )
     onnx.save(rounded.model, source)
     _static(source, target, images, {**overrides, **rounded.scales})
@@ -127,7 +126,7 @@ def quantize(
         except Exception as error:  # of every kind, for graphs that its authors did not think of
             traceback.print_exc()
             raise RefusedError(
-                f"quantization.modes: ONNX Runtime's quantizer fails in mode {mode} ({type(error).__name__}: "
+                f"quantization.modes: quantizing fails in mode {mode} ({type(error).__name__}: "
                 f"{str(error).strip().partition(chr(10))[0]}); the log has the details"
             ) from error
         quantized = onnx.load(target)

@@ -13,6 +13,9 @@ CLIPS = numpy.linspace(0.4, 1, 31)  # shares of a row's largest weight that are 
 DAMPING = 0.01  # of the mean square of an input, so that inputs that never vary hold their weights
 ROUNDS = 4  # of levels, then scales; the error of a ResNet-20 falls by less than 1 % in later ones
 BLOCK = 128  # inputs whose changes are carried to all others at once
+# Largest weight of a row, at least. A filter whose weights are all pruned would get the scale 1.0, and its bias levels
+# as far apart as those of its input.
+SMALLEST_RANGE = 1e-4
 SMALLEST = 1e-30  # of what is divided by, in float32
 
 
@@ -45,8 +48,7 @@ def round_weight(weight: numpy.ndarray, products: numpy.ndarray | None, largest:
 
 def _nearest(weight: numpy.ndarray, variance: numpy.ndarray, largest: int) -> Rounded:
     """Return the nearest levels, with the scale of each row whose squared error, weighted by input, is least."""
-    highest = numpy.abs(weight).max(2)
-    highest[highest == 0] = 1
+    highest = numpy.maximum(numpy.abs(weight).max(2), SMALLEST_RANGE)
     least, scales = numpy.full(highest.shape, numpy.inf), highest / largest
     for clip in CLIPS:
         tried = clip * highest / largest

@@ -16,7 +16,7 @@ from torch import fx, nn
 
 from elagage.onnx.graph import INPUT, OUTPUT, PREPROCESS, initializer_name
 from elagage.onnx.qdq import QdqPlaces
-from elagage.onnx.quantization import SMALLEST_RANGE
+from elagage.onnx.rounding import SMALLEST_RANGE
 from elagage.pytorch.export import NETWORK
 
 aten = torch.ops.aten
