@@ -74,7 +74,9 @@ class Study:
 
 def nearest(model: onnx.ModelProto, mode: str, images: numpy.ndarray) -> onnx.ModelProto:
     """Return the model in a mode with each weight at its nearest level."""
-    with mock.patch.object(few_bits, "round_weight", lambda weight, _, largest: round_weight(weight, None, largest)):
+    with mock.patch.object(
+        few_bits, "round_weight", lambda weight, _, largest, __: round_weight(weight, None, largest)
+    ):
         return quantize(model, mode, images)
 
 

@@ -78,6 +78,15 @@ def test_inputs_that_never_vary_do_no_harm():
     assert numpy.isfinite(nothing.weight).all()
 
 
+def test_products_of_few_positions_count_less():
+    weight, products = problem()
+    sure, unsure, nearest = (
+        round_weight(weight, *given) for given in ((products, 7, 1e6), (products, 7, 1), (None, 7))
+    )
+    differ = [(each.levels != nearest.levels).mean() for each in (sure, unsure)]
+    assert differ[1] < differ[0]
+
+
 def test_groups_are_rounded_each_by_its_own_inputs():
     both = [problem(seed=seed) for seed in (1, 2)]
     weight, products = (numpy.concatenate(each) for each in zip(*both, strict=True))

@@ -54,7 +54,7 @@ def round_layers(model: onnx.ModelProto, places: QdqPlaces, images: numpy.ndarra
             bias = None
         weight = onnx.numpy_helper.to_array(tensor).copy()
         view = rows(node, weight)
-        found = round_weight(view, moments.mean_products(centred=bias is not None), largest)
+        found = round_weight(view, moments.mean_products(centred=bias is not None), largest, moments.positions)
         if bias is not None:
             moved = numpy.einsum("goi,gi->go", view - found.weight, moments.mean).ravel()
             shifted = onnx.numpy_helper.to_array(bias) + moved.astype(numpy.float32)

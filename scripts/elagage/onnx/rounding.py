@@ -5,12 +5,17 @@ and Zhang et al. 2024, "COMQ: A Backpropagation-Free Algorithm for Post-Training
 https://arxiv.org/abs/2403.07134, which also gives the best scale for given levels.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy
 
 CLIPS = numpy.linspace(0.4, 1, 31)  # shares of a row's largest weight that are tried as the largest level
-DAMPING = 0.01  # of the mean square of an input, so that inputs that never vary hold their weights
+# Added to the square of each input, in units of their mean: so that inputs that never vary hold their weights, and, by
+# the share of inputs to positions, because products of few positions are known badly. For linear layers of 1,024
+# inputs and 8 to 512 images 0.3 and 1 had the smallest errors of 0, 0.03, 0.1, 0.3, 1 and 3.
+DAMPING = 0.01
+DAMPING_BY_POSITIONS = 0.3
 ROUNDS = 4  # of levels, then scales; the error of a ResNet-20 falls by less than 1 % in later ones
 BLOCK = 128  # inputs whose changes are carried to all others at once
 # Largest weight of a row, at least. A filter whose weights are all pruned would get the scale 1.0, and its bias levels
@@ -31,18 +36,21 @@ class Rounded(NamedTuple):
         return self.levels * self.scales[..., None]
 
 
-def round_weight(weight: numpy.ndarray, products: numpy.ndarray | None, largest: int) -> Rounded:
+def round_weight(
+    weight: numpy.ndarray, products: numpy.ndarray | None, largest: int, positions: float = math.inf
+) -> Rounded:
     """Return a weight, [groups, outputs, inputs], on whole levels from -largest to largest times a scale for each row.
 
-    products: mean products of its inputs, [groups, inputs, inputs], float32; None takes all inputs for equally large
-    and independent of each other. Zeros stay zero.
+    products: mean products of its inputs, [groups, inputs, inputs], float32, of so many positions; None takes all inputs
+    for equally large and independent of each other. Zeros stay zero.
     """
     weight = weight.astype(numpy.float32)
     if products is None:
         return _nearest(weight, numpy.ones((len(weight), weight.shape[2]), numpy.float32), largest)
     variance = numpy.einsum("gii->gi", products)
     damped = products.copy()
-    numpy.einsum("gii->gi", damped)[:] += numpy.maximum(DAMPING * variance.mean(1, keepdims=True), SMALLEST)
+    share = DAMPING + DAMPING_BY_POSITIONS * weight.shape[2] / positions
+    numpy.einsum("gii->gi", damped)[:] += numpy.maximum(share * variance.mean(1, keepdims=True), SMALLEST)
     return _descend(weight, damped, *_nearest(weight, numpy.einsum("gii->gi", damped), largest), largest)
 
 
