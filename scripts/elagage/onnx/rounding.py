@@ -41,8 +41,8 @@ def round_weight(
 ) -> Rounded:
     """Return a weight, [groups, outputs, inputs], on whole levels from -largest to largest times a scale for each row.
 
-    products: mean products of its inputs, [groups, inputs, inputs], float32, of so many positions; None takes all inputs
-    for equally large and independent of each other. Zeros stay zero.
+    products: mean products of its inputs, [groups, inputs, inputs], float32, of so many positions; None takes all
+    inputs for equally large and independent of each other. Zeros stay zero.
     """
     weight = weight.astype(numpy.float32)
     if products is None:
