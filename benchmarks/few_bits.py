@@ -6,6 +6,7 @@ the mode with each weight at its nearest level, whatever the inputs of its layer
 """
 
 import argparse
+import contextlib
 import functools
 import pathlib
 import sys
@@ -91,7 +92,8 @@ def main() -> None:
     studies = [Study(folder) for folder in arguments.studies]
     print("| checkpoint | mode | points lost | by study | file (kB) | packed (kB) |\n|---|---|---|---|---|---|")
     for checkpoint in arguments.checkpoints or studies[0].checkpoints:
-        measured = [study.measure(checkpoint, arguments.output) for study in studies]
+        with contextlib.redirect_stdout(sys.stderr):  # what quantizing tells
+            measured = [study.measure(checkpoint, arguments.output) for study in studies]
         for mode in measured[0]:
             lost = [each["float32"][0] - each[mode][0] for each in measured]
             size, packed = (numpy.mean([each[mode][place] for each in measured]) / 1000 for place in (1, 2))
