@@ -55,9 +55,9 @@ def losses(field: str, margin: float, title: str) -> altair.Y:
     # Not datum.label: with this scale Vega writes 50 as 5e+1.
     named = f"datum.value == {margin} ? 'margin {margin:g}' : format(datum.value, '.3~f')"
     axis = altair.Axis(values=loss_ticks(margin), labelExpr=named, domain=False, titleAnchor="start")
-    return altair.Y(
-        field, type="quantitative", title=title, axis=axis, scale=altair.Scale(type="symlog", constant=margin)
-    )
+    # Not nice: where the lowest loss is -0.1, that would begin the axis at -10.
+    scale = altair.Scale(type="symlog", constant=margin, nice=False, padding=10)
+    return altair.Y(field, type="quantitative", title=title, axis=axis, scale=scale)
 
 
 def limit(margin: float) -> altair.LayerChart:
