@@ -10,7 +10,7 @@ VERSION := $(if $(PYTHON),$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.
 # Of a .venv of that version: one of another version lacks the file, and is made again.
 INSTALLED = .venv/installed-for-$(VERSION)
 
-.PHONY: study new check compare install test test-all test-browser test-slurm format clean help
+.PHONY: study new check compare install test coverage test-all test-browser test-slurm format clean help
 
 CONFIG = config/config.yaml
 # Not every shell replaces the ~ of CONFIG=~/study.yaml.
@@ -43,6 +43,8 @@ compare: $(INSTALLED)
 # make install     install what is needed, no more
 install: $(INSTALLED)
 
+QUICK = not slow and not slurm and not browser
+
 # make test        check what a change can break, in less than ten minutes on two cores
 test: $(INSTALLED)
 	$(RUN)/ruff check .
@@ -50,8 +52,12 @@ test: $(INSTALLED)
 	$(RUN)/snakefmt --check workflow
 	$(RUN)/snakemake --lint
 	$(RUN)/mypy
-	$(RUN)/pytest -m "not slow and not slurm and not browser" --cov --cov-report=
-	@echo "covered: $$($(RUN)/coverage report --format=total) % of the lines and branches in scripts/"
+	$(RUN)/pytest -m "$(QUICK)"
+
+# make coverage    say which lines and branches in scripts/ make test reaches; the tests take a third longer
+coverage: $(INSTALLED)
+	$(RUN)/pytest -m "$(QUICK)" --cov --cov-report=
+	$(RUN)/coverage report
 
 # make test-all    test all else that needs neither cluster nor browser: kills, every dry run, every bad input (as root a full disk, too)
 test-all: $(INSTALLED)
