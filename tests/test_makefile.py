@@ -17,6 +17,7 @@ TARGETS = {
     "install",
     "test",
     "test-all",
+    "coverage",
     "test-browser",
     "test-slurm",
     "format",
