@@ -45,7 +45,7 @@ install: $(INSTALLED)
 
 QUICK = not slow and not slurm and not browser
 
-# make test        check what a change can break, in less than ten minutes on two cores
+# make test        check what a change can break, in about a quarter of an hour on two cores
 test: $(INSTALLED)
 	$(RUN)/ruff check .
 	$(RUN)/ruff format --check .
