@@ -25,10 +25,10 @@ from elagage.onnx import few_bits
 from elagage.onnx.deployed import write_deployed
 from elagage.onnx.graph import with_weights
 from elagage.onnx.quantization import quantize
-from elagage.onnx.rounding import round_weight
 from elagage.onnx.runtime import load, predictions
 from elagage.onnx.tensors import initializers
 from elagage.packing.pack import pack
+from elagage.rounding import round_weight
 
 CALIBRATION = 512  # images
 

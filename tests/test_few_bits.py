@@ -25,10 +25,10 @@ from elagage.onnx.few_bits import round_layers
 from elagage.onnx.layer_inputs import input_moments, layers, rows
 from elagage.onnx.qdq import qdq_places
 from elagage.onnx.quantization import quantize
-from elagage.onnx.rounding import round_weight
 from elagage.onnx.tensors import initializers
 from elagage.packing.pack import pack
 from elagage.pytorch.pruning import magnitude_prune
+from elagage.rounding import round_weight
 
 
 class Layers(nn.Module):

@@ -5,7 +5,7 @@ import itertools
 import numpy
 import pytest
 
-from elagage.onnx.rounding import round_weight
+from elagage.rounding import round_weight
 
 
 def problem(outputs=6, inputs=20, seed=0):
@@ -98,7 +98,7 @@ def test_groups_are_rounded_each_by_its_own_inputs():
 def test_blocks_of_inputs_give_what_one_block_gives(monkeypatch):
     weight, products = problem(inputs=50)
     whole = round_weight(weight, products, 7)
-    monkeypatch.setattr("elagage.onnx.rounding.BLOCK", 7)
+    monkeypatch.setattr("elagage.rounding.BLOCK", 7)
     assert error(weight, round_weight(weight, products, 7), products).sum() == pytest.approx(
         error(weight, whole, products).sum(), rel=0.02
     )

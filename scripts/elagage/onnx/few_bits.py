@@ -12,7 +12,7 @@ from elagage.job import say
 from elagage.onnx.contents import Weight, end_weights, listed
 from elagage.onnx.layer_inputs import input_moments, layers, output_axis, rows, scaled
 from elagage.onnx.qdq import QdqPlaces
-from elagage.onnx.rounding import round_weight
+from elagage.rounding import round_weight
 
 MENTIONED = 0.5  # share of the weights that keep more levels, above which the user is told
 

@@ -18,7 +18,7 @@ from elagage.onnx.contents import count_contents
 from elagage.onnx.few_bits import round_layers
 from elagage.onnx.graph import PREPROCESS
 from elagage.onnx.qdq import qdq_places
-from elagage.onnx.rounding import SMALLEST_RANGE
+from elagage.rounding import SMALLEST_RANGE
 
 # Images; ranges are those of all images whatever the batch. With 64 at once, a ResNet-50 for 224x224 pixels takes
 # 7.7 GB, with 8 it takes 2.5 GB.

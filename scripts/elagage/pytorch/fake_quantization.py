@@ -16,8 +16,8 @@ from torch import fx, nn
 
 from elagage.onnx.graph import INPUT, OUTPUT, PREPROCESS, initializer_name
 from elagage.onnx.qdq import QdqPlaces
-from elagage.onnx.rounding import SMALLEST_RANGE
 from elagage.pytorch.export import NETWORK
+from elagage.rounding import SMALLEST_RANGE
 
 aten = torch.ops.aten
 LAYERS = (aten.conv1d.default, aten.conv2d.default, aten.conv3d.default, aten.linear.default)
