@@ -16,7 +16,9 @@ CLIPS = numpy.linspace(0.4, 1, 31)  # shares of a row's largest weight that are 
 # inputs and 8 to 512 images 0.3 and 1 had the smallest errors of 0, 0.03, 0.1, 0.3, 1 and 3.
 DAMPING = 0.01
 DAMPING_BY_POSITIONS = 0.3
-ROUNDS = 4  # of levels, then scales; the error of a ResNet-20 falls by less than 1 % in later ones
+# Of levels, then scales. The squared error of a ResNet-20's layers is 1.4, 1.15, 1.07 and 1.04 times that of 8 rounds
+# after 1, 2, 3 and 4, with 15 levels; with 7 levels 1.4, 1.18, 1.09 and 1.05 times.
+ROUNDS = 4
 BLOCK = 128  # inputs whose changes are carried to all others at once
 # Largest weight of a row, at least. A filter whose weights are all pruned would get the scale 1.0, and its bias levels
 # as far apart as those of its input.

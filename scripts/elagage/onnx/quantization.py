@@ -106,9 +106,9 @@ def quantize(
     `dynamic` quantizes linear layers, `dynamic_conv` convolutions too, both with activation ranges computed for each
     input; `static` all that ONNX Runtime can, per channel, as QDQ, with ranges calibrated on `images`, uint8
     [n, channels, height, width]; `static4` and `static3` the same, with weights on 15 and 7 levels; `qat` as `static`,
-    with ranges that were trained (tensor -> scale, float32, and
-    zero_point, uint8) for all tensors that `ranges` names. Raises RefusedError if nothing became int8, but for
-    `dynamic`, because a network may have no linear layer, and UserError if there is no room for temporary files.
+    with ranges that were trained (tensor -> scale, float32, and zero_point, uint8) for all tensors that `ranges` names.
+    Raises RefusedError if nothing became int8, but for `dynamic`, because a network may have no linear layer, and
+    UserError if there is no room for temporary files.
     https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html
     """
     logging.getLogger().setLevel(logging.ERROR)  # ONNX Runtime advises pre-processing, which fusing has done
