@@ -4,8 +4,9 @@ For example `make study CONFIG=examples/cifar10/study.yaml`, then `python benchm
 the study's first model, both prune the dense network in each scope of single weights at each rate, without recovery, in
 float32, store it, measure its accuracy on all test images and time single images. The notebook does so in one process
 with torch.nn.utils.prune and eager PyTorch on all cores. Elagage's jobs do on all cores; images are decoded, weights
-imported and the network is checked before. What Elagage does on top is counted apart. Prints a Markdown table of the
-seconds of a variant. Let nothing run beside it.
+imported and the network is checked before. A notebook has no validation images, so "the same" has hardly any; "all"
+has the study's, and what else a study ends with. Prints a Markdown table of the seconds of a variant. Let nothing run
+beside it.
 """
 
 import argparse
@@ -37,6 +38,7 @@ RATES = (0.3, 0.5, 0.7, 0.9)
 BATCH = 128  # images
 TIMED = 1000  # images
 TURNS = 3
+HARDLY_ANY = 0.005  # of the training images, for validation
 
 
 def notebook(checkpoint: pathlib.Path, architecture: str, data: pathlib.Path, folder: pathlib.Path) -> None:
@@ -76,9 +78,15 @@ def notebook(checkpoint: pathlib.Path, architecture: str, data: pathlib.Path, fo
     (folder / "rows.json").write_text(json.dumps(rows))
 
 
-def prepare(study: pathlib.Path, config: dict, name: str, weights: pathlib.Path, folder: pathlib.Path) -> list[str]:
-    """Write a study of the given weights to the folder, up to the check of its model; return Snakemake's command."""
-    dataset = config["dataset"]
+def prepare(
+    study: pathlib.Path, config: dict, weights: pathlib.Path, folder: pathlib.Path, dataset: dict
+) -> tuple[pathlib.Path, list[str]]:
+    """Write a study of the given weights to the folder, up to the check; return the folder and Snakemake's command.
+
+    dataset: keys beside those of the configuration.
+    """
+    name = next(iter(config["models"]))
+    dataset = config["dataset"] | dataset
     if "path" in dataset:
         dataset = dataset | {"path": str((study / dataset["path"]).resolve())}
     model = config["models"][name] | {"weights": str(weights.resolve())}
@@ -90,13 +98,21 @@ def prepare(study: pathlib.Path, config: dict, name: str, weights: pathlib.Path,
         "sensitivity": {"images": 0},
         "evaluation": {"latency_images": TIMED},
     }
+    folder.mkdir()
     (folder / "study.yaml").write_text(yaml.safe_dump(asked))
     snakemake = pathlib.Path(sys.executable).with_name("snakemake")
     command = [str(snakemake), "--cores", str(os.cpu_count()), "--snakefile", str(REPOSITORY / "workflow/Snakefile")]
     # The option that takes several values stands before one that takes one, so that targets may follow.
     command += ["--configfile", str(folder / "study.yaml")]
     finish([*command, "--directory", str(folder), "check"])
-    return command
+    return folder, command
+
+
+def run_copy(base: pathlib.Path, command: list[str], targets: list[str]) -> None:
+    """Let Snakemake make the targets in a copy of the folder."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = shutil.copytree(base, temporary, dirs_exist_ok=True)
+        finish([*command, "--directory", str(folder), *targets])
 
 
 def finish(command: list[str]) -> None:
@@ -123,19 +139,15 @@ def main() -> None:
     weights = next((study / "results/models" / name).glob("seed*/dense.safetensors"))
     seconds: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as temporary:
-        base = pathlib.Path(temporary, "base")
-        base.mkdir()
-        command = prepare(study, config, name, weights, base)
-        by_hand = functools.partial(notebook, weights, config["models"][name]["architecture"], base / "results/data")
-        for turn in range(TURNS):
-            folder = pathlib.Path(temporary, f"turn{turn}")
-            shutil.copytree(base, folder)
-            run = [*command, "--directory", str(folder)]
-            work = {
-                "notebook": functools.partial(by_hand, folder),
-                "Elagage, the same": functools.partial(finish, [*run, *measured_files(name)]),
-                "Elagage, the rest: packing, sizes, answer, figures, page": functools.partial(finish, [*run, "all"]),
-            }
+        few = prepare(study, config, weights, pathlib.Path(temporary, "few"), {"validation_fraction": HARDLY_ANY})
+        full = prepare(study, config, weights, pathlib.Path(temporary, "full"), {})
+        architecture, data = config["models"][name]["architecture"], few[0] / "results/data"
+        work = {
+            "notebook": functools.partial(notebook, weights, architecture, data, pathlib.Path(temporary)),
+            "Elagage, the same": functools.partial(run_copy, *few, measured_files(name)),
+            "Elagage, all: validation images, sizes, answer, page": functools.partial(run_copy, *full, ["all"]),
+        }
+        for _ in range(TURNS):
             for what, do in work.items():
                 start = time.perf_counter()
                 do()
