@@ -20,6 +20,7 @@ import torch
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "scripts"))
 
 from elagage.data import SPLITS, Dataset, PreparedData, Split
+from elagage.modes import MINMAX
 from elagage.onnx.graph import with_weights
 from elagage.onnx.quantization import quantize
 from elagage.onnx.runtime import load, predictions
@@ -103,6 +104,7 @@ def variants(
         QAT,
         seed=seed,
         calibration_images=CALIBRATION,
+        calibration=MINMAX,
         state=TrainingState(folder / "qat_state.pt", {"network": name, "seed": seed}),
         output=output,
     )

@@ -19,6 +19,7 @@ from elagage.errors import RefusedError, UserError
 from elagage.files import refusal, write_json
 from elagage.job import job, say
 from elagage.kept_channels import kept_channels
+from elagage.modes import MINMAX
 from elagage.onnx.contents import Weight, stored_weights
 from elagage.onnx.runtime import load, predictions
 from elagage.progress import progress
@@ -109,8 +110,10 @@ class Trial:
     def quantized(self, graph: str, checkpoint: str, modes: list[str], scope: str) -> dict[str, str]:
         """Return the ONNX file, or its refusal, of each mode but qat."""
         outputs = {mode: self.onnx_file(scope, mode) for mode in modes}
-        calibration = self.data.train.first(CALIBRATION_IMAGES, "quantization.calibration_images")
-        quantize_checkpoint(self.data.dataset, graph, checkpoint, calibration=calibration, outputs=outputs)
+        training = self.data.train.first(CALIBRATION_IMAGES, "quantization.calibration_images")
+        quantize_checkpoint(
+            self.data.dataset, graph, checkpoint, training=training, calibration=MINMAX, outputs=outputs
+        )
         return outputs
 
     def trained_for_int8(self, checkpoint: str, scope: str) -> None:
@@ -122,6 +125,7 @@ class Trial:
             self.settings,
             seed=self.model.seed,
             calibration_images=CALIBRATION_IMAGES,
+            calibration=MINMAX,
             state=self._state("qat"),
             output=self.onnx_file(scope, "qat"),
         )

@@ -12,7 +12,7 @@ from elagage.checkpoints import read_checkpoint
 from elagage.data import Dataset, Split
 from elagage.files import reading
 from elagage.job import job, say
-from elagage.modes import CALIBRATED, LARGEST_LEVEL
+from elagage.modes import CALIBRATED, LARGEST_LEVEL, Calibration, calibration_record, stated_calibration
 from elagage.onnx.contents import check_zeros, count_contents, listed, stored_weights
 from elagage.onnx.deployed import write_deployed
 from elagage.onnx.graph import with_weights
@@ -23,22 +23,32 @@ MENTIONED = 0.1  # share of the weights that stay float32, above which the user 
 
 
 def quantize_checkpoint(
-    dataset: Dataset, graph: str, checkpoint: str, *, calibration: Split | None, outputs: Mapping[str, str]
+    dataset: Dataset,
+    graph: str,
+    checkpoint: str,
+    *,
+    training: Split | None,
+    calibration: Calibration,
+    outputs: Mapping[str, str],
 ) -> None:
-    """Write an ONNX file for each mode (mode -> path), or why there is none; calibration: images, for CALIBRATED."""
+    """Write an ONNX file for each mode (mode -> path), or why there is none; training: images, for CALIBRATED."""
     state, provenance = read_checkpoint(checkpoint)
     with reading(graph):
         float32 = with_weights(onnx_ir.load(graph), state)
     check_zeros(float32, provenance)
     for mode, output in outputs.items():
-        images = calibration.images if mode in CALIBRATED else None
+        images = training.images if mode in CALIBRATED else None
         with refusing(output):
-            model = copy.deepcopy(float32) if mode == "float32" else quantize(float32, mode, images)
+            model = (
+                copy.deepcopy(float32)
+                if mode == "float32"
+                else quantize(float32, mode, images, calibration=calibration)
+            )
             print(mode, json.dumps(count_contents(model)))
             if mode != "float32":
                 _say_what_stays_float32(model, mode)
             record = {"mode": mode, "onnxruntime": onnxruntime.__version__}
-            record |= {} if images is None else {"calibration_images": len(images)}
+            record |= {} if images is None else calibration_record(calibration, len(images))
             record |= {"weight_levels": 2 * LARGEST_LEVEL[mode] + 1} if mode in LARGEST_LEVEL else {}
             write_deployed(output, model, dataset, provenance | record)
 
@@ -55,14 +65,15 @@ def _say_what_stays_float32(model: onnx.ModelProto, mode: str) -> None:
 
 if "snakemake" in globals():
     with job(snakemake.log[0]), refusing(snakemake.output):
-        calibration = None
+        training = None
         if not {*CALIBRATED}.isdisjoint(snakemake.params.modes):
             split = Split.read(snakemake.input.train_images, snakemake.input.train_labels)
-            calibration = split.first(snakemake.params.calibration_images, "quantization.calibration_images")
+            training = split.first(snakemake.params.calibration_images, "quantization.calibration_images")
         quantize_checkpoint(
             Dataset.read(snakemake.input.dataset, snakemake.params.trained_with),
             snakemake.input.graph,
             snakemake.input.checkpoint,
-            calibration=calibration,
+            training=training,
+            calibration=stated_calibration(snakemake.params.calibration, snakemake.input.get("choice")),
             outputs=dict(zip(snakemake.params.modes, snakemake.output, strict=True)),
         )

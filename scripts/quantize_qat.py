@@ -8,6 +8,7 @@ import torch
 
 from elagage.data import PreparedData
 from elagage.job import job
+from elagage.modes import Calibration, calibration_record, stated_calibration
 from elagage.onnx.contents import check_zeros, count_contents
 from elagage.onnx.deployed import write_deployed
 from elagage.pytorch.checkpoints import load_network
@@ -28,6 +29,7 @@ def quantize_qat(
     *,
     seed: int,
     calibration_images: int | None,
+    calibration: Calibration,
     state: TrainingState,
     output: str,
 ) -> None:
@@ -36,10 +38,10 @@ def quantize_qat(
     Weights that are zero stay zero. A run that is killed resumes from `state`, whose file is deleted at the end.
     """
     network, provenance = load_network(checkpoint, architecture, data.dataset, seed)
-    calibration = data.train.first(calibration_images, "quantization.calibration_images").images
+    images = data.train.first(calibration_images, "quantization.calibration_images").images
     compared = data.validation.images[:COMPARED_IMAGES]
     with ruled_out(), naming(architecture):
-        trainable = prepare(network, data.dataset, calibration, default_device())
+        trainable = prepare(network, data.dataset, images, default_device(), calibration)
         check_zeros(check_agreement(trainable, data.dataset, compared).model, provenance)
     variant = [str(provenance[key]) for key in ("model", "scope", "rate", "recovery") if key in provenance]
     label = f"train {' '.join(variant)} seed {seed} for int8"
@@ -49,7 +51,7 @@ def quantize_qat(
     print("qat", json.dumps(count_contents(trained.model)))
     record = {
         "mode": "qat",
-        "calibration_images": len(calibration),
+        **calibration_record(calibration, len(images)),
         "qat_epochs": settings.epochs,
         "qat_learning_rate": settings.learning_rate,
         "qat_epoch": best["epoch"],
@@ -68,7 +70,7 @@ if "snakemake" in globals():
     with job(snakemake.log[0]), refusing(snakemake.output):
         compute_reproducibly(snakemake.threads)
         params, seed = snakemake.params, int(snakemake.wildcards.seed)
-        depends = [snakemake.input.dataset, snakemake.input.checkpoint]
+        depends = [snakemake.input.dataset, snakemake.input.checkpoint, *snakemake.input.get("choice", [])]
         quantize_qat(
             PreparedData.read(snakemake.input, snakemake.params.trained_with),
             snakemake.input.checkpoint,
@@ -76,6 +78,7 @@ if "snakemake" in globals():
             TrainingSettings(**params.settings),
             seed=seed,
             calibration_images=params.calibration_images,
+            calibration=stated_calibration(params.calibration, snakemake.input.get("choice")),
             state=TrainingState(pathlib.Path(params.state), identity({**params, "seed": seed}, depends)),
             output=snakemake.output.onnx,
         )

@@ -18,6 +18,7 @@ from torch import nn
 from elagage.data import SPLITS, Dataset, PreparedData, Split
 from elagage.errors import UserError
 from elagage.files import read_json
+from elagage.modes import MINMAX
 from elagage.onnx.deployed import describe
 from elagage.onnx.runtime import load, machine, predictions
 from elagage.pytorch.checkpoints import load_network, save_checkpoint
@@ -95,7 +96,9 @@ def test_predictions_number_the_classes_as_the_data_set_does_whatever_the_order_
     for name, described in (("dense", data.dataset), ("other", other)):
         outputs = {mode: tmp_path / f"{name}-{mode}.onnx" for mode in ("float32", "static")}
         checkpoint = tmp_path / f"{name}.safetensors"
-        quantize_checkpoint(described, tmp_path / "graph.onnx", checkpoint, calibration=data.train, outputs=outputs)
+        quantize_checkpoint(
+            described, tmp_path / "graph.onnx", checkpoint, training=data.train, calibration=MINMAX, outputs=outputs
+        )
         for mode, file in outputs.items():
             results = {"accuracy": tmp_path / f"{name}-{mode}.json", "predicted": tmp_path / f"{name}-{mode}.npy"}
             results["validation_predicted"] = tmp_path / "validation.npy"

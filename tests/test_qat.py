@@ -39,6 +39,7 @@ from torch import nn
 
 from elagage.data import PreparedData, Split
 from elagage.errors import RefusedError, UserError
+from elagage.modes import MINMAX
 from elagage.onnx.contents import count_contents
 from elagage.onnx.deployed import description
 from elagage.onnx.graph import with_weights
@@ -275,6 +276,7 @@ def trained(
         dataclasses.replace(SETTINGS, **changes),
         seed=seed,
         calibration_images=16,
+        calibration=MINMAX,
         state=state or TrainingState(pathlib.Path("state.pt"), {}),
         output=output,
     )

@@ -32,6 +32,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from elagage.data import Split
 from elagage.errors import RefusedError, UserError
+from elagage.modes import MINMAX
 from elagage.onnx.contents import check_zeros, count_contents, stored_weights
 from elagage.onnx.deployed import describe, description, strip
 from elagage.onnx.graph import with_weights
@@ -480,10 +481,12 @@ def test_two_runs_write_the_same_bytes(tmp_path, monkeypatch):
     network = lively(ReusedBlock())
     save_checkpoint("dense.safetensors", network.state_dict(), {"model": "toy", "seed": 0, "torch": "1"})
     pathlib.Path("graph.onnx").write_bytes(exported(ReusedBlock))
-    calibration = Split(images(64), numpy.zeros(64, numpy.int64))
+    training = Split(images(64), numpy.zeros(64, numpy.int64))
     for name in ("a", "b"):
         outputs = {"float32": f"{name}32.onnx", "static": f"{name}.onnx"}
-        quantize_checkpoint(DATASET, "graph.onnx", "dense.safetensors", calibration=calibration, outputs=outputs)
+        quantize_checkpoint(
+            DATASET, "graph.onnx", "dense.safetensors", training=training, calibration=MINMAX, outputs=outputs
+        )
     assert (tmp_path / "a32.onnx").read_bytes() == (tmp_path / "b32.onnx").read_bytes()
     assert "calibration_images" not in description(onnx.load("a32.onnx"))["provenance"]
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()

@@ -11,6 +11,7 @@ from torch import nn
 from elagage.data import Dataset, PreparedData
 from elagage.errors import UserError
 from elagage.files import refusal
+from elagage.modes import MINMAX
 from elagage.plan import WITHOUT_TRAINING
 from elagage.pruning import zero_smallest
 from elagage.pytorch.checkpoints import load_checkpoint, save_checkpoint
@@ -116,7 +117,9 @@ def test_a_dense_network_trains_on_as_a_control_whose_file_is_held_to_no_share_o
     assert any((weights(control)[name] != tensor).any() for name, tensor in weights(dense).items())
     quantize_export(data.dataset, "resnet8", None, tmp_path / "graph.onnx")
     outputs = {"float32": str(tmp_path / "control.onnx")}
-    quantize_checkpoint(data.dataset, str(tmp_path / "graph.onnx"), str(control), calibration=None, outputs=outputs)
+    quantize_checkpoint(
+        data.dataset, str(tmp_path / "graph.onnx"), str(control), training=None, calibration=MINMAX, outputs=outputs
+    )
     assert refusal(outputs["float32"]) is None
 
 

@@ -40,9 +40,39 @@ use rule quantize_export as quantize_export_channel with:
         pruned="none|iterative_pruned",
 
 
+rule calibrate:
+    input:
+        **split_arrays("train"),
+        **split_arrays("validation"),
+        dataset=DATASET,
+        graph="results/models/{model}/graph.onnx",
+        checkpoint="results/models/{model}/seed{seed}/dense.safetensors",
+    output:
+        choice="results/models/{model}/seed{seed}/calibration.json",
+    log:
+        "results/logs/calibrate/{model}/seed{seed}.log",
+    conda:
+        "../../envs/onnx.yaml"
+    threads: 1
+    resources:
+        mem_mb=megabytes(2000, per_weight=8, per_image=10000),
+        runtime=times_attempt(60),
+    params:
+        calibration_images=config["quantization"]["calibration_images"],
+        code=code("calibrate"),
+    message:
+        "Choose how {wildcards.model}, seed {wildcards.seed}, is calibrated for int8"
+    script:
+        "../../scripts/calibrate.py"
+
+
+# Beside its inputs, what a job that calibrates takes.
+CHOICE = {} if config["quantization"]["calibration"] else {"choice": rules.calibrate.output.choice}
+
+
 rule quantize:
     input:
-        **(split_arrays("train") if PLAN.calibrates else {}),
+        **(split_arrays("train") | CHOICE if PLAN.calibrates else {}),
         dataset=DATASET,
         graph=graph_of,
         checkpoint=f"{STEM}.safetensors",
@@ -59,6 +89,7 @@ rule quantize:
     params:
         trained_with=trained_with,
         modes=PLAN.quantize_modes,
+        calibration=config["quantization"]["calibration"] if PLAN.calibrates else None,
         calibration_images=config["quantization"]["calibration_images"] if PLAN.calibrates else None,
         code=code("quantize"),
     message:
@@ -71,6 +102,7 @@ rule quantize_qat:
     input:
         **split_arrays("train"),
         **split_arrays("validation"),
+        **CHOICE,
         check=CHECKED,
         dataset=DATASET,
         checkpoint=f"{STEM}.safetensors",
@@ -91,6 +123,7 @@ rule quantize_qat:
         trained_with=trained_with,
         user_code=lambda wildcards: user_code(wildcards.model),
         settings=PLAN.qat_training,
+        calibration=config["quantization"]["calibration"],
         calibration_images=config["quantization"]["calibration_images"],
         # Not an output, because Snakemake deletes those of a killed job.
         state=f"{STEM}-qat.training_state.pt",

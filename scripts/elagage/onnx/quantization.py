@@ -13,7 +13,8 @@ from onnxruntime import quantization
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType
 
 from elagage.errors import RefusedError, UserError
-from elagage.modes import LARGEST_LEVEL
+from elagage.modes import LARGEST_LEVEL, MINMAX, OPERATORS, Calibration
+from elagage.onnx.calibration import histograms, ranges_by
 from elagage.onnx.contents import count_contents
 from elagage.onnx.few_bits import round_layers
 from elagage.onnx.graph import PREPROCESS
@@ -29,7 +30,7 @@ CALIBRATION_BATCH = 8
 REDUCE_RANGE = True
 
 
-class _Calibration(CalibrationDataReader):
+class _Images(CalibrationDataReader):
     """Hands uint8 images [n, channels, height, width] to ONNX Runtime in batches."""
 
     def __init__(self, images: numpy.ndarray):
@@ -43,7 +44,12 @@ class _Calibration(CalibrationDataReader):
 
 
 def _dynamic(
-    operators: list[str], source: pathlib.Path, target: pathlib.Path, images: None, overrides: Mapping
+    operators: list[str],
+    source: pathlib.Path,
+    target: pathlib.Path,
+    images: None,
+    overrides: Mapping,
+    calibration: Calibration,
 ) -> None:
     quantization.quantize_dynamic(
         source,
@@ -55,13 +61,29 @@ def _dynamic(
     )
 
 
-def _static(source: pathlib.Path, target: pathlib.Path, images: numpy.ndarray, overrides: Mapping) -> None:
+def _static(
+    source: pathlib.Path, target: pathlib.Path, images: numpy.ndarray, overrides: Mapping, calibration: Calibration
+) -> None:
+    if calibration.method != "minmax":
+        few = images[:CALIBRATION_BATCH]
+        _minmax(source, target, few, overrides, calibration)  # to see what has a range
+        rounded = qdq_places(onnx.load(target)).ranges.keys() - overrides.keys()
+        found = histograms(onnx.load(source), rounded, images)
+        ranges = {name: [range_] for name, range_ in ranges_by(calibration.method, found).items()}
+        images, overrides = few, {**overrides, **ranges}
+    _minmax(source, target, images, overrides, calibration)
+
+
+def _minmax(
+    source: pathlib.Path, target: pathlib.Path, images: numpy.ndarray, overrides: Mapping, calibration: Calibration
+) -> None:
     preprocess = [node.name for node in onnx.load(source).graph.node if node.name.startswith(PREPROCESS)]
     quantization.quantize_static(
         source,
         target,
-        _Calibration(images),
+        _Images(images),
         quant_format=QuantFormat.QDQ,
+        op_types_to_quantize=OPERATORS[calibration.operators],
         per_channel=True,
         reduce_range=REDUCE_RANGE,
         activation_type=QuantType.QUInt8,
@@ -75,9 +97,14 @@ def _static(source: pathlib.Path, target: pathlib.Path, images: numpy.ndarray, o
 
 
 def _few_bits(
-    largest: int, source: pathlib.Path, target: pathlib.Path, images: numpy.ndarray, overrides: Mapping
+    largest: int,
+    source: pathlib.Path,
+    target: pathlib.Path,
+    images: numpy.ndarray,
+    overrides: Mapping,
+    calibration: Calibration,
 ) -> None:
-    _static(source, target, images[:CALIBRATION_BATCH], overrides)  # to see what becomes int8
+    _minmax(source, target, images[:CALIBRATION_BATCH], overrides, calibration)  # to see what becomes int8
     rounded = round_layers(onnx.load(source), qdq_places(onnx.load(target)), images, largest)
     if not rounded.scales:
         raise RefusedError(
@@ -85,7 +112,7 @@ def _few_bits(
             "weights on few levels; use static"
         )
     onnx.save(rounded.model, source)
-    _static(source, target, images, {**overrides, **rounded.scales})
+    _static(source, target, images, {**overrides, **rounded.scales}, calibration)
 
 
 # Gemm is named too: it becomes MatMul before it is quantized.
@@ -99,14 +126,19 @@ MODES: dict[str, Callable] = {
 
 
 def quantize(
-    model: onnx.ModelProto, mode: str, images: numpy.ndarray | None = None, ranges: Mapping[str, Mapping] | None = None
+    model: onnx.ModelProto,
+    mode: str,
+    images: numpy.ndarray | None = None,
+    ranges: Mapping[str, Mapping] | None = None,
+    calibration: Calibration = MINMAX,
 ) -> onnx.ModelProto:
     """Return the float32 model with int8 weights and, as the mode says, 8-bit activations.
 
     `dynamic` quantizes linear layers, `dynamic_conv` convolutions too, both with activation ranges computed for each
-    input; `static` all that ONNX Runtime can, per channel, as QDQ, with ranges calibrated on `images`, uint8
+    input; `static` what the calibration says, per channel, as QDQ, with ranges calibrated on `images`, uint8
     [n, channels, height, width]; `static4` and `static3` the same, with weights on 15 and 7 levels; `qat` as `static`,
-    with ranges that were trained (tensor -> scale, float32, and zero_point, uint8) for all tensors that `ranges` names.
+    with the stated ranges (tensor -> scale, float32, and zero_point, uint8, or rmin and rmax, float32) of all tensors
+    that `ranges` names, as other modes that calibrate.
     Raises RefusedError if nothing became int8, but for `dynamic`, because a network may have no linear layer, and
     UserError if there is no room for temporary files.
     https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html
@@ -116,7 +148,9 @@ def quantize(
         source, target = pathlib.Path(folder, "float.onnx"), pathlib.Path(folder, "int8.onnx")
         try:
             onnx.save(model, source)
-            MODES[mode](source, target, images, {name: [range_] for name, range_ in (ranges or {}).items()})
+            MODES[mode](
+                source, target, images, {name: [range_] for name, range_ in (ranges or {}).items()}, calibration
+            )
         except OSError as error:
             raise UserError(
                 f"{folder}: cannot be written ({error.strerror or error}); make room, or set TMPDIR"

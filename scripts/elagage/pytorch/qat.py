@@ -21,6 +21,7 @@ from torch.export.passes import move_to_device_pass
 
 from elagage.data import Dataset, PreparedData
 from elagage.errors import RefusedError, UserError
+from elagage.modes import MINMAX, Calibration
 from elagage.onnx.graph import INPUT, with_weights
 from elagage.onnx.qdq import qdq_places
 from elagage.onnx.quantization import quantize
@@ -56,7 +57,8 @@ class Trainable(NamedTuple):
 
     fake_quantized: FakeQuantizedNetwork
     graph: onnx.ModelProto  # as exported
-    calibration: numpy.ndarray  # uint8 [n, channels, height, width]
+    images: numpy.ndarray  # uint8 [n, channels, height, width]
+    calibration: Calibration
     device: torch.device
 
     def deployed(self) -> onnx.ModelProto:
@@ -66,25 +68,31 @@ class Trainable(NamedTuple):
         calibrated again.
         """
         float32 = with_weights(onnx_ir.from_proto(self.graph), _numpy_state(self.fake_quantized.network))
-        return quantize(float32, "qat", self.calibration, self.fake_quantized.trained_ranges())
+        return quantize(float32, "qat", self.images, self.fake_quantized.trained_ranges(), self.calibration)
 
 
-def prepare(network: nn.Module, dataset: Dataset, calibration: numpy.ndarray, device: torch.device) -> Trainable:
+def prepare(
+    network: nn.Module,
+    dataset: Dataset,
+    images: numpy.ndarray,
+    device: torch.device,
+    calibration: Calibration = MINMAX,
+) -> Trainable:
     """Return the network, which is moved to the device, ready to be trained; its ranges calibrated on training images.
 
-    calibration: uint8 [n, channels, height, width]. Raises UserError if the network cannot be exported, if nothing of
+    images: uint8 [n, channels, height, width]. Raises UserError if the network cannot be exported, if nothing of
     it becomes int8, or if there is nothing to train.
     """
     check_trainable(network)
     graph, program = export_program(network, dataset)
     exported = onnx_ir.to_proto(graph)
     float32 = with_weights(graph, _numpy_state(network))
-    places = qdq_places(quantize(float32, "qat", calibration))
+    places = qdq_places(quantize(float32, "qat", images, calibration=calibration))
     if device.type != "cpu":  # the program says where the constants of the forward pass lie
         program = move_to_device_pass(program, device)
     # Here, not under inference_mode: tensors that are moved there cannot be trained.
     prepared = FakeQuantizedNetwork(network, program, float32, places).to(device)
-    return Trainable(prepared, exported, calibration, device)
+    return Trainable(prepared, exported, images, calibration, device)
 
 
 class Agreement(NamedTuple):

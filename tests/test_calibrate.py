@@ -1,0 +1,97 @@
+"""The choice of a calibration: what it rests on, and what is taken when little or nothing is gained."""
+
+import json
+import pathlib
+
+import numpy
+import onnx
+import pytest
+from networks import NoWeights, ReusedBlock, images, lively, onnx_logits
+from test_quantize import exported, float_model
+
+from calibrate import calibrate, choose
+from elagage.data import Split
+from elagage.errors import UserError
+from elagage.modes import CALIBRATIONS, MINMAX, OPERATORS, Calibration, stated_calibration
+from elagage.onnx.quantization import quantize
+from elagage.pytorch.checkpoints import save_checkpoint
+
+
+@pytest.mark.parametrize(
+    ("divergences", "chosen"),
+    [
+        ({"all": {"minmax": 0.01, "mse": 0.0095}, "weighted": {"minmax": 0.02}}, ("minmax", "all")),
+        ({"all": {"minmax": 0.01, "mse": 0.005}, "weighted": {"minmax": 0.02}}, ("mse", "all")),
+        ({"all": {"minmax": 0.01, "mse": 0.009}, "weighted": {"minmax": 0.006, "mse": 0.004}}, ("mse", "weighted")),
+        ({"all": {"minmax": 0.01}, "weighted": {"minmax": 0.006}}, ("minmax", "all")),
+        ({"all": {"minmax": 0.0008}, "weighted": {"minmax": 0.0001}}, ("minmax", "all")),
+        ({"all": {}, "weighted": {"minmax": 0.1, "entropy": 0.01}}, ("entropy", "weighted")),
+        ({"all": {"minmax": 0.0, "mse": 0.0}, "weighted": {"minmax": 0.0}}, ("minmax", "all")),
+        ({"all": {}, "weighted": {}}, MINMAX),
+    ],
+)
+def test_something_else_than_usual_is_taken_if_answers_change_clearly_less(divergences, chosen):
+    assert choose(divergences) == chosen
+
+
+def split(count: int, seed: int) -> Split:
+    return Split(images(count, seed=seed), numpy.zeros(count, numpy.int64))
+
+
+def chosen(folder: pathlib.Path, kind: type, network=None) -> dict:
+    """Return what is written of a network, from 40 images for training and 30 for validation."""
+    save_checkpoint(folder / "dense.safetensors", (network or lively(kind())).state_dict(), {"model": "toy", "seed": 0})
+    (folder / "graph.onnx").write_bytes(exported(kind))
+    calibrate(
+        str(folder / "graph.onnx"),
+        str(folder / "dense.safetensors"),
+        training=split(40, 2),
+        validation=split(30, 3),
+        threads=1,
+        output=str(folder / "calibration.json"),
+    )
+    return json.loads((folder / "calibration.json").read_text())
+
+
+def log_probabilities(model: onnx.ModelProto, pixels: numpy.ndarray) -> numpy.ndarray:
+    logits = onnx_logits(model, pixels).astype(float)
+    return logits - numpy.log(numpy.exp(logits).sum(1, keepdims=True))
+
+
+def test_the_choice_is_written_with_the_divergences_that_files_of_that_calibration_have(tmp_path):
+    written = chosen(tmp_path, ReusedBlock)
+    assert written["images"] == 30
+    assert written["divergence"].keys() == OPERATORS.keys()
+    assert all(tuple(found) == CALIBRATIONS for found in written["divergence"].values())
+    assert choose(written["divergence"]) == (written["method"], written["operators"])
+    float32, pixels = float_model(lively(ReusedBlock()), ReusedBlock), images(30, seed=3)
+    expected = log_probabilities(float32, pixels)
+    for operators, method in (("all", "minmax"), ("all", "percentile_99.9"), ("weighted", "mse")):
+        int8 = quantize(float32, "static", images(40, seed=2), calibration=Calibration(method, operators))
+        divergence = (numpy.exp(expected) * (expected - log_probabilities(int8, pixels))).sum(1).mean()
+        assert written["divergence"][operators][method] == pytest.approx(divergence, rel=0.06)
+
+
+def test_two_runs_write_the_same(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    assert chosen(tmp_path / "a", ReusedBlock) == chosen(tmp_path / "b", ReusedBlock)
+
+
+def test_of_a_network_that_cannot_be_int8_nothing_is_chosen(tmp_path):
+    written = chosen(tmp_path, NoWeights)
+    assert written["divergence"] == {"all": {}, "weighted": {}}
+    assert stated_calibration(None, tmp_path / "calibration.json") == MINMAX
+
+
+def test_the_configuration_goes_before_the_choice(tmp_path):
+    (tmp_path / "calibration.json").write_text('{"method": "mse", "operators": "weighted"}')
+    assert stated_calibration("entropy", None) == ("entropy", "all")
+    assert stated_calibration(None, tmp_path / "calibration.json") == ("mse", "weighted")
+    assert stated_calibration(None, None) == MINMAX
+
+
+def test_a_damaged_choice_is_named(tmp_path):
+    (tmp_path / "calibration.json").write_text("{}")
+    with pytest.raises(UserError, match=r"calibration\.json: damaged"):
+        stated_calibration(None, tmp_path / "calibration.json")
