@@ -482,8 +482,8 @@ def test_all_follows_from_the_data_and_all_measurements_from_the_variants(study)
 
 def test_an_edited_module_reruns_the_rules_that_use_it(tiny):
     first = users(tiny, "elagage/onnx/runtime.py")
-    # quantize_export checks what it exports; quantize measures what layers multiply.
-    assert first == {"check_model", "quantize", "quantize_export", *EVALUATION}
+    # quantize_export checks what it exports; calibrate and quantize measure what layers multiply.
+    assert first == {"calibrate", "check_model", "quantize", "quantize_export", *EVALUATION}
     with replaced(with_code(tiny / "scripts/elagage/onnx/runtime.py")):
         assert set(planned(tiny, "all")) == with_what_follows(tiny, first)
 
@@ -515,7 +515,7 @@ def test_edited_scripts_rerun_their_rules(wide, edited):
         ("{epochs: 2}", "{epochs: 2, learning_rate: 0.2}", "train"),
         ("retraining: {epochs: 1}", "retraining: {epochs: 2}", "recover control check"),
         ("retraining: {epochs: 1}", "retraining: {epochs: 1, batchnorm_images: 99}", ""),
-        ("calibration_images: 64", "calibration_images: 65", "quantize"),
+        ("calibration_images: 64", "calibration_images: 65", "calibrate quantize"),
         (
             "modes: [float32, dynamic, dynamic_conv, static]",
             "modes: [float32, dynamic, static]",
