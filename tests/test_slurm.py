@@ -230,8 +230,8 @@ def test_both_studies_end_with_the_same_bytes(disturbed, abandoned):
 def test_a_variant_needs_less_than_a_slurm_job(slurm, abandoned):
     table = accounting(slurm, abandoned)
     done = table[table["State"].str.startswith("COMPLETED") & table["Comment"].str.startswith("rule_")]
-    # prepare_data, quantize_export, check_model, check, train, sensitivity, calibrate, prune, the sweep of 2 checkpoints,
-    # their timing, the answer, summary and figures
+    # prepare_data, quantize_export, check_model, check, train, sensitivity, calibrate, prune, the sweep of 2
+    # checkpoints, their timing, the answer, summary and figures
     assert len(done) == 12, table.to_string()
 
 
