@@ -6,10 +6,12 @@ import pathlib
 import numpy
 import onnx
 import pytest
-from networks import NoWeights, ReusedBlock, images, lively, onnx_logits
+import torch
+from networks import NoWeights, ReusedBlock, images, lively, onnx_logits, torch_logits
 from test_quantize import exported, float_model
+from torch import nn
 
-from calibrate import calibrate, choose
+from calibrate import NEGLIGIBLE, calibrate, choose
 from elagage.data import Split
 from elagage.errors import UserError
 from elagage.modes import CALIBRATIONS, MINMAX, OPERATORS, Calibration, stated_calibration
@@ -24,7 +26,7 @@ from elagage.pytorch.checkpoints import save_checkpoint
         ({"all": {"minmax": 0.01, "mse": 0.005}, "weighted": {"minmax": 0.02}}, ("mse", "all")),
         ({"all": {"minmax": 0.01, "mse": 0.009}, "weighted": {"minmax": 0.006, "mse": 0.004}}, ("mse", "weighted")),
         ({"all": {"minmax": 0.01}, "weighted": {"minmax": 0.006}}, ("minmax", "all")),
-        ({"all": {"minmax": 0.0008}, "weighted": {"minmax": 0.0001}}, ("minmax", "all")),
+        ({"all": {"minmax": 0.0008}, "weighted": {}}, ("minmax", "all")),
         ({"all": {}, "weighted": {"minmax": 0.1, "entropy": 0.01}}, ("entropy", "weighted")),
         ({"all": {"minmax": 0.0, "mse": 0.0}, "weighted": {"minmax": 0.0}}, ("minmax", "all")),
         ({"all": {}, "weighted": {}}, MINMAX),
@@ -38,10 +40,20 @@ def split(count: int, seed: int) -> Split:
     return Split(images(count, seed=seed), numpy.zeros(count, numpy.int64))
 
 
-def chosen(folder: pathlib.Path, kind: type, network=None) -> dict:
+def sure() -> ReusedBlock:
+    """Return a network whose classes differ between images, and whose probabilities move far when logits do."""
+    torch.manual_seed(0)
+    network = lively(ReusedBlock())
+    with torch.no_grad():
+        network.linear.weight *= 50
+        network.linear.bias -= torch.from_numpy(torch_logits(network, images(40, seed=2)).mean(0))
+    return network
+
+
+def chosen(folder: pathlib.Path, network: nn.Module) -> dict:
     """Return what is written of a network, from 40 images for training and 30 for validation."""
-    save_checkpoint(folder / "dense.safetensors", (network or lively(kind())).state_dict(), {"model": "toy", "seed": 0})
-    (folder / "graph.onnx").write_bytes(exported(kind))
+    save_checkpoint(folder / "dense.safetensors", network.state_dict(), {"model": "toy", "seed": 0})
+    (folder / "graph.onnx").write_bytes(exported(type(network)))
     calibrate(
         str(folder / "graph.onnx"),
         str(folder / "dense.safetensors"),
@@ -59,12 +71,12 @@ def log_probabilities(model: onnx.ModelProto, pixels: numpy.ndarray) -> numpy.nd
 
 
 def test_the_choice_is_written_with_the_divergences_that_files_of_that_calibration_have(tmp_path):
-    written = chosen(tmp_path, ReusedBlock)
+    written = chosen(tmp_path, sure())
     assert written["images"] == 30
     assert written["divergence"].keys() == OPERATORS.keys()
     assert all(tuple(found) == CALIBRATIONS for found in written["divergence"].values())
     assert choose(written["divergence"]) == (written["method"], written["operators"])
-    float32, pixels = float_model(lively(ReusedBlock()), ReusedBlock), images(30, seed=3)
+    float32, pixels = float_model(sure(), ReusedBlock), images(30, seed=3)
     expected = log_probabilities(float32, pixels)
     for operators, method in (("all", "minmax"), ("all", "percentile_99.9"), ("weighted", "mse")):
         int8 = quantize(float32, "static", images(40, seed=2), calibration=Calibration(method, operators))
@@ -75,11 +87,21 @@ def test_the_choice_is_written_with_the_divergences_that_files_of_that_calibrati
 def test_two_runs_write_the_same(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-    assert chosen(tmp_path / "a", ReusedBlock) == chosen(tmp_path / "b", ReusedBlock)
+    assert chosen(tmp_path / "a", sure()) == chosen(tmp_path / "b", sure())
+
+
+def test_where_hardly_an_answer_changes_nothing_else_is_tried(tmp_path):
+    torch.manual_seed(0)
+    written = chosen(tmp_path, lively(ReusedBlock()))
+    assert (written["method"], written["operators"]) == MINMAX
+    [(method, divergence)] = written["divergence"]["all"].items()
+    assert method == "minmax"
+    assert divergence <= NEGLIGIBLE
+    assert written["divergence"]["weighted"] == {}
 
 
 def test_of_a_network_that_cannot_be_int8_nothing_is_chosen(tmp_path):
-    written = chosen(tmp_path, NoWeights)
+    written = chosen(tmp_path, lively(NoWeights()))
     assert written["divergence"] == {"all": {}, "weighted": {}}
     assert stated_calibration(None, tmp_path / "calibration.json") == MINMAX
 
