@@ -20,7 +20,9 @@ from elagage.onnx.quantization import CALIBRATION_BATCH, quantize
 from elagage.onnx.runtime import Model, session
 from elagage.refusals import refusing
 
-IMAGES = 1000  # of validation, at most
+# Images of validation, at most, of up to 64 x 64 pixels, and fewer of large ones: ten files classify each.
+IMAGES, FEWEST_IMAGES = 1000, 250
+PIXELS = IMAGES * 64**2
 BATCH = 8  # images that are classified at once
 # Shares of the divergence of what is usual, below which something else is taken: it has to be worth the difference.
 # Another machine's rounding should not change the choice, and files with fewer int8 operators are slower, a
@@ -42,7 +44,8 @@ def calibrate(graph: str, checkpoint: str, *, training: Split, validation: Split
     state, _ = read_checkpoint(checkpoint)
     with reading(graph):
         float32 = with_weights(onnx_ir.load(graph), state)
-    images = validation.images[:IMAGES]
+    height, width = validation.images.shape[-2:]
+    images = validation.images[: min(IMAGES, max(FEWEST_IMAGES, PIXELS // (height * width)))]
     expected = _log_probabilities(float32, images, threads)
     divergences: dict[str, dict[str, float]] = {operators: {} for operators in OPERATORS}
     for calibration, int8 in _candidates(float32, training.images):
