@@ -18,6 +18,7 @@ from elagage.onnx.graph import with_weights
 from elagage.onnx.qdq import qdq_places
 from elagage.onnx.quantization import CALIBRATION_BATCH, quantize
 from elagage.onnx.runtime import Model, session
+from elagage.progress import progress
 from elagage.refusals import refusing
 
 # Images of validation, at most, of up to 64 x 64 pixels, and fewer of large ones: ten files classify each.
@@ -41,22 +42,25 @@ def calibrate(graph: str, checkpoint: str, *, training: Split, validation: Split
     it: clipping makes networks that are too sure of themselves less so, which lowers their cross-entropy while more
     answers change.
     """
-    state, _ = read_checkpoint(checkpoint)
+    state, provenance = read_checkpoint(checkpoint)
     with reading(graph):
         float32 = with_weights(onnx_ir.load(graph), state)
     height, width = validation.images.shape[-2:]
     images = validation.images[: min(IMAGES, max(FEWEST_IMAGES, PIXELS // (height * width)))]
     expected = _log_probabilities(float32, images, threads)
     divergences: dict[str, dict[str, float]] = {operators: {} for operators in OPERATORS}
-    for calibration, int8 in _candidates(float32, training.images):
-        found = _log_probabilities(int8, images, threads)
-        divergence = (numpy.exp(expected) * (expected - found)).sum(1).mean()
-        print(f"{calibration.operators}, {calibration.method}: {divergence:.4g} nats")
-        if numpy.isfinite(divergence):
-            # Two digits: the others are those of the machine.
-            divergences[calibration.operators][calibration.method] = float(f"{divergence:.2g}")
-        if calibration == MINMAX and divergence <= NEGLIGIBLE:
-            break
+    label = " ".join(["calibrate", *(f"{provenance[key]}" for key in ("model", "seed") if key in provenance)])
+    with progress(len(OPERATORS) * len(CALIBRATIONS), " files", label) as advance:
+        for calibration, int8 in _candidates(float32, training.images):
+            found = _log_probabilities(int8, images, threads)
+            divergence = (numpy.exp(expected) * (expected - found)).sum(1).mean()
+            print(f"{calibration.operators}, {calibration.method}: {divergence:.4g} nats")
+            if numpy.isfinite(divergence):
+                # Two digits: the others are those of the machine.
+                divergences[calibration.operators][calibration.method] = float(f"{divergence:.2g}")
+            advance(1)
+            if calibration == MINMAX and divergence <= NEGLIGIBLE:
+                break
     chosen = choose(divergences)
     print(f"chosen: {chosen.operators}, {chosen.method}")
     write_json(output, {**chosen._asdict(), "images": len(images), "divergence": divergences})
