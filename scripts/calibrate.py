@@ -13,7 +13,7 @@ from elagage.errors import RefusedError
 from elagage.files import reading, write_json
 from elagage.job import job
 from elagage.modes import CALIBRATIONS, MINMAX, OPERATORS, Calibration
-from elagage.onnx.calibration import histograms, ranges_by
+from elagage.onnx.calibration import Histogram, histograms, ranges_by
 from elagage.onnx.graph import with_weights
 from elagage.onnx.qdq import qdq_places
 from elagage.onnx.quantization import CALIBRATION_BATCH, quantize
@@ -87,19 +87,20 @@ def _candidates(float32: onnx.ModelProto, images: numpy.ndarray) -> Iterator[tup
     """Yield an int8 model for each set of operators and method, MINMAX first, but none where that is refused."""
     few = images[:CALIBRATION_BATCH]
     for operators in OPERATORS:
-        calibration = Calibration("minmax", operators)
-        try:
-            yield calibration, quantize(float32, "static", images, calibration=calibration)
-        except RefusedError as error:
-            print(f"{operators}: {error}")
-            continue
-        rounded = qdq_places(quantize(float32, "static", few, calibration=calibration)).ranges
-        found = histograms(float32, rounded, images)
-        for method in CALIBRATIONS[1:]:
-            yield (
-                Calibration(method, operators),
-                quantize(float32, "static", few, ranges_by(method, found), calibration),
-            )
+        usual = Calibration(MINMAX.method, operators)
+        found: dict[str, Histogram] = {}  # once for all methods, where quantize would count for each
+        for method in CALIBRATIONS:
+            try:
+                if method == usual.method:
+                    yield usual, quantize(float32, "static", images, calibration=usual)
+                    continue
+                if not found:
+                    rounded = quantize(float32, "static", few, calibration=usual)
+                    found = histograms(float32, qdq_places(rounded).ranges, images)
+                int8 = quantize(float32, "static", few, ranges_by(method, found), usual)
+                yield Calibration(method, operators), int8
+            except RefusedError as error:
+                print(f"{operators}, {method}: {error}")
 
 
 def _log_probabilities(model: onnx.ModelProto, images: numpy.ndarray, threads: int) -> numpy.ndarray:

@@ -13,8 +13,9 @@ from torch import nn
 
 from calibrate import NEGLIGIBLE, calibrate, choose
 from elagage.data import Split
-from elagage.errors import UserError
+from elagage.errors import RefusedError, UserError
 from elagage.modes import CALIBRATIONS, MINMAX, OPERATORS, Calibration, stated_calibration
+from elagage.onnx.calibration import ranges_by
 from elagage.onnx.quantization import quantize
 from elagage.pytorch.checkpoints import save_checkpoint
 
@@ -104,6 +105,17 @@ def test_of_a_network_that_cannot_be_int8_nothing_is_chosen(tmp_path):
     written = chosen(tmp_path, lively(NoWeights()))
     assert written["divergence"] == {"all": {}, "weighted": {}}
     assert stated_calibration(None, tmp_path / "calibration.json") == MINMAX
+
+
+def test_a_method_that_the_network_rules_out_is_not_chosen_and_stops_nothing(tmp_path, monkeypatch):
+    def refuse_mse(method: str, found: dict) -> dict:
+        if method == "mse":
+            raise RefusedError("no range")
+        return ranges_by(method, found)
+
+    monkeypatch.setattr("calibrate.ranges_by", refuse_mse)
+    written = chosen(tmp_path, sure())
+    assert all({*CALIBRATIONS} - {*found} == {"mse"} for found in written["divergence"].values())
 
 
 def test_the_configuration_goes_before_the_choice(tmp_path):

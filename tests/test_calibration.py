@@ -134,6 +134,16 @@ def test_a_method_narrows_ranges_and_the_same_nodes_are_int8(model, method, mode
         assert all(found.ranges[name][0] <= 1.001 * usual.ranges[name][0] for name in usual.ranges)
 
 
+def test_ranges_that_are_known_stay_whatever_the_method(model):
+    places = qdq_places(quantize(model, "static", images(40)))
+    known = {
+        name: {"scale": numpy.array(2 * scale, numpy.float32), "zero_point": numpy.array(zero_point, numpy.uint8)}
+        for name, (scale, zero_point) in places.ranges.items()
+    }
+    found = qdq_places(quantize(model, "qat", images(40), known, Calibration("mse", "all"))).ranges
+    assert found == {name: (2 * scale, zero_point) for name, (scale, zero_point) in places.ranges.items()}
+
+
 def test_weighted_operators_leave_the_others_as_they_are(model):
     usual = qdq_places(quantize(model, "static", images(8))).ranges
     weighted = qdq_places(quantize(model, "static", images(8), calibration=Calibration("minmax", "weighted"))).ranges

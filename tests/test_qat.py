@@ -39,7 +39,7 @@ from torch import nn
 
 from elagage.data import PreparedData, Split
 from elagage.errors import RefusedError, UserError
-from elagage.modes import MINMAX
+from elagage.modes import MINMAX, OPERATORS, Calibration
 from elagage.onnx.contents import count_contents
 from elagage.onnx.deployed import description
 from elagage.onnx.graph import with_weights
@@ -381,6 +381,20 @@ def test_the_file_takes_any_number_of_images_and_says_where_it_comes_from(deploy
     assert said["provenance"].items() >= expected.items()
     assert said["provenance"]["qat_error"] < said["provenance"]["qat_noise"]
     assert b"/tests/" not in deployed.SerializeToString()
+
+
+@pytest.mark.parametrize("kind", [ReusedBlock, NETWORKS["resnet8"]], ids=["ReusedBlock", "resnet8"])
+@pytest.mark.parametrize("operators", OPERATORS)
+def test_another_calibration_is_trained_and_deployed_alike(kind, operators):
+    torch.manual_seed(0)
+    calibration, pixels = Calibration("mse", operators), images(64, seed=2)
+    trainable = prepare(lively(kind()), DATASET, pixels, CPU, calibration)
+    deployed = check_agreement(trainable, DATASET, images(50)).model
+    logits = onnx_logits(deployed, images(50))
+    assert relative_error(rounded_logits(trainable, images(50)), logits) < 0.03
+    float32 = with_weights(onnx_ir.from_proto(trainable.graph), tensors(trainable.fake_quantized.network))
+    static = quantize(float32, "static", pixels, calibration=calibration)
+    assert [node.op_type for node in deployed.graph.node] == [node.op_type for node in static.graph.node]
 
 
 @pytest.fixture(scope="module")
