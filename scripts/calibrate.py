@@ -14,17 +14,15 @@ from elagage.files import reading, write_json
 from elagage.job import job
 from elagage.modes import CALIBRATIONS, MINMAX, OPERATORS, Calibration
 from elagage.onnx.calibration import Histogram, histograms, ranges_by
+from elagage.onnx.divergence import Answers, first_images
 from elagage.onnx.graph import with_weights
 from elagage.onnx.qdq import qdq_places
 from elagage.onnx.quantization import CALIBRATION_BATCH, quantize
-from elagage.onnx.runtime import Model, session
 from elagage.progress import progress
 from elagage.refusals import refusing
 
 # Images of validation, at most, of up to 64 x 64 pixels, and fewer of large ones: ten files classify each.
 IMAGES, FEWEST_IMAGES = 1000, 250
-PIXELS = IMAGES * 64**2
-BATCH = 8  # images that are classified at once
 # Shares of the divergence of what is usual, below which something else is taken: it has to be worth the difference.
 # Another machine's rounding should not change the choice, and files with fewer int8 operators are slower, a
 # ResNet-20's by 13 %, a vision transformer's by 5 %.
@@ -38,36 +36,39 @@ def calibrate(graph: str, checkpoint: str, *, training: Split, validation: Split
     """Write the choice for a model and seed (JSON), with the divergences that it rests on.
 
     training: images that ranges follow from. A divergence is that of Kullback and Leibler, in nats, of the int8
-    network's class probabilities from those of the float32 one, the mean over validation images. Labels have no part in
-    it: clipping makes networks that are too sure of themselves less so, which lowers their cross-entropy while more
-    answers change.
+    network's class probabilities from those of the float32 one, the mean over validation images.
     """
     state, provenance = read_checkpoint(checkpoint)
     with reading(graph):
         float32 = with_weights(onnx_ir.load(graph), state)
-    height, width = validation.images.shape[-2:]
-    images = validation.images[: min(IMAGES, max(FEWEST_IMAGES, PIXELS // (height * width)))]
-    expected = _log_probabilities(float32, images, threads)
-    divergences: dict[str, dict[str, float]] = {operators: {} for operators in OPERATORS}
+    answers = Answers(float32, first_images(validation.images, IMAGES, FEWEST_IMAGES), threads)
+    divergences: dict[str, dict[str, float]] = {operators: {} for operators in usual_first(float32)}
     label = " ".join(["calibrate", *(f"{provenance[key]}" for key in ("model", "seed") if key in provenance)])
     with progress(len(OPERATORS) * len(CALIBRATIONS), " files", label) as advance:
-        for calibration, int8 in _candidates(float32, training.images):
-            found = _log_probabilities(int8, images, threads)
-            divergence = (numpy.exp(expected) * (expected - found)).sum(1).mean()
-            print(f"{calibration.operators}, {calibration.method}: {divergence:.4g} nats")
+        for calibration, int8 in _candidates(float32, training.images, list(divergences)):
+            divergence, _ = answers.compare(int8)
+            print(f"{calibration.operators}, {calibration.method}: {divergence} nats")
             if numpy.isfinite(divergence):
-                # Two digits: the others are those of the machine.
-                divergences[calibration.operators][calibration.method] = float(f"{divergence:.2g}")
+                divergences[calibration.operators][calibration.method] = divergence
             advance(1)
-            if calibration == MINMAX and divergence <= NEGLIGIBLE:
+            if calibration == (MINMAX.method, next(iter(divergences)), ()) and divergence <= NEGLIGIBLE:
                 break
     chosen = choose(divergences)
     print(f"chosen: {chosen.operators}, {chosen.method}")
-    write_json(output, {**chosen._asdict(), "images": len(images), "divergence": divergences})
+    write_json(output, {**chosen._asdict(), "images": len(answers.images), "divergence": divergences})
+
+
+def usual_first(float32: onnx.ModelProto) -> list[str]:
+    """Return the names of OPERATORS, the usual ones first: of attention those are `weighted`, which is faster."""
+    attention = any(node.op_type == "Softmax" for node in float32.graph.node)
+    return sorted(OPERATORS, key=lambda operators: (operators == "weighted") != attention)
 
 
 def choose(divergences: dict[str, dict[str, float]]) -> Calibration:
-    """Return the choice from divergences: operators -> method -> nats; what was refused is not among them."""
+    """Return the choice from divergences: operators, the usual ones first -> method -> nats.
+
+    What was refused is not among them.
+    """
     methods = {operators: _method(found) for operators, found in divergences.items() if found}
     if not methods:
         return MINMAX
@@ -83,10 +84,12 @@ def _method(divergences: dict[str, float]) -> str:
     return best if divergences[best] <= CLEARLY * divergences[usual] else usual
 
 
-def _candidates(float32: onnx.ModelProto, images: numpy.ndarray) -> Iterator[tuple[Calibration, onnx.ModelProto]]:
-    """Yield an int8 model for each set of operators and method, MINMAX first, but none where that is refused."""
+def _candidates(
+    float32: onnx.ModelProto, images: numpy.ndarray, sets: list[str]
+) -> Iterator[tuple[Calibration, onnx.ModelProto]]:
+    """Yield an int8 model for each set of operators and method, minmax first, but none where that is refused."""
     few = images[:CALIBRATION_BATCH]
-    for operators in OPERATORS:
+    for operators in sets:
         usual = Calibration(MINMAX.method, operators)
         found: dict[str, Histogram] = {}  # once for all methods, where quantize would count for each
         for method in CALIBRATIONS:
@@ -101,15 +104,6 @@ def _candidates(float32: onnx.ModelProto, images: numpy.ndarray) -> Iterator[tup
                 yield Calibration(method, operators), int8
             except RefusedError as error:
                 print(f"{operators}, {method}: {error}")
-
-
-def _log_probabilities(model: onnx.ModelProto, images: numpy.ndarray, threads: int) -> numpy.ndarray:
-    """Return the logarithms of the class probabilities, float64 [n, classes]."""
-    running = Model(session(model.SerializeToString(), threads))
-    parts = [running(images[start : start + BATCH]) for start in range(0, len(images), BATCH)]
-    logits = numpy.concatenate(parts).astype(float)
-    logits -= logits.max(1, keepdims=True)
-    return logits - numpy.log(numpy.exp(logits).sum(1, keepdims=True))
 
 
 if "snakemake" in globals():

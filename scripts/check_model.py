@@ -112,7 +112,7 @@ class Trial:
         outputs = {mode: self.onnx_file(scope, mode) for mode in modes}
         training = self.data.train.first(CALIBRATION_IMAGES, "quantization.calibration_images")
         quantize_checkpoint(
-            self.data.dataset, graph, checkpoint, training=training, calibration=MINMAX, outputs=outputs
+            self.data.dataset, graph, checkpoint, training=training, calibration=MINMAX, mixed=None, outputs=outputs
         )
         return outputs
 

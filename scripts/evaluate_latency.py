@@ -8,6 +8,7 @@ import numpy
 from elagage.data import Split
 from elagage.files import reading, write_json
 from elagage.job import job
+from elagage.onnx.profile import time_by_operator
 from elagage.onnx.runtime import RUNTIME, load, machine
 from elagage.refusals import refusing
 from elagage.timing import OtherWork, time_in_turns
@@ -18,7 +19,7 @@ def evaluate_latency(
 ) -> None:
     """Write for each variant (outputs: its ONNX file -> its JSON) its times and the dense model's, in ns.
 
-    images: uint8 [n, channels, height, width], timed one at a time and then in batches of each of the sizes.
+    And the share of its time that each of its operators takes. images: uint8 [n, channels, height, width], timed one at a time and then in batches of each of the sizes.
     """
     models = {"dense": dense, **{path: path for path in outputs}}
     load_each = {name: functools.partial(load, path, threads) for name, path in models.items()}
@@ -30,6 +31,7 @@ def evaluate_latency(
     for path, latency in outputs.items():
         throughput = {size: of_size[path].wall.tolist() for size, of_size in batches.items()}
         measured = {"variant": times[path].as_json(), "dense": times["dense"].as_json(), "batch_ns": throughput}
+        measured["operators"] = time_by_operator(path, images, threads)
         write_json(latency, {**setting, **measured})
         medians = [numpy.median(times[name].wall) / 1e6 for name in (path, "dense")]
         print("{}: median {:.3f} ms, dense {:.3f} ms".format(path, *medians))

@@ -48,8 +48,9 @@ def read_study(
     histories: Iterable[str | os.PathLike],
     sensitivities: Iterable[str | os.PathLike],
     answer: Mapping[str, Any],
+    int8_sensitivities: Iterable[str | os.PathLike] = (),
 ) -> Study:
-    """Read summary.csv, and of each model and seed history.csv and sensitivity.csv; answer: of the configuration.
+    """Read summary.csv, and of each model and seed the other tables; answer: of the configuration.
 
     Names are read as text, or pandas would take a model called `NA` or `007` for a missing value or a number.
     """
@@ -57,7 +58,8 @@ def read_study(
         table = pandas.read_csv(summary, dtype=dict.fromkeys(TEXT_COLUMNS, str), keep_default_na=False, na_values=[""])
     table = table[table["scope"].notna()]  # what no variant is has no place on a curve
     measured = table["refused"].isna()
-    return Study(table[measured], read_tables(histories), read_tables(sensitivities), answer, table[~measured])
+    history, sensitivity, int8_sensitivity = map(read_tables, (histories, sensitivities, int8_sensitivities))
+    return Study(table[measured], history, sensitivity, answer, table[~measured], int8_sensitivity)
 
 
 def plot(study: Study, outputs: Iterable[str | os.PathLike]) -> None:
@@ -98,5 +100,6 @@ def draw(name: str, study: Study) -> Figure:
 if "snakemake" in globals():
     with job(snakemake.log[0]):
         inputs = snakemake.input
-        study = read_study(inputs.summary, inputs.histories, inputs.sensitivities, snakemake.params.answer)
+        tables = inputs.histories, inputs.sensitivities
+        study = read_study(inputs.summary, *tables, snakemake.params.answer, inputs.int8_sensitivities)
         plot(study, snakemake.output)

@@ -29,9 +29,13 @@ def quantize_checkpoint(
     *,
     training: Split | None,
     calibration: Calibration,
+    mixed: str | None,
     outputs: Mapping[str, str],
 ) -> None:
-    """Write an ONNX file for each mode (mode -> path), or why there is none; training: images, for CALIBRATED."""
+    """Write an ONNX file for each mode (mode -> path), or why there is none.
+
+    training: images, for CALIBRATED; mixed: the file with the calibration of this mode, None for the usual one.
+    """
     state, provenance = read_checkpoint(checkpoint)
     with reading(graph):
         float32 = with_weights(onnx_ir.load(graph), state)
@@ -39,16 +43,13 @@ def quantize_checkpoint(
     for mode, output in outputs.items():
         images = training.images if mode in CALIBRATED else None
         with refusing(output):
-            model = (
-                copy.deepcopy(float32)
-                if mode == "float32"
-                else quantize(float32, mode, images, calibration=calibration)
-            )
+            chosen = stated_calibration(None, mixed) if mode == "mixed" else calibration
+            model = copy.deepcopy(float32) if mode == "float32" else quantize(float32, mode, images, calibration=chosen)
             print(mode, json.dumps(count_contents(model)))
             if mode != "float32":
                 _say_what_stays_float32(model, mode)
             record = {"mode": mode, "onnxruntime": onnxruntime.__version__}
-            record |= {} if images is None else calibration_record(calibration, len(images))
+            record |= {} if images is None else calibration_record(chosen, len(images))
             record |= {"weight_levels": 2 * LARGEST_LEVEL[mode] + 1} if mode in LARGEST_LEVEL else {}
             write_deployed(output, model, dataset, provenance | record)
 
@@ -75,5 +76,6 @@ if "snakemake" in globals():
             snakemake.input.checkpoint,
             training=training,
             calibration=stated_calibration(snakemake.params.calibration, snakemake.input.get("choice")),
+            mixed=snakemake.input.get("mixed"),
             outputs=dict(zip(snakemake.params.modes, snakemake.output, strict=True)),
         )

@@ -14,16 +14,17 @@ def report_page(
     answer: str | os.PathLike,
     histories: Iterable[str],
     sensitivities: Iterable[str],
+    int8_sensitivities: Iterable[str],
     lost_images: str | os.PathLike,
     configuration: Mapping,
     output: str | os.PathLike,
 ) -> None:
-    """Write the page. summary, answer: summary.csv and answer.json; histories, sensitivities: <model>/seed<seed>/*.csv;
-    lost_images: what the rule of this name wrote.
+    """Write the page. summary, answer: summary.csv and answer.json; histories, sensitivities, int8_sensitivities:
+    <model>/seed<seed>/*.csv; lost_images: what the rule of this name wrote.
 
     Raises UserError if a file is damaged.
     """
-    measured = read_measured(histories), read_measured(sensitivities)
+    measured = map(read_measured, (histories, sensitivities, int8_sensitivities))
     text = page(Study(summary, answer), *measured, read_json(lost_images), configuration)
     with whole_file(output) as temporary:
         temporary.write_text(text, encoding="utf-8")
@@ -37,6 +38,7 @@ if "snakemake" in globals():
             inputs.answer,
             inputs.histories,
             inputs.sensitivities,
+            inputs.int8_sensitivities,
             inputs.lost_images,
             snakemake.params.configuration,
             snakemake.output[0],

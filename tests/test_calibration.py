@@ -147,4 +147,5 @@ def test_ranges_that_are_known_stay_whatever_the_method(model):
 def test_weighted_operators_leave_the_others_as_they_are(model):
     usual = qdq_places(quantize(model, "static", images(8))).ranges
     weighted = qdq_places(quantize(model, "static", images(8), calibration=Calibration("minmax", "weighted"))).ranges
-    assert weighted.items() < usual.items()
+    # The mean, of which GlobalAveragePool makes two, is rounded by what takes it.
+    assert {name.removesuffix("__flat"): range_ for name, range_ in weighted.items()}.items() < usual.items()

@@ -97,7 +97,13 @@ def test_predictions_number_the_classes_as_the_data_set_does_whatever_the_order_
         outputs = {mode: tmp_path / f"{name}-{mode}.onnx" for mode in ("float32", "static")}
         checkpoint = tmp_path / f"{name}.safetensors"
         quantize_checkpoint(
-            described, tmp_path / "graph.onnx", checkpoint, training=data.train, calibration=MINMAX, outputs=outputs
+            described,
+            tmp_path / "graph.onnx",
+            checkpoint,
+            training=data.train,
+            calibration=MINMAX,
+            mixed=None,
+            outputs=outputs,
         )
         for mode, file in outputs.items():
             results = {"accuracy": tmp_path / f"{name}-{mode}.json", "predicted": tmp_path / f"{name}-{mode}.npy"}

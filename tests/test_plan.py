@@ -105,23 +105,33 @@ def test_float32_is_made_in_every_study_and_qat_by_another_rule(modes, made):
     assert of.calibrates == (len(made) > 1)
 
 
+SENSITIVITIES = ("sensitivity", "sensitivity_int8")
+
+
 @pytest.mark.parametrize(
     ("stated", "there"),
     [
-        ({"pruning": pruning()}, {"scopes_accuracy", "recovery_comparison", "training_history", "sensitivity"}),
-        ({"pruning": pruning(scopes=["local"])}, {"recovery_comparison", "training_history", "sensitivity"}),
-        ({"pruning": pruning(recovery=["none"])}, {"scopes_accuracy", "training_history", "sensitivity"}),
-        ({"pruning": pruning(rates=[0.0])}, {"scopes_accuracy", "recovery_comparison", "training_history"}),
+        ({"pruning": pruning()}, {"scopes_accuracy", "recovery_comparison", "training_history", *SENSITIVITIES}),
+        ({"pruning": pruning(scopes=["local"])}, {"recovery_comparison", "training_history", *SENSITIVITIES}),
+        ({"pruning": pruning(recovery=["none"])}, {"scopes_accuracy", "training_history", *SENSITIVITIES}),
+        (
+            {"pruning": pruning(rates=[0.0])},
+            {"scopes_accuracy", "recovery_comparison", "training_history", SENSITIVITIES[1]},
+        ),
         (
             {"pruning": pruning(), "sensitivity": {"images": 0}},
             {"scopes_accuracy", "recovery_comparison", "training_history"},
         ),
         (
+            {"pruning": pruning(rates=[0.0]), "quantization": {"modes": ["float32", "qat"]}},
+            {"scopes_accuracy", "recovery_comparison", "training_history"},
+        ),
+        (
             {"pruning": pruning(), "models": {"b": TWO_MODELS["b"]}},
-            {"scopes_accuracy", "recovery_comparison", "sensitivity"},
+            {"scopes_accuracy", "recovery_comparison", *SENSITIVITIES},
         ),
     ],
-    ids=["all", "one scope", "one recovery", "dense alone", "no sensitivity", "nothing trained"],
+    ids=["all", "one scope", "one recovery", "dense alone", "no sensitivity", "nothing calibrated", "nothing trained"],
 )
 def test_a_figure_is_drawn_where_the_study_has_data_for_it(stated, there):
     of = plan(**stated)

@@ -485,7 +485,13 @@ def test_two_runs_write_the_same_bytes(tmp_path, monkeypatch):
     for name in ("a", "b"):
         outputs = {"float32": f"{name}32.onnx", "static": f"{name}.onnx"}
         quantize_checkpoint(
-            DATASET, "graph.onnx", "dense.safetensors", training=training, calibration=MINMAX, outputs=outputs
+            DATASET,
+            "graph.onnx",
+            "dense.safetensors",
+            training=training,
+            calibration=MINMAX,
+            mixed=None,
+            outputs=outputs,
         )
     assert (tmp_path / "a32.onnx").read_bytes() == (tmp_path / "b32.onnx").read_bytes()
     assert "calibration_images" not in description(onnx.load("a32.onnx"))["provenance"]

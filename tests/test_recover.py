@@ -118,7 +118,13 @@ def test_a_dense_network_trains_on_as_a_control_whose_file_is_held_to_no_share_o
     quantize_export(data.dataset, "resnet8", None, tmp_path / "graph.onnx")
     outputs = {"float32": str(tmp_path / "control.onnx")}
     quantize_checkpoint(
-        data.dataset, str(tmp_path / "graph.onnx"), str(control), training=None, calibration=MINMAX, outputs=outputs
+        data.dataset,
+        str(tmp_path / "graph.onnx"),
+        str(control),
+        training=None,
+        calibration=MINMAX,
+        mixed=None,
+        outputs=outputs,
     )
     assert refusal(outputs["float32"]) is None
 

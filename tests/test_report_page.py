@@ -27,6 +27,10 @@ ANSWER = {"maximum_accuracy_loss": 1.0, "confidence": 0.95, "objectives": ["file
 CONFIGURATION = {"dataset": {"name": "digits"}, "models": {"net": {"architecture": EVIL}}}
 HISTORY = "epoch,train_accuracy,validation_accuracy,kept\n1,0.5,0.4,False\n2,0.75,0.7,True\n"
 SENSITIVITY = "layer,rate,correct,dense_correct,images\n0,0.5,70,80,100\nlinear.weight,0.5,80,80,100\n"
+SENSITIVITY_INT8 = (
+    "layer,kind,images,alone_divergence,alone_changed,without_divergence,without_changed,all_divergence,all_changed\n"
+    "conv<b>.weight,Conv 3x3,80,0.003,2,0.001,0,0.004,3\nadd,Add,80,0.001,1,0.0035,3,0.004,3\n"
+)
 DENSE = {"rate": 0.0, "scope": "", "recovery": ""}
 VOID = {"meta", "link", "input", "wbr", "br", "img"}
 
@@ -66,12 +70,13 @@ def write_study(folder: pathlib.Path, answer: dict = ANSWER) -> pathlib.Path:
     model.mkdir(parents=True)
     (model / "history.csv").write_text(HISTORY)
     (model / "sensitivity.csv").write_text(SENSITIVITY)
+    (model / "sensitivity_int8.csv").write_text(SENSITIVITY_INT8)
     return write_page(folder)
 
 
 def write_page(folder: pathlib.Path) -> pathlib.Path:
     model = folder / "net/seed0"
-    tables = [model / "history.csv"], [model / "sensitivity.csv"]
+    tables = [model / "history.csv"], [model / "sensitivity.csv"], [model / "sensitivity_int8.csv"]
     results = [folder / name for name in ("summary.csv", "answer.json")]
     report_page(*results, *tables, folder / "lost_images.json", CONFIGURATION, folder / "report.html")
     return folder / "report.html"
@@ -256,12 +261,13 @@ def test_the_same_study_gives_the_same_page(folder, tmp_path):
 
 def test_without_a_certified_file_and_without_histories_the_page_says_so(tmp_path):
     write_study(tmp_path, ANSWER | {"maximum_accuracy_loss": 0.01})
-    for name in ("history.csv", "sensitivity.csv"):
+    for name in ("history.csv", "sensitivity.csv", "sensitivity_int8.csv"):
         write_refusal(tmp_path / "net/seed0" / name, "not trained")
     page = Page(write_page(tmp_path))
     assert page.all("section", id="answer")[0]["text"].count("nothing cheaper is certified") == 2
     assert "How training went" not in page.all("section", id="story")[0]["text"]
-    assert "spec-training" not in {element.get("id") for element in page.elements}
+    assert "Which layers int8 harms" not in page.all("section", id="story")[0]["text"]
+    assert not {"spec-training", "spec-sensitivity_int8"} & {element.get("id") for element in page.elements}
 
 
 @pytest.mark.parametrize("content", ['model,"', "", "model,seed\n"])
@@ -269,7 +275,7 @@ def test_a_damaged_summary_is_named(content, folder, tmp_path):
     (tmp_path / "summary.csv").write_text(content)
     with pytest.raises(UserError, match=r"summary\.csv: damaged"):
         report_page(
-            *(tmp_path / "summary.csv", folder / "answer.json", [], [], folder / "lost_images.json"),
+            *(tmp_path / "summary.csv", folder / "answer.json", [], [], [], folder / "lost_images.json"),
             *(CONFIGURATION, tmp_path / "report.html"),
         )
 
@@ -280,3 +286,14 @@ def test_a_layer_may_be_called_as_a_number(page):
         [row for part in chart["datasets"].values() for row in part] if "datasets" in chart else chart["data"]["values"]
     )
     assert "0" in {row["layer"] for row in rows}
+
+
+def test_the_layer_that_int8_harms_most_is_named(page):
+    told = page.all("section", id="story")[0]["text"]
+    assert "All in int8, 3 of 80 validation images are classified otherwise. conv<b> (Conv 3x3) harms most: 75%" in told
+    assert "with it in float32, the divergence is 1 instead of 4 thousandths of a nat." in told
+    [chart] = (json.loads(element["text"]) for element in page.all("script", id="spec-sensitivity_int8"))
+    rows = (
+        [row for part in chart["datasets"].values() for row in part] if "datasets" in chart else chart["data"]["values"]
+    )
+    assert [(row["layer"], row["alone"], row["without"]) for row in rows] == [("conv<b>.weight", 3, 1), ("add", 1, 3.5)]

@@ -21,6 +21,7 @@ PROMISED = {
 
 
 SETTING = {"cpu": "A CPU", "instruction_set": "avx2", "threads": 1, "onnxruntime": "1.32.0", "images": 50}
+SETTING["operators"] = {"QLinearConv": 0.5, "Conv": 0.3, "Transpose": 0.2}
 
 
 def times(ns) -> dict[str, list]:

@@ -58,7 +58,7 @@ models:
 training: {epochs: 2}
 pruning: {scopes: [global], rates: [0.0, 0.5], recovery: [none, finetune]}
 retraining: {epochs: 1}
-quantization: {modes: [float32, dynamic, dynamic_conv, static], calibration_images: 64}
+quantization: {modes: [float32, dynamic, dynamic_conv, static, mixed], calibration_images: 64}
 evaluation: {latency_images: 40}
 """
 
@@ -183,7 +183,7 @@ def test_all_promised_figures_are_drawn(study, listed):
         for scope in listed["pruning"]["scopes"]
         for metric in ("accuracy", "model_size", "inference_time")
     }
-    promised |= {"quantization_comparison", "training_history", "pareto", "sensitivity"}
+    promised |= {"quantization_comparison", "training_history", "pareto", "sensitivity", "sensitivity_int8"}
     promised |= {"scopes_accuracy"} if len(listed["pruning"]["scopes"]) > 1 else set()
     promised |= {"recovery_comparison"} if len(listed["pruning"]["recovery"]) > 1 else set()
     assert figures == promised
@@ -482,8 +482,8 @@ def test_all_follows_from_the_data_and_all_measurements_from_the_variants(study)
 
 def test_an_edited_module_reruns_the_rules_that_use_it(tiny):
     first = users(tiny, "elagage/onnx/runtime.py")
-    # quantize_export checks what it exports; calibrate and quantize measure what layers multiply.
-    assert first == {"calibrate", "check_model", "quantize", "quantize_export", *EVALUATION}
+    # quantize_export checks what it exports; calibrate, sensitivity_int8 and quantize measure what layers multiply.
+    assert first == {"calibrate", "check_model", "quantize", "quantize_export", "sensitivity_int8", *EVALUATION}
     with replaced(with_code(tiny / "scripts/elagage/onnx/runtime.py")):
         assert set(planned(tiny, "all")) == with_what_follows(tiny, first)
 
@@ -515,17 +515,17 @@ def test_edited_scripts_rerun_their_rules(wide, edited):
         ("{epochs: 2}", "{epochs: 2, learning_rate: 0.2}", "train"),
         ("retraining: {epochs: 1}", "retraining: {epochs: 2}", "recover control check"),
         ("retraining: {epochs: 1}", "retraining: {epochs: 1, batchnorm_images: 99}", ""),
-        ("calibration_images: 64", "calibration_images: 65", "calibrate quantize"),
+        ("calibration_images: 64", "calibration_images: 65", "calibrate sensitivity_int8 time_layers mix quantize"),
         (
-            "modes: [float32, dynamic, dynamic_conv, static]",
-            "modes: [float32, dynamic, static]",
+            "modes: [float32, dynamic, dynamic_conv, static, mixed]",
+            "modes: [float32, dynamic, static, mixed]",
             "quantize check_model",
         ),
         ("latency_images: 40", "latency_images: 41", "evaluate_latency evaluate_latency_eager check"),
-        ("latency_images: 40", "latency_images: 40, threads: 2", "evaluate_latency evaluate_latency_eager"),
+        ("latency_images: 40", "latency_images: 40, threads: 2", "evaluate_latency evaluate_latency_eager time_layers"),
         ("latency_images: 40", "latency_images: 40, batch_sizes: [8]", "evaluate_latency"),
         ("rates: [0.0, 0.5]", "rates: [0.0]", "summarize check_model order certify lost_images"),
-        ("evaluation:", "sensitivity: {images: 20}\nevaluation:", "sensitivity"),
+        ("evaluation:", "sensitivity: {images: 20}\nevaluation:", "sensitivity sensitivity_int8"),
     ],
 )
 def test_a_changed_parameter_reruns_its_stage(wide, old, new, first):

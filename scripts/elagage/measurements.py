@@ -1,5 +1,6 @@
 """What the jobs that evaluate a file wrote, as the columns of the summary."""
 
+import re
 from collections.abc import Mapping, Sequence
 
 import numpy
@@ -8,6 +9,10 @@ from elagage.files import read_json, reading
 from elagage.statistics import loads_interval, wilson_interval
 
 KINDS = ("accuracy", "size", "latency")
+INT8_OPERATOR = re.compile("^Q(Linear|Gemm|Attention)|Integer")  # in ONNX Runtime's names of those that compute in int8
+# Those that compute nothing: they change how values lie in memory, or between int8 and float32.
+MOVING = ("QuantizeLinear", "DequantizeLinear", "Transpose", "ReorderInput", "ReorderOutput")
+LISTED, LEAST_SHARE = 6, 0.01  # operators that a row names, at most, and of which share of the time
 
 
 def measurements(accuracy_path: str, size_path: str, latency_path: str) -> dict:
@@ -44,6 +49,7 @@ def size_and_time(size_path: str, latency_path: str) -> dict:
         row |= {"cpu_time_ms": cpu, "dense_cpu_time_ms": dense_cpu, "machine_busy": latency["machine_busy"]}
         for images, ns in latency["batch_ns"].items():
             row |= _of_loads(f"throughput_batch_{images}{{}}", int(images) * 1e9 / numpy.array(ns))
+        row |= _time_shares(latency["operators"])
         row |= {key: latency[key] for key in ("threads", "cpu", "instruction_set", "onnxruntime")}
     return row
 
@@ -68,6 +74,16 @@ def eager_measurements(eager_path: str) -> dict:
 
 def _time(column: str, times: Mapping) -> dict[str, float]:
     return _of_loads(column, numpy.array(times["wall_ns"]) / 1e6)
+
+
+def _time_shares(operators: Mapping[str, float]) -> dict[str, float | str]:
+    """Return the columns of where the time goes; operators: as ONNX Runtime names them -> share of the time."""
+    named = ", ".join(f"{name} {share:.0%}" for name, share in list(operators.items())[:LISTED] if share >= LEAST_SHARE)
+    return {
+        "int8_time_share": sum(share for name, share in operators.items() if INT8_OPERATOR.search(name)),
+        "moving_time_share": sum(operators.get(name, 0) for name in MOVING),
+        "time_by_operator": named,
+    }
 
 
 def _ratio(column: str, slow: Mapping, fast: Mapping) -> dict[str, float]:

@@ -96,6 +96,11 @@ class Plan:
         return self.config["sensitivity"]["images"] != 0 and any(self.rates)
 
     @property
+    def measures_int8_sensitivity(self) -> bool:
+        """Whether there are images to measure the sensitivity of layers to int8 with, and a mode that it is about."""
+        return self.config["sensitivity"]["images"] != 0 and not {"static", "mixed"}.isdisjoint(self.modes)
+
+    @property
     def model_seeds(self) -> list[str]:
         """<model>/seed<seed> of every dense model."""
         return [f"{model}/seed{seed}" for model in self.config["models"] for seed in self.seeds(model)]
@@ -272,6 +277,7 @@ class Plan:
         )
         names += ["training_history"] if self.trained else []
         names += ["sensitivity"] if self.measures_sensitivity else []
+        names += ["sensitivity_int8"] if self.measures_int8_sensitivity else []
         return names
 
     def start(self, recovery: str) -> str:

@@ -8,6 +8,11 @@ rule plot:
         sensitivities=[
             f"results/models/{name}/sensitivity.csv" for name in PLAN.model_seeds if PLAN.measures_sensitivity
         ],
+        int8_sensitivities=[
+            f"results/models/{name}/sensitivity_int8.csv"
+            for name in PLAN.model_seeds
+            if PLAN.measures_int8_sensitivity
+        ],
     output:
         [
             report(f"results/plots/{name}.png", caption=caption(name), category="Figures", labels=labels(name))

@@ -68,11 +68,74 @@ rule calibrate:
 
 # Beside its inputs, what a job that calibrates takes.
 CHOICE = {} if config["quantization"]["calibration"] else {"choice": rules.calibrate.output.choice}
+CALIBRATION = {key: config["quantization"][key] for key in ("calibration", "calibration_images")}
+
+
+rule time_layers:
+    input:
+        **split_arrays("train"),
+        **CHOICE,
+        dataset=DATASET,
+        graph="results/models/{model}/graph.onnx",
+        checkpoint="results/models/{model}/seed{seed}/dense.safetensors",
+    output:
+        times="results/models/{model}/seed{seed}/layer_times.json",
+    log:
+        "results/logs/time_layers/{model}/seed{seed}.log",
+    conda:
+        "../../envs/onnx.yaml"
+    # All cores of the run, so that no other job of the workflow disturbs a timing.
+    threads: workflow.cores or 1
+    resources:
+        mem_mb=megabytes(2000, per_weight=8, per_image=10000),
+        runtime=times_attempt(60),
+    params:
+        **CALIBRATION,
+        threads=config["evaluation"]["threads"],
+        code=code("time_layers"),
+    message:
+        "Time the layers of {wildcards.model}, seed {wildcards.seed}, in int8 and float32, with nothing beside it"
+    script:
+        "../../scripts/time_layers.py"
+
+
+rule mix:
+    input:
+        **split_arrays("train"),
+        **split_arrays("validation"),
+        **CHOICE,
+        dataset=DATASET,
+        graph="results/models/{model}/graph.onnx",
+        checkpoint="results/models/{model}/seed{seed}/dense.safetensors",
+        sensitivity="results/models/{model}/seed{seed}/sensitivity_int8.csv",
+        times=rules.time_layers.output.times,
+    output:
+        choice="results/models/{model}/seed{seed}/mixed.json",
+    log:
+        "results/logs/mix/{model}/seed{seed}.log",
+    conda:
+        "../../envs/onnx.yaml"
+    threads: 1
+    resources:
+        mem_mb=megabytes(2000, per_weight=8, per_image=10000),
+        runtime=times_attempt(60),
+    params:
+        **CALIBRATION,
+        trained_with=trained_with,
+        margin=config["answer"]["maximum_accuracy_loss"],
+        code=code("mix"),
+    message:
+        "Choose the layers of {wildcards.model}, seed {wildcards.seed}, that stay float32 in mode mixed"
+    script:
+        "../../scripts/mix.py"
+
+
+MIXED = {"mixed": rules.mix.output.choice} if "mixed" in PLAN.modes else {}
 
 
 rule quantize:
     input:
-        **(split_arrays("train") | CHOICE if PLAN.calibrates else {}),
+        **(split_arrays("train") | CHOICE | MIXED if PLAN.calibrates else {}),
         dataset=DATASET,
         graph=graph_of,
         checkpoint=f"{STEM}.safetensors",

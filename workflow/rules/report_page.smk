@@ -10,6 +10,11 @@ rule report_page:
         sensitivities=[
             f"results/models/{name}/sensitivity.csv" for name in PLAN.model_seeds if PLAN.measures_sensitivity
         ],
+        int8_sensitivities=[
+            f"results/models/{name}/sensitivity_int8.csv"
+            for name in PLAN.model_seeds
+            if PLAN.measures_int8_sensitivity
+        ],
     output:
         report(
             "results/report.html",

@@ -1,4 +1,7 @@
-"""dense.safetensors -> sensitivity.csv: accuracy with one layer pruned at a time, for all layers and rates."""
+"""dense.safetensors -> sensitivity.csv: accuracy with one layer pruned at a time, for all layers and rates.
+
+And sensitivity_int8.csv: how the answers change with one layer in int8, or in float32, at a time.
+"""
 
 
 rule sensitivity:
@@ -27,3 +30,31 @@ rule sensitivity:
         "Prune one layer of {wildcards.model}, seed {wildcards.seed}, at a time"
     script:
         "../../scripts/sensitivity.py"
+
+
+rule sensitivity_int8:
+    input:
+        **split_arrays("train"),
+        **split_arrays("validation"),
+        **CHOICE,
+        dataset=DATASET,
+        graph="results/models/{model}/graph.onnx",
+        checkpoint="results/models/{model}/seed{seed}/dense.safetensors",
+    output:
+        csv="results/models/{model}/seed{seed}/sensitivity_int8.csv",
+    log:
+        "results/logs/sensitivity_int8/{model}/seed{seed}.log",
+    conda:
+        "../../envs/onnx.yaml"
+    threads: 1
+    resources:
+        mem_mb=megabytes(2000, per_weight=8, per_image=10000),
+        runtime=times_attempt(60),
+    params:
+        **CALIBRATION,
+        images=config["sensitivity"]["images"],
+        code=code("sensitivity_int8"),
+    message:
+        "Round one layer of {wildcards.model}, seed {wildcards.seed}, at a time"
+    script:
+        "../../scripts/sensitivity_int8.py"

@@ -28,7 +28,7 @@ LINES = ("-", ":", "-.", "--", (0, (6, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (8, 3))
 FILLS = ("full", "none", "left", "bottom")
 # The order of styles and legends; what is not here follows.
 ORDER = {
-    "mode": ("float32", "dynamic", "dynamic_conv", "static", "static4", "static3", "qat"),
+    "mode": ("float32", "dynamic", "dynamic_conv", "static", "mixed", "static4", "static3", "qat"),
     "scope": ("global", "local", "channel"),
     "recovery": ("none", "batchnorm", "reconstruct", "finetune", "rewind", "iterative"),
 }

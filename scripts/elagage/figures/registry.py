@@ -6,6 +6,7 @@ from elagage.figures.pareto import pareto
 from elagage.figures.pruning import pruning, recovery_comparison, scopes_accuracy
 from elagage.figures.quantization import quantization_comparison
 from elagage.figures.sensitivity import sensitivity
+from elagage.figures.sensitivity_int8 import sensitivity_int8
 from elagage.figures.training import training_history
 
 FIGURES = {
@@ -14,5 +15,8 @@ FIGURES = {
     for name in ("accuracy", "model_size", "inference_time")
 } | {
     figure.__name__: figure
-    for figure in (scopes_accuracy, recovery_comparison, quantization_comparison, pareto, training_history, sensitivity)
+    for figure in (
+        *(scopes_accuracy, recovery_comparison, quantization_comparison, pareto, training_history),
+        *(sensitivity, sensitivity_int8),
+    )
 }

@@ -13,10 +13,11 @@ VARIANT_COLUMNS = ["model", "scope", "rate", "recovery", "mode"]
 
 
 class Study(NamedTuple):
-    """What is drawn: summary.csv, and the rows of every history.csv and sensitivity.csv with their model and seed.
+    """What is drawn: summary.csv, and the rows of all other tables with their model and seed.
 
-    answer: the table of the configuration. The rows of summary.csv that have a reason in `refused` instead of
-    measurements are apart.
+    history: of history.csv; sensitivity, int8_sensitivity: of sensitivity.csv and sensitivity_int8.csv; answer: the
+    table of the configuration. The rows of summary.csv that have a reason in `refused` instead of measurements are
+    apart.
     """
 
     summary: pandas.DataFrame
@@ -24,6 +25,7 @@ class Study(NamedTuple):
     sensitivity: pandas.DataFrame
     answer: Mapping[str, Any]
     refused: pandas.DataFrame = pandas.DataFrame()
+    int8_sensitivity: pandas.DataFrame = pandas.DataFrame()
 
 
 class Metric(NamedTuple):

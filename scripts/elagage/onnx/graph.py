@@ -18,11 +18,13 @@ from onnxscript.rewriter.rules.common import (
 )
 
 from elagage.errors import UserError
-from elagage.onnx.contents import PRODUCTS
+from elagage.onnx.contents import PRODUCTS, VIEWS
 
 WEIGHTS = "elagage_weights"  # metadata of an exported graph: the tensors that a checkpoint must have, as JSON
 PREPROCESS = "elagage_preprocess"  # module, and prefix of the nodes, that normalize the image
 NUMBER_BITS = 32  # that tell initializers apart
+FLAT = "__flat"  # after the name of a tensor, of the same without its last two axes
+EXPORTED = "val_"  # before the number of a value that PyTorch's program does not name
 UNTIED = ".use"  # between the name of a tensor and the number of a use that has a copy of its own
 INPUT, OUTPUT = "image", "logits"  # of the graph
 FUSE_BATCHNORM = (
@@ -52,10 +54,13 @@ def with_weights(graph: onnx_ir.Model, state: Mapping[str, numpy.ndarray]) -> on
             if tuple(value.shape) != tensors[name].shape:
                 raise UserError(f"{name} has shape {tensors[name].shape}, the exported graph {tuple(value.shape)}")
             value.const_value = onnx_ir.tensor(_told_apart(tensors[name], number), name=name)
+    moved = _moved_weights(graph.graph)
     optimizer.optimize(graph)
     _fold_weights(graph)
+    _name_as_moved(graph.graph, moved)
     _untie_batchnorm(graph.graph)
     rewriter.rewrite(graph, pattern_rewrite_rules=FUSE_BATCHNORM)
+    _pool_globally(graph.graph)
     for value in graph.graph.initializers.values():
         array = value.const_value.numpy()
         if array.dtype == numpy.float32:
@@ -92,6 +97,27 @@ def _fold_weights(graph: onnx_ir.Model) -> None:
     onnx_ir.passes.common.RemoveUnusedNodesPass()(graph)
 
 
+def _moved_weights(graph: onnx_ir.Graph) -> dict[str, str]:
+    """Return the results of the exporter's own that are an initializer in another layout: name -> the initializer's."""
+    moved: dict[str, str] = {}
+    for node in graph:
+        source = node.inputs[0] if node.op_type in VIEWS else None
+        if source is None:
+            continue
+        name = source.name if source.is_initializer() else moved.get(source.name)
+        if name is not None and node.outputs[0].name.startswith(EXPORTED):
+            moved[node.outputs[0].name] = name
+    return moved
+
+
+def _name_as_moved(graph: onnx_ir.Graph, moved: Mapping[str, str]) -> None:
+    """Let an initializer that was folded, as the transposed weight of a linear layer, have the name of the weight."""
+    for name, value in list(graph.initializers.items()):
+        weight = moved.get(name)
+        if weight is not None and weight not in graph.initializers:
+            value.name = weight
+
+
 def _shrinks(node: onnx_ir.Node) -> bool:
     """Whether the result of a node is no larger than its largest input, so that the file does not grow."""
     shapes = [output.shape for output in node.outputs]
@@ -99,6 +125,46 @@ def _shrinks(node: onnx_ir.Node) -> bool:
         return False
     inputs = [value.const_value.size for value in node.inputs if value is not None]
     return sum(math.prod(shape.numpy()) for shape in shapes) <= max(inputs, default=0)
+
+
+def _pool_globally(graph: onnx_ir.Graph) -> None:
+    """Let GlobalAveragePool compute the mean of a channel, as PyTorch's exporter writes ReduceMean.
+
+    ONNX Runtime has it for int8, and ReduceMean not: in a static EfficientNet-B0 for 224x224 pixels 17 ReduceMean take
+    1.8 of 11.0 ms, 17 QLinearGlobalAveragePool 0.2 of 8.9 ms.
+    """
+    for node in list(graph):
+        axes = _reduced_axes(node)
+        if axes != {2, 3}:
+            continue
+        mean, keepdims = node.outputs[0], node.attributes.get_int("keepdims", 1)
+        if not keepdims and mean.is_graph_output():
+            continue
+        pool = onnx_ir.node("GlobalAveragePool", [node.inputs[0]])
+        pooled = pool.outputs[0]
+        pooled.type, pooled.shape = mean.type, onnx_ir.Shape([*node.inputs[0].shape[:2], 1, 1])
+        graph.insert_before(node, pool)
+        # The name is that of the mean in PyTorch's program, too.
+        name = mean.name
+        if keepdims:
+            mean.replace_all_uses_with(pooled, replace_graph_outputs=True)
+        else:
+            flatten = onnx_ir.node("Flatten", [pooled])
+            flat = flatten.outputs[0]
+            flat.name, flat.type, flat.shape = f"{name}{FLAT}", mean.type, mean.shape
+            graph.insert_before(node, flatten)
+            mean.replace_all_uses_with(flat)
+        graph.remove(node, safe=True)
+        pooled.name = name
+
+
+def _reduced_axes(node: onnx_ir.Node) -> set[int]:
+    """Return the axes, from 0, of which a node computes the mean, if it has images as input; else none."""
+    images = node.inputs[0] if node.inputs else None
+    if node.op_type != "ReduceMean" or images is None or images.shape is None or len(images.shape) != 4:
+        return set()
+    axes = node.inputs[1].const_value if len(node.inputs) > 1 and node.inputs[1] is not None else None
+    return set() if axes is None else {int(axis) % 4 for axis in axes.numpy().ravel()}
 
 
 def _join_equal(graph: onnx_ir.Graph) -> None:

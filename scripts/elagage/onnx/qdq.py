@@ -38,3 +38,31 @@ def qdq_places(model: onnx.ModelProto) -> QdqPlaces:
             axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), None)
             places.weights[owner] = axis if scale.ndim else None
     return places
+
+
+def known_ranges(model: onnx.ModelProto) -> dict[str, dict[str, numpy.ndarray]]:
+    """Return scale, float32, and zero point, uint8, of each tensor that a QDQ file rounds, shared ones too."""
+    places = qdq_places(model)
+    followed = {name: places.ranges[owner] for name, owner in places.followers.items() if owner in places.ranges}
+    return {
+        name: {"scale": numpy.array(scale, numpy.float32), "zero_point": numpy.array(zero_point, numpy.uint8)}
+        for name, (scale, zero_point) in {**followed, **places.ranges}.items()
+    }
+
+
+def dequantized_weights(model: onnx.ModelProto) -> dict[str, numpy.ndarray]:
+    """Return the weights of a QDQ file as float32 arrays, by the names of the float32 graph."""
+    constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    found = {}
+    for node in model.graph.node:
+        levels = constants.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
+        if levels is None or levels.dtype != numpy.int8:
+            continue
+        scale, zero_point = constants[node.input[1]], constants[node.input[2]]
+        axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 1)
+        if scale.ndim:
+            others = [other for other in range(levels.ndim) if other != axis % levels.ndim]
+            scale, zero_point = numpy.expand_dims(scale, others), numpy.expand_dims(zero_point, others)
+        weight = (levels.astype(numpy.float32) - zero_point) * scale
+        found[node.input[1].removesuffix("_scale")] = weight.astype(numpy.float32)
+    return found

@@ -17,6 +17,7 @@ from elagage.modes import LARGEST_LEVEL, MINMAX, OPERATORS, Calibration
 from elagage.onnx.calibration import histograms, ranges_by
 from elagage.onnx.contents import count_contents
 from elagage.onnx.few_bits import round_layers
+from elagage.onnx.float32_layers import keep_float32, nodes_of, widening
 from elagage.onnx.graph import PREPROCESS
 from elagage.onnx.qdq import qdq_places
 from elagage.rounding import SMALLEST_RANGE
@@ -77,21 +78,23 @@ def _static(
 def _minmax(
     source: pathlib.Path, target: pathlib.Path, images: numpy.ndarray, overrides: Mapping, calibration: Calibration
 ) -> None:
-    preprocess = [node.name for node in onnx.load(source).graph.node if node.name.startswith(PREPROCESS)]
+    model, operators = onnx.load(source), OPERATORS[calibration.operators]
+    preprocess = [node.name for node in model.graph.node if node.name.startswith(PREPROCESS)]
     quantization.quantize_static(
         source,
         target,
         _Images(images),
         quant_format=QuantFormat.QDQ,
-        op_types_to_quantize=OPERATORS[calibration.operators],
+        op_types_to_quantize=operators.types,
         per_channel=True,
         reduce_range=REDUCE_RANGE,
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
-        nodes_to_exclude=preprocess,
+        nodes_to_exclude=[*preprocess, *nodes_of(model, {*calibration.float32, *widening(model)})],
         extra_options={
             "TensorQuantOverrides": dict(overrides),
             "MinimumRealRange": SMALLEST_RANGE,
+            "OpTypesToExcludeOutputQuantization": operators.float_results,
         },
     )
 
@@ -119,8 +122,7 @@ def _few_bits(
 MODES: dict[str, Callable] = {
     "dynamic": functools.partial(_dynamic, ["MatMul", "Gemm"]),
     "dynamic_conv": functools.partial(_dynamic, ["MatMul", "Gemm", "Conv"]),
-    "static": _static,
-    "qat": _static,
+    **dict.fromkeys(("static", "mixed", "qat"), _static),
     **{mode: functools.partial(_few_bits, largest) for mode, largest in LARGEST_LEVEL.items()},
 }
 
@@ -136,13 +138,31 @@ def quantize(
 
     `dynamic` quantizes linear layers, `dynamic_conv` convolutions too, both with activation ranges computed for each
     input; `static` what the calibration says, per channel, as QDQ, with ranges calibrated on `images`, uint8
-    [n, channels, height, width]; `static4` and `static3` the same, with weights on 15 and 7 levels; `qat` as `static`,
-    with the stated ranges (tensor -> scale, float32, and zero_point, uint8, or rmin and rmax, float32) of all tensors
-    that `ranges` names, as other modes that calibrate.
-    Raises RefusedError if nothing became int8, but for `dynamic`, because a network may have no linear layer, and
-    UserError if there is no room for temporary files.
+    [n, channels, height, width]; `mixed` the same; `static4` and `static3` the same, with weights on 15 and 7 levels;
+    `qat` as `static`, with the stated ranges (tensor -> scale, float32, and zero_point, uint8, or rmin and rmax,
+    float32) of all tensors that `ranges` names, as other modes that calibrate. Layers that `widening` names stay
+    float32. Raises RefusedError if nothing became int8, but for `dynamic`, because a network may have no linear layer,
+    and UserError if there is no room for temporary files.
     https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html
     """
+    quantized = quantize_some(model, mode, images, ranges, calibration)
+    contents = count_contents(quantized)
+    if mode != "dynamic" and (contents["int8_weights"] == 0 or contents["int8_operators"] == 0):
+        raise RefusedError(
+            f"quantization.modes: {mode} changed nothing: none of the {contents['operators']} operators with "
+            f"{contents['weights']} weights became int8"
+        )
+    return quantized
+
+
+def quantize_some(
+    model: onnx.ModelProto,
+    mode: str,
+    images: numpy.ndarray | None,
+    ranges: Mapping[str, Mapping] | None,
+    calibration: Calibration,
+) -> onnx.ModelProto:
+    """Return what quantize does, though perhaps no weight became int8."""
     logging.getLogger().setLevel(logging.ERROR)  # ONNX Runtime advises pre-processing, which fusing has done
     with tempfile.TemporaryDirectory() as folder:
         source, target = pathlib.Path(folder, "float.onnx"), pathlib.Path(folder, "int8.onnx")
@@ -164,10 +184,5 @@ def quantize(
                 f"{str(error).strip().partition(chr(10))[0]}); the log has the details"
             ) from error
         quantized = onnx.load(target)
-    contents = count_contents(quantized)
-    if mode != "dynamic" and (contents["int8_weights"] == 0 or contents["int8_operators"] == 0):
-        raise RefusedError(
-            f"quantization.modes: {mode} changed nothing: none of the {contents['operators']} operators with "
-            f"{contents['weights']} weights became int8"
-        )
+    keep_float32(quantized)
     return quantized

@@ -10,6 +10,7 @@ from typing import Any
 import altair
 
 from elagage.axes import LOST, loss_ticks
+from elagage.int8_harm import MILLI, SHOWN
 from elagage.objectives import OBJECTIVES
 
 BLACK, ORANGE, BLUE, GREEN, VERMILION = "#000000", "#E69F00", "#0072B2", "#009E73", "#D55E00"
@@ -166,6 +167,29 @@ def sensitivity(rows: list[dict]) -> dict[str, Any]:
     )
     cells = chart.mark_rect(stroke="#ffffff").encode(color=shade)
     return drawn((cells + numbers).properties(height=22 * len({row["layer"] for row in rows})))
+
+
+def sensitivity_int8(layers: list[dict]) -> dict[str, Any]:
+    """Return the chart of what each layer does alone in int8, of the SHOWN most harmful; layers: as joined_layers."""
+    harmful = {id(row) for row in sorted(layers, key=lambda row: -row["alone_divergence"])[:SHOWN]}
+    shown = [
+        {name: row[name] for name in ("layer", "kind")}
+        | {name: MILLI * row[f"{name}_divergence"] for name in ("alone", "without", "all")}
+        for row in layers
+        if id(row) in harmful
+    ]
+    chart = altair.Chart(altair.InlineData(values=shown)).encode(
+        x=altair.X("alone:Q", title="divergence from float32, thousandths of a nat"),
+        y=altair.Y("layer:N", title=None, sort=None, axis=altair.Axis(labelLimit=170)),
+        tooltip=[
+            altair.Tooltip("layer:N"),
+            altair.Tooltip("kind:N"),
+            altair.Tooltip("alone:Q", format=".3~g", title="only this layer in int8"),
+            altair.Tooltip("without:Q", format=".3~g", title="only this layer in float32"),
+            altair.Tooltip("all:Q", format=".3~g", title="all layers in int8"),
+        ],
+    )
+    return drawn(chart.mark_bar(color=BLUE).properties(height=22 * len(shown)))
 
 
 def training(rows: list[dict]) -> dict[str, Any]:

@@ -9,19 +9,30 @@ import jinja2
 import vl_convert
 import yaml
 
+from elagage.int8_harm import in_words, joined_layers
 from elagage.objectives import OBJECTIVES
-from elagage.page.charts import COSTS, pruning, sensitivity, trade_off, training
+from elagage.page.charts import COSTS, pruning, sensitivity, sensitivity_int8, trade_off, training
 from elagage.page.tables import FILTERS, Study
 from elagage.version import VERSION
 
 FOLDER = pathlib.Path(__file__).parent
 
 
-def page(study: Study, history: list[dict], sensitivities: list[dict], lost: Mapping, configuration: Mapping) -> str:
+def page(
+    study: Study,
+    history: list[dict],
+    sensitivities: list[dict],
+    int8_sensitivities: list[dict],
+    lost: Mapping,
+    configuration: Mapping,
+) -> str:
     """Return the page as HTML.
 
-    history, sensitivities: rows of these tables, with model and seed, or none; lost: what the rule lost_images wrote.
+    history, sensitivities, int8_sensitivities: rows of these tables, with model and seed, or none; lost: what the rule
+    lost_images wrote.
     """
+    model = study.answer["reference"]["model"]
+    int8 = joined_layers([row for row in int8_sensitivities if row["model"] == model])
     # All names are the user's. StrictUndefined: a column that is missing stops, rather than leaves a gap.
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(FOLDER),
@@ -33,7 +44,8 @@ def page(study: Study, history: list[dict], sensitivities: list[dict], lost: Map
     return environment.get_template("page.html").render(
         study=study,
         lost=lost,
-        charts=charts(study, history, sensitivities),
+        charts=charts(study, history, sensitivities) | {"sensitivity_int8": sensitivity_int8(int8) if int8 else None},
+        int8_harm=in_words(int8) if int8 else "",
         costs=COSTS,
         objectives=OBJECTIVES,
         filters=FILTERS,

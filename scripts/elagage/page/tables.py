@@ -17,6 +17,7 @@ from typing import Any
 from markupsafe import Markup
 
 from elagage.files import read_json, reading, refusal
+from elagage.int8_harm import MEASURED
 from elagage.objectives import OBJECTIVES
 
 SUMMARY, ANSWER = "summary.csv", "answer.json"
@@ -28,7 +29,7 @@ CHARTED = (
     *("time_ms", "time_low_ms", "time_high_ms", "speedup", "rate"),
 )
 # Of the tables of trainings and sensitivities, what is charted.
-NUMBERS = {"epoch", "train_accuracy", "validation_accuracy", "rate", "correct", "dense_correct", "images"}
+NUMBERS = {"epoch", "train_accuracy", "validation_accuracy", "rate", "correct", "dense_correct", "images", *MEASURED}
 
 
 class Study:
@@ -181,6 +182,11 @@ class Study:
         """Return a number of summary.csv as HTML; written: how, after it was multiplied by scale. Nothing if empty."""
         place = f"{SUMMARY}#cell={row['row']},{self.columns[column]}"
         return data(place, row[column], written.format(scale * float(row[column]))) if row[column] else Markup("")
+
+    def words(self, row: Mapping, column: str) -> Markup:
+        """Return a text of summary.csv as HTML."""
+        place = f"{SUMMARY}#cell={row['row']},{self.columns[column]}"
+        return Markup('<span data-source="{}">{}</span>').format(place, row[column])
 
     def text(self, pointer: str) -> Markup:
         """Return a sentence of answer.json as HTML; pointer: as of `value`."""

@@ -14,7 +14,7 @@ import onnx
 import torch
 from torch import fx, nn
 
-from elagage.onnx.graph import INPUT, OUTPUT, PREPROCESS, initializer_name
+from elagage.onnx.graph import FLAT, INPUT, OUTPUT, PREPROCESS, initializer_name
 from elagage.onnx.qdq import QdqPlaces
 from elagage.pytorch.export import NETWORK
 from elagage.rounding import SMALLEST_RANGE
@@ -134,6 +134,7 @@ class FakeQuantizedNetwork(nn.Module):
                 node.target = aten.reshape.default
             # Operators of prims, which the exporter makes of var and std, have no gradients.
             node.target = getattr(node.target, "impl_aten", node.target)
+        nodes |= {f"{name}{FLAT}": node for name, node in nodes.items()}
         normalized.replace_all_uses_with(images)
         nodes[normalized.name] = nodes[INPUT] = images
         return nodes
