@@ -19,7 +19,8 @@ def evaluate_latency(
 ) -> None:
     """Write for each variant (outputs: its ONNX file -> its JSON) its times and the dense model's, in ns.
 
-    And the share of its time that each of its operators takes. images: uint8 [n, channels, height, width], timed one at a time and then in batches of each of the sizes.
+    And the share of its time that each of its operators takes. images: uint8 [n, channels, height, width], timed one at
+    a time and then in batches of each of the sizes.
     """
     models = {"dense": dense, **{path: path for path in outputs}}
     load_each = {name: functools.partial(load, path, threads) for name, path in models.items()}
