@@ -122,7 +122,18 @@ def test_half_of_the_weights_of_the_file_are_zero_and_it_computes_what_pytorch_c
     contents = count_contents(model)
     assert contents["weights"] == WEIGHTS
     assert contents["zeros"] == pytest.approx(0.5 * WEIGHTS, rel=0.01)  # a mask may have left more
-    operators = {"Cast", "Sub", "Div", "Pad", "Conv", "Relu", "ReduceMean", "Gemm"}  # normalize the image, and layers
+    operators = {
+        "Cast",
+        "Sub",
+        "Div",
+        "Pad",
+        "Conv",
+        "Relu",
+        "ReduceMean",
+        "GlobalAveragePool",
+        "Flatten",
+        "Gemm",
+    }  # normalize the image, and layers
     assert {node.op_type for node in model.graph.node} <= operators
     assert relative_error(onnx_logits(model, images(4)), torch_logits(network, images(4))) < 1e-5
 

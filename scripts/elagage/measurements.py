@@ -33,7 +33,7 @@ def size_and_time(size_path: str, latency_path: str) -> dict:
     """Return the columns of sizes, counts and times, which know nothing of labels."""
     with reading(size_path):
         size = read_json(size_path)
-        row = {"sparsity": sparsity(size)}
+        row: dict = {"sparsity": sparsity(size)}
         row |= {"model_size_bytes": size["bytes"], "packed_size_bytes": size["packed_bytes"]}
         row |= {"xz_size_bytes": size["xz_bytes"], "entropy_bytes": round(size["entropy_bytes"])}
         row |= {"packed_weight_bytes": size["packed_weight_bytes"]}
