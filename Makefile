@@ -10,7 +10,7 @@ VERSION := $(if $(PYTHON),$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.
 # Of a .venv of that version: one of another version lacks the file, and is made again.
 INSTALLED = .venv/installed-for-$(VERSION)
 
-.PHONY: study new check compare install test coverage test-all test-browser test-slurm format clean help
+.PHONY: study new elsewhere check compare install test coverage test-all test-browser test-slurm format clean help
 
 CONFIG = config/config.yaml
 # Not every shell replaces the ~ of CONFIG=~/study.yaml.
@@ -30,6 +30,11 @@ study: $(INSTALLED)
 new: $(INSTALLED)
 	@$(RUN)/python tools/new_study.py "$(STUDY)" "$(PHOTOS)" $(if $(MODEL),--model "$(MODEL)") \
 		$(if $(WEIGHTS),--weights "$(WEIGHTS)")
+
+# make elsewhere   after a study, make results/elsewhere.pyz: Python runs it on another machine; CONFIG= and CORES= as for study
+elsewhere: $(INSTALLED)
+	@$(PLACE); $(RUN)/snakemake results/elsewhere.pyz $(OF_STUDY) && \
+		echo "Copy $$folder/results/elsewhere.pyz to another machine with ONNX Runtime and NumPy, and run: python elsewhere.pyz"
 
 # make check       say in a minute whether a study can do what it asks for; CONFIG= and CORES= as for study
 check: $(INSTALLED)

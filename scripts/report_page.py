@@ -16,16 +16,24 @@ def report_page(
     sensitivities: Iterable[str],
     int8_sensitivities: Iterable[str],
     lost_images: str | os.PathLike,
+    elsewhere: str | os.PathLike | None,
     configuration: Mapping,
     output: str | os.PathLike,
 ) -> None:
     """Write the page. summary, answer: summary.csv and answer.json; histories, sensitivities, int8_sensitivities:
-    <model>/seed<seed>/*.csv; lost_images: what the rule of this name wrote.
+    <model>/seed<seed>/*.csv; lost_images: what the rule of this name wrote; elsewhere: what read_elsewhere
+    wrote, None if the study has no table of another machine.
 
     Raises UserError if a file is damaged.
     """
     measured = map(read_measured, (histories, sensitivities, int8_sensitivities))
-    text = page(Study(summary, answer), *measured, read_json(lost_images), configuration)
+    text = page(
+        Study(summary, answer),
+        *measured,
+        read_json(lost_images),
+        read_json(elsewhere) if elsewhere else [],
+        configuration,
+    )
     with whole_file(output) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
@@ -40,6 +48,7 @@ if "snakemake" in globals():
             inputs.sensitivities,
             inputs.int8_sensitivities,
             inputs.lost_images,
+            inputs.get("elsewhere") or None,
             snakemake.params.configuration,
             snakemake.output[0],
         )

@@ -1,6 +1,6 @@
 """Time the files of a study on another machine: python elsewhere.pyz, which holds this program and the files.
 
-It needs Python 3.9 or newer, ONNX Runtime and NumPy, and writes a table that the study shows: put it into the folder
+It needs Python 3.10 or newer, ONNX Runtime and NumPy, and writes a table that the study shows: put it into the folder
 `elsewhere` beside the study's configuration, and run the study again.
 """
 
@@ -70,7 +70,7 @@ def machine() -> dict:
                 key, _, value = line.partition(":")
                 known.setdefault(key.strip(), value.strip())
     flags = (known.get("flags") or known.get("Features") or "").split()
-    matter = "avx2 avx512f avx512bw avx_vnni avx512_vnni amx_int8 asimd asimddp i8mm sve".split()
+    matter = ("avx2", "avx512f", "avx512bw", "avx_vnni", "avx512_vnni", "amx_int8", "asimd", "asimddp", "i8mm", "sve")
     return {
         "machine": platform.node() or "another machine",
         "cpu": known.get("model name") or known.get("Model") or platform.processor() or platform.machine(),
@@ -93,7 +93,7 @@ def measure(bundle: zipfile.ZipFile, count: int, threads: int, say=print) -> lis
     for file in files:
         name = file["file"]
         found = classes_of(contents[name], images[name][: len(file["predictions"])], threads)
-        different[name] = sum(one != other for one, other in zip(found, file["predictions"]))
+        different[name] = sum(one != other for one, other in zip(found, file["predictions"], strict=True))
         say(f"{name}: {different[name]} of {len(found)} images answered differently here")
     generator, calls = random.Random(0), max(2, -(-count // LOADS))
     for number in range(LOADS):

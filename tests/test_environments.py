@@ -73,7 +73,8 @@ def test_a_rule_and_its_script_share_a_name(rule):
 
 
 def test_every_script_has_its_rule_and_every_rule_one_environment():
-    assert {file.stem for file in SCRIPTS.glob("*.py")} == set(RULES)
+    programs = {"time_elsewhere"}  # which a rule puts into a file that runs on other machines
+    assert {file.stem for file in SCRIPTS.glob("*.py")} - programs == set(RULES)
     assert sorted(rule for environment in ENVIRONMENTS for rule in rules_of(environment)) == sorted(RULES)
 
 

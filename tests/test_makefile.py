@@ -12,6 +12,7 @@ MAKEFILE = REPOSITORY / "Makefile"
 TARGETS = {
     "study",
     "new",
+    "elsewhere",
     "check",
     "compare",
     "install",

@@ -74,11 +74,11 @@ def write_study(folder: pathlib.Path, answer: dict = ANSWER) -> pathlib.Path:
     return write_page(folder)
 
 
-def write_page(folder: pathlib.Path) -> pathlib.Path:
+def write_page(folder: pathlib.Path, elsewhere: pathlib.Path | None = None) -> pathlib.Path:
     model = folder / "net/seed0"
     tables = [model / "history.csv"], [model / "sensitivity.csv"], [model / "sensitivity_int8.csv"]
     results = [folder / name for name in ("summary.csv", "answer.json")]
-    report_page(*results, *tables, folder / "lost_images.json", CONFIGURATION, folder / "report.html")
+    report_page(*results, *tables, folder / "lost_images.json", elsewhere, CONFIGURATION, folder / "report.html")
     return folder / "report.html"
 
 
@@ -276,7 +276,7 @@ def test_a_damaged_summary_is_named(content, folder, tmp_path):
     with pytest.raises(UserError, match=r"summary\.csv: damaged"):
         report_page(
             *(tmp_path / "summary.csv", folder / "answer.json", [], [], [], folder / "lost_images.json"),
-            *(CONFIGURATION, tmp_path / "report.html"),
+            *(None, CONFIGURATION, tmp_path / "report.html"),
         )
 
 
@@ -297,3 +297,18 @@ def test_the_layer_that_int8_harms_most_is_named(page):
         [row for part in chart["datasets"].values() for row in part] if "datasets" in chart else chart["data"]["values"]
     )
     assert [(row["layer"], row["alone"], row["without"]) for row in rows] == [("conv<b>.weight", 3, 1), ("add", 1, 3.5)]
+
+
+def test_other_machines_are_shown_and_a_file_of_another_version_is_told(folder, tmp_path):
+    row = {"table": "elsewhere/pi.csv", "machine": f"pi{EVIL}", "cpu": "Cortex-A76", "instruction_set": "asimd asimddp"}
+    row |= {"onnxruntime": "1.32.0", "threads": "1", "file": "net/seed0/dense.onnx", "images": 300, "compared": 300}
+    row |= {"different": 4, "time_ms": [1.5, 1.4, 1.6], "speedup": [2.0, 1.9, 2.1]}
+    write_json(folder / "elsewhere.json", [row | {"current": True}, row | {"current": False}])
+    before = (folder / "report.html").read_bytes()
+    page = Page(write_page(folder, folder / "elsewhere.json"))
+    (folder / "report.html").write_bytes(before)
+    [section] = page.all("section", id="elsewhere")
+    assert "4 of 300" in section["text"] and "1.500 [1.400, 1.600]" in section["text"]
+    assert section["text"].count("not the file that the study has now") == 1
+    assert not re.findall(r"[^.]*(?<![A-Za-z\d])\d[^.]*", " ".join(page.plain))
+    assert 'id="elsewhere"' not in before.decode()

@@ -15,6 +15,7 @@ rule report_page:
             for name in PLAN.model_seeds
             if PLAN.measures_int8_sensitivity
         ],
+        elsewhere=rules.read_elsewhere.output.json if ELSEWHERE else [],
     output:
         report(
             "results/report.html",

@@ -24,7 +24,6 @@ def time_by_operator(path: str | os.PathLike, images: numpy.ndarray, threads: in
     after ONNX Runtime's optimization: `QLinearConv` multiplies int8, `QuantizeLinear`, `DequantizeLinear` and
     `Transpose` only change how values lie in memory.
     """
-    times: dict[str, int] = collections.defaultdict(int)
     with tempfile.TemporaryDirectory() as folder:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
@@ -36,11 +35,12 @@ def time_by_operator(path: str | os.PathLike, images: numpy.ndarray, threads: in
         for image in calls:
             session.run(None, {"image": image[None]})
         events = json.loads(pathlib.Path(session.end_profiling()).read_text(encoding="utf-8"))
-    seen: dict[str, int] = collections.defaultdict(int)
+    durations: dict[tuple[str, str], list[int]] = collections.defaultdict(list)  # of each node, in microseconds
     for event in events:
         if event.get("cat") == "Node" and event["name"].endswith(KERNEL):
-            seen[event["name"]] += 1
-            if seen[event["name"]] > WARM_UP:
-                times[event["args"]["op_name"]] += event["dur"]
-    total = max(1, sum(times.values()))
+            durations[event["name"], event["args"]["op_name"]].append(event["dur"])
+    times: dict[str, float] = collections.defaultdict(float)
+    for (_, operator), taken in durations.items():
+        times[operator] += float(numpy.median(taken[WARM_UP:]))  # what other programs disturb is no part of it
+    total = sum(times.values()) or 1.0
     return {name: round(times[name] / total, 4) for name in sorted(times, key=lambda name: -times[name])}

@@ -179,7 +179,7 @@ def sensitivity_int8(layers: list[dict]) -> dict[str, Any]:
         if id(row) in harmful
     ]
     chart = altair.Chart(altair.InlineData(values=shown)).encode(
-        x=altair.X("alone:Q", title="divergence from float32, thousandths of a nat"),
+        x=altair.X("alone:Q", title="thousandths of a nat"),
         y=altair.Y("layer:N", title=None, sort=None, axis=altair.Axis(labelLimit=170)),
         tooltip=[
             altair.Tooltip("layer:N"),

@@ -24,12 +24,13 @@ def page(
     sensitivities: list[dict],
     int8_sensitivities: list[dict],
     lost: Mapping,
+    elsewhere: list[dict],
     configuration: Mapping,
 ) -> str:
     """Return the page as HTML.
 
     history, sensitivities, int8_sensitivities: rows of these tables, with model and seed, or none; lost: what the rule
-    lost_images wrote.
+    lost_images wrote; elsewhere: what read_elsewhere wrote.
     """
     model = study.answer["reference"]["model"]
     int8 = joined_layers([row for row in int8_sensitivities if row["model"] == model])
@@ -44,6 +45,7 @@ def page(
     return environment.get_template("page.html").render(
         study=study,
         lost=lost,
+        elsewhere=elsewhere,
         charts=charts(study, history, sensitivities) | {"sensitivity_int8": sensitivity_int8(int8) if int8 else None},
         int8_harm=in_words(int8) if int8 else "",
         costs=COSTS,

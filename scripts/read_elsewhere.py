@@ -1,0 +1,45 @@
+"""Join what other machines took for files of the study: tables of time_elsewhere.py."""
+
+import csv
+import pathlib
+from collections.abc import Iterable, Sequence
+
+import numpy
+
+from elagage.files import reading, sha256, write_json
+from elagage.job import job
+from elagage.statistics import loads_interval
+
+SETTING = ("machine", "cpu", "instruction_set", "onnxruntime", "threads")
+COUNTS = ("images", "compared", "different")
+
+
+def read_elsewhere(tables: Iterable[str], files: Sequence[str], output: str) -> None:
+    """Write a row for each file of each table (JSON).
+
+    files: the ONNX files of the study, as they are now. A row has `table`; SETTING; `file`, and `current`: whether that
+    is the file of the study, and not one that it had before; COUNTS; and `time_ms` and `speedup`, against the dense
+    float32 file there, each as mean, low and high over the loads. Raises UserError for a table that is none.
+    """
+    checksums = {file: sha256(file) for file in files}
+    found = []
+    for table in tables:
+        with reading(table), pathlib.Path(table).open(newline="", encoding="utf-8") as file:
+            loads: dict[str, list[dict]] = {}
+            for row in csv.DictReader(file, strict=True):
+                loads.setdefault(row["file"], []).append(row)
+            if not loads:
+                raise ValueError("it has no rows")
+            for name, rows in loads.items():
+                joined = {"table": table, **{key: rows[0][key] for key in SETTING}, "file": name}
+                joined["current"] = checksums.get(name) == rows[0]["sha256"]
+                joined |= {key: int(rows[0][key]) for key in COUNTS}
+                for key in ("time_ms", "speedup"):
+                    joined[key] = loads_interval(numpy.array([float(row[key]) for row in rows]))
+                found.append(joined)
+    write_json(output, found)
+
+
+if "snakemake" in globals():
+    with job(snakemake.log[0]):
+        read_elsewhere(snakemake.input.tables, snakemake.input.onnx_files, snakemake.output.json)
