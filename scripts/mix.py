@@ -4,6 +4,7 @@ import csv
 import os
 from collections.abc import Callable
 
+import numpy
 import onnx_ir
 
 from elagage.checkpoints import read_checkpoint
@@ -19,7 +20,7 @@ from elagage.onnx.simulation import Simulation, simulating_session
 from elagage.refusals import refusing
 
 # Images of validation, at most, of up to 64 x 64 pixels, and fewer of large ones.
-IMAGES, FEWEST_IMAGES = 1000, 250
+IMAGES, FEWEST_IMAGES = 2000, 250
 # Of the margin of the answer, what int8 may lose on validation images: the rest is for what test images cannot tell.
 SHARE_OF_MARGIN = 0.5
 
@@ -41,8 +42,8 @@ def mix(
 
     sensitivity: what the rule sensitivity_int8 wrote; times: what time_layers wrote; margin: of the answer, in points.
     Of the layers that time_layers left in int8, the most harmful ones, by the divergence that each causes alone, become
-    float32, as few as keep the accuracy on validation images within SHARE_OF_MARGIN of the margin. Raises RefusedError
-    if all would be.
+    float32, as few as keep the accuracy on validation images within SHARE_OF_MARGIN of the margin, but for a standard
+    error: chance alone should not make a file slower. Raises RefusedError if all would be.
     """
     state, _ = read_checkpoint(checkpoint)
     with reading(graph):
@@ -56,13 +57,13 @@ def mix(
     harmful = [name for name in most_harmful(sensitivity) if name in simulation.layers and name not in slow]
 
     def lost(count: int) -> float:
-        """Return the points lost with the first layers of `harmful` in float32."""
+        """Return the points lost, less a standard error, with the first layers of `harmful` in float32."""
         _, classes = answers.compare(simulation.rounding(simulation.layers.keys() - {*slow, *harmful[:count]}))
-        return 100 * float((answers.classes == labels).mean() - (classes == labels).mean())
+        return points_lost(answers.classes == labels, classes == labels)
 
     count, losses = fewest(lost, len(harmful), SHARE_OF_MARGIN * margin)
     kept = [*slow, *harmful[:count]]
-    print(f"points lost with so many of the most harmful layers in float32: {losses}")
+    print(f"points lost, less a standard error, with so many of the most harmful layers in float32: {losses}")
     if len(kept) == len(simulation.layers):
         raise RefusedError(
             f"quantization.modes: mixed: whichever layers are int8, more than {SHARE_OF_MARGIN * margin:g} points are "
@@ -71,6 +72,15 @@ def mix(
     choice = calibration._replace(float32=(*calibration.float32, *kept))
     reasons = {"for_time": slow, "for_accuracy": harmful[:count], "points_lost": losses, "images": len(labels)}
     write_json(output, {**choice._asdict(), **reasons})
+
+
+def points_lost(before: numpy.ndarray, after: numpy.ndarray) -> float:
+    """Return the points of accuracy lost, less a standard error of the paired difference, with two decimals.
+
+    before, after: bool [n], whether each image is classified correctly.
+    """
+    difference = before.astype(float) - after
+    return round(100 * float(difference.mean() - difference.std() / len(difference) ** 0.5), 2)
 
 
 def most_harmful(sensitivity: str) -> list[str]:

@@ -20,7 +20,7 @@ from elagage.modes import MINMAX, stated_calibration
 from elagage.pytorch.checkpoints import save_checkpoint
 from elagage.statistics import loads_interval
 from elagage.timing import LOADS, Times
-from mix import fewest, mix, most_harmful
+from mix import fewest, mix, most_harmful, points_lost
 from sensitivity_int8 import sensitivity_int8
 
 HARD = "grouped.weight"
@@ -161,6 +161,14 @@ def test_harmful_layers_come_first(folder):
     order, harm = most_harmful(str(folder / "sensitivity_int8.csv")), {row["layer"]: row for row in rows(folder)}
     found = [float(harm[name]["alone_divergence"]) for name in order]
     assert found == sorted(found, reverse=True) and order[0] == HARD
+
+
+def test_a_loss_within_a_standard_error_is_none():
+    before, after = numpy.ones(400, bool), numpy.ones(400, bool)
+    assert points_lost(before, after) == 0
+    after[:4] = False  # 1 point, of which half is the standard error
+    assert points_lost(before, after) == pytest.approx(0.5, abs=0.01)
+    assert points_lost(after, before) == pytest.approx(-1.5, abs=0.01)
 
 
 @pytest.mark.parametrize(("needed", "most"), [(0, 9), (1, 9), (5, 9), (9, 9), (3, 3), (1, 1)])
