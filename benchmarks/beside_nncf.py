@@ -42,6 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("studies", nargs="+", type=pathlib.Path, help="folders of studies")
     parser.add_argument("--test-images", type=int, default=2000)
+    parser.add_argument("--modes", nargs="+", default=["static", "mixed"], help="of the study's dense files")
     arguments = parser.parse_args()
     rows = []
     for study in arguments.studies:
@@ -55,7 +56,7 @@ def main() -> None:
         for dense in sorted(study.glob("results/models/*/seed*/dense-float32.onnx")):
             with tempfile.TemporaryDirectory() as folder:
                 files = {"float32": dense, "nncf": pathlib.Path(folder, "nncf.onnx")}
-                files |= {mode: dense.with_name(f"dense-{mode}.onnx") for mode in ("static", "mixed")}
+                files |= {mode: dense.with_name(f"dense-{mode}.onnx") for mode in arguments.modes}
                 by_nncf(dense, train.images[:CALIBRATION_IMAGES], files["nncf"])
                 number = numbers_in(load(dense, 1).classes, dataset.classes)
                 loading = {name: functools.partial(load, file, 1) for name, file in files.items() if file.exists()}

@@ -1,9 +1,11 @@
 """Write the page of a study: the answer, its charts and its tables, in one HTML file that needs no network."""
 
 import os
+import pathlib
 from collections.abc import Iterable, Mapping
 
-from elagage.files import read_json, whole_file
+from elagage.files import read_json, refusal, whole_file
+from elagage.int8_harm import calibration_in_words, mixed_in_words
 from elagage.job import job
 from elagage.page.page import page
 from elagage.page.tables import Study, read_measured
@@ -15,27 +17,42 @@ def report_page(
     histories: Iterable[str],
     sensitivities: Iterable[str],
     int8_sensitivities: Iterable[str],
+    choices: Iterable[str],
     lost_images: str | os.PathLike,
     elsewhere: str | os.PathLike | None,
     configuration: Mapping,
     output: str | os.PathLike,
 ) -> None:
     """Write the page. summary, answer: summary.csv and answer.json; histories, sensitivities, int8_sensitivities:
-    <model>/seed<seed>/*.csv; lost_images: what the rule of this name wrote; elsewhere: what read_elsewhere
-    wrote, None if the study has no table of another machine.
+    <model>/seed<seed>/*.csv; choices: calibration.json and mixed.json of models and seeds; lost_images: what the rule
+    of this name wrote; elsewhere: what read_elsewhere wrote, None if the study has no table of another machine.
 
     Raises UserError if a file is damaged.
     """
     measured = map(read_measured, (histories, sensitivities, int8_sensitivities))
+    study = Study(summary, answer)
     text = page(
-        Study(summary, answer),
+        study,
         *measured,
+        said_of_int8(study, choices),
         read_json(lost_images),
         read_json(elsewhere) if elsewhere else [],
         configuration,
     )
     with whole_file(output) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def said_of_int8(study: Study, choices: Iterable[str]) -> dict[str, str]:
+    """Return the sentences about the reference's model and seed, by the file, below `results`, that they are of."""
+    reference = study.answer["reference"]
+    folder = f"models/{reference['model']}/seed{reference['seed']}"
+    words = {"calibration.json": calibration_in_words, "mixed.json": mixed_in_words}
+    return {
+        f"{folder}/{path.name}": words[path.name](read_json(path))
+        for path in map(pathlib.Path, choices)
+        if path.as_posix().endswith(f"{folder}/{path.name}") and refusal(path) is None
+    }
 
 
 if "snakemake" in globals():
@@ -47,6 +64,7 @@ if "snakemake" in globals():
             inputs.histories,
             inputs.sensitivities,
             inputs.int8_sensitivities,
+            [*inputs.calibrations, *inputs.mixtures],
             inputs.lost_images,
             inputs.get("elsewhere") or None,
             snakemake.params.configuration,

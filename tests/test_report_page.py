@@ -16,6 +16,7 @@ from certify import certify
 from elagage.data import Split
 from elagage.errors import UserError
 from elagage.files import write_json, write_refusal
+from elagage.int8_harm import calibration_in_words, mixed_in_words
 from lost_images import lost_images
 from order import order
 from report_page import report_page
@@ -27,6 +28,9 @@ ANSWER = {"maximum_accuracy_loss": 1.0, "confidence": 0.95, "objectives": ["file
 CONFIGURATION = {"dataset": {"name": "digits"}, "models": {"net": {"architecture": EVIL}}}
 HISTORY = "epoch,train_accuracy,validation_accuracy,kept\n1,0.5,0.4,False\n2,0.75,0.7,True\n"
 SENSITIVITY = "layer,rate,correct,dense_correct,images\n0,0.5,70,80,100\nlinear.weight,0.5,80,80,100\n"
+CALIBRATION = {"method": "mse", "operators": "all", "float32": [], "images": 80}
+CALIBRATION["divergence"] = {"all": {"minmax": 0.004, "mse": 0.002}, "weighted": {}}
+MIXED = {"for_time": ["<b>.weight"], "for_accuracy": [f"conv{number}.weight" for number in range(5)]}
 SENSITIVITY_INT8 = (
     "layer,kind,images,alone_divergence,alone_changed,without_divergence,without_changed,all_divergence,all_changed\n"
     "conv<b>.weight,Conv 3x3,80,0.003,2,0.001,0,0.004,3\nadd,Add,80,0.001,1,0.0035,3,0.004,3\n"
@@ -71,14 +75,19 @@ def write_study(folder: pathlib.Path, answer: dict = ANSWER) -> pathlib.Path:
     (model / "history.csv").write_text(HISTORY)
     (model / "sensitivity.csv").write_text(SENSITIVITY)
     (model / "sensitivity_int8.csv").write_text(SENSITIVITY_INT8)
+    write_json(folder / "models/net/seed0/calibration.json", CALIBRATION)
+    write_json(folder / "models/net/seed0/mixed.json", MIXED)
     return write_page(folder)
 
 
 def write_page(folder: pathlib.Path, elsewhere: pathlib.Path | None = None) -> pathlib.Path:
     model = folder / "net/seed0"
     tables = [model / "history.csv"], [model / "sensitivity.csv"], [model / "sensitivity_int8.csv"]
+    choices = [folder / "models" / path for path in ("net/seed0/calibration.json", "net/seed0/mixed.json")]
     results = [folder / name for name in ("summary.csv", "answer.json")]
-    report_page(*results, *tables, folder / "lost_images.json", elsewhere, CONFIGURATION, folder / "report.html")
+    report_page(
+        *results, *tables, choices, folder / "lost_images.json", elsewhere, CONFIGURATION, folder / "report.html"
+    )
     return folder / "report.html"
 
 
@@ -275,7 +284,7 @@ def test_a_damaged_summary_is_named(content, folder, tmp_path):
     (tmp_path / "summary.csv").write_text(content)
     with pytest.raises(UserError, match=r"summary\.csv: damaged"):
         report_page(
-            *(tmp_path / "summary.csv", folder / "answer.json", [], [], [], folder / "lost_images.json"),
+            *(tmp_path / "summary.csv", folder / "answer.json", [], [], [], [], folder / "lost_images.json"),
             *(None, CONFIGURATION, tmp_path / "report.html"),
         )
 
@@ -312,3 +321,18 @@ def test_other_machines_are_shown_and_a_file_of_another_version_is_told(folder, 
     assert section["text"].count("not the file that the study has now") == 1
     assert not re.findall(r"[^.]*(?<![A-Za-z\d])\d[^.]*", " ".join(page.plain))
     assert 'id="elsewhere"' not in before.decode()
+
+
+def test_the_page_tells_how_int8_was_calibrated_and_what_stays_float32(page):
+    told = page.all("section", id="story")[0]["text"]
+    assert "by mse, for all operators: on 80 validation images" in told
+    assert "2 thousandths of a nat from float32; with minmax for all operators it would be 4." in told
+    assert "conv0, conv1, conv2 and 2 more because validation images would lose too much; <b> because int8" in told
+
+
+def test_a_choice_that_changed_nothing_is_told_too():
+    plain = CALIBRATION | {"method": "minmax", "divergence": {"all": {"minmax": 0.0004}, "weighted": {}}}
+    assert calibration_in_words(plain).endswith("are 0.4 thousandths of a nat from float32.")
+    refused = CALIBRATION | {"divergence": {"all": {}, "weighted": {}}}
+    assert "the network rules int8 out" in calibration_in_words(refused)
+    assert "leaves no layer in float32" in mixed_in_words({"for_time": [], "for_accuracy": []})

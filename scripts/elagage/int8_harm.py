@@ -1,9 +1,10 @@
-"""Which layers int8 harms, in words, from the rows of sensitivity_int8.csv."""
+"""What was found out about int8, in words: which layers it harms, how ranges were calibrated, what stays float32."""
 
 from collections.abc import Mapping, Sequence
 
 MILLI = 1000  # divergences are shown in thousandths of a nat
 SHOWN = 40  # layers, at most, in a figure: the most harmful
+NAMED = 3  # layers, at most, in a sentence
 MEASURED = tuple(f"{kind}_{what}" for kind in ("alone", "without", "all") for what in ("divergence", "changed"))
 
 
@@ -33,3 +34,44 @@ def in_words(layers: Sequence[Mapping]) -> str:
         f"{changed}. {name} ({worst['kind']}) harms most: {share:.0%} of what the layers do one by one; with it in "
         f"float32, the divergence is {after:.2g} instead of {before:.2g} thousandths of a nat."
     )
+
+
+def calibration_in_words(choice: Mapping) -> str:
+    """Return in a sentence what the rule calibrate chose; choice: its calibration.json."""
+    divergences = choice["divergence"]
+    usual = next(iter(divergences))
+    found = divergences[choice["operators"]].get(choice["method"])
+    if found is None:
+        return "No calibration could be chosen, because the network rules int8 out."
+    operators = "all operators" if choice["operators"] == "all" else "layers with weights and matrix products"
+    words = (
+        f"Ranges follow from calibration images by {choice['method']}, for {operators}: on {choice['images']} "
+        f"validation images the class probabilities of the dense network are {MILLI * found:.2g} thousandths of a nat "
+        "from float32"
+    )
+    first = divergences[usual].get("minmax")
+    if first is None or (choice["operators"], choice["method"]) == (usual, "minmax"):
+        return f"{words}."
+    return (
+        f"{words}; with minmax for {'all operators' if usual == 'all' else 'the same'} it would be {MILLI * first:.2g}."
+    )
+
+
+def mixed_in_words(mixed: Mapping) -> str:
+    """Return in a sentence what mode mixed leaves in float32; mixed: its mixed.json."""
+    reasons = [
+        f"{_named(mixed[reason])} because {why}"
+        for reason, why in (
+            ("for_accuracy", "validation images would lose too much"),
+            ("for_time", "int8 makes them slower on the machine of the study"),
+        )
+        if mixed[reason]
+    ]
+    if not reasons:
+        return "Mode mixed leaves no layer in float32: int8 neither loses too much nor makes any kind clearly slower."
+    return f"Mode mixed leaves in float32 {'; '.join(reasons)}."
+
+
+def _named(layers: Sequence[str]) -> str:
+    more = f" and {len(layers) - NAMED} more" if len(layers) > NAMED else ""
+    return ", ".join(name.removesuffix(".weight") for name in layers[:NAMED]) + more

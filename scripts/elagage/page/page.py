@@ -23,14 +23,15 @@ def page(
     history: list[dict],
     sensitivities: list[dict],
     int8_sensitivities: list[dict],
+    of_int8: Mapping[str, str],
     lost: Mapping,
     elsewhere: list[dict],
     configuration: Mapping,
 ) -> str:
     """Return the page as HTML.
 
-    history, sensitivities, int8_sensitivities: rows of these tables, with model and seed, or none; lost: what the rule
-    lost_images wrote; elsewhere: what read_elsewhere wrote.
+    history, sensitivities, int8_sensitivities: rows of these tables, with model and seed, or none; of_int8: sentences,
+    by the file that they are of; lost: what the rule lost_images wrote; elsewhere: what read_elsewhere wrote.
     """
     model = study.answer["reference"]["model"]
     int8 = joined_layers([row for row in int8_sensitivities if row["model"] == model])
@@ -47,6 +48,7 @@ def page(
         lost=lost,
         elsewhere=elsewhere,
         charts=charts(study, history, sensitivities) | {"sensitivity_int8": sensitivity_int8(int8) if int8 else None},
+        of_int8=of_int8,
         int8_harm=in_words(int8) if int8 else "",
         costs=COSTS,
         objectives=OBJECTIVES,
