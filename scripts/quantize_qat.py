@@ -70,7 +70,8 @@ if "snakemake" in globals():
     with job(snakemake.log[0]), refusing(snakemake.output):
         compute_reproducibly(snakemake.threads)
         params, seed = snakemake.params, int(snakemake.wildcards.seed)
-        depends = [snakemake.input.dataset, snakemake.input.checkpoint, *snakemake.input.get("choice", [])]
+        inputs = snakemake.input
+        depends = filter(None, [inputs.dataset, inputs.checkpoint, inputs.get("choice")])
         quantize_qat(
             PreparedData.read(snakemake.input, snakemake.params.trained_with),
             snakemake.input.checkpoint,

@@ -645,6 +645,13 @@ def test_mode_qat_trains_each_checkpoint_once_and_leaves_the_other_modes(wide):
 
 
 @pytest.mark.slow
+def test_mode_qat_takes_the_calibration_that_was_chosen(wide):
+    with configured(wide, "mixed], calibration_images: 64", "mixed, qat], calibration_images: 64, qat_epochs: 1"):
+        snakemake(wide, "results/models/resnet8/seed0/dense-qat.onnx")
+        assert (wide / "results/models/resnet8/seed0/dense-qat.onnx").stat().st_size > 10_000
+
+
+@pytest.mark.slow
 def test_another_seed_trains_again_but_for_a_model_with_weights(wide):
     with configured(wide, "training:", "seeds: [0, 1]\ntraining:"):
         jobs = planned(wide, "all")
