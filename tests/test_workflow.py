@@ -645,10 +645,12 @@ def test_mode_qat_trains_each_checkpoint_once_and_leaves_the_other_modes(wide):
 
 
 @pytest.mark.slow
-def test_mode_qat_takes_the_calibration_that_was_chosen(wide):
-    with configured(wide, "mixed], calibration_images: 64", "mixed, qat], calibration_images: 64, qat_epochs: 1"):
-        snakemake(wide, "results/models/resnet8/seed0/dense-qat.onnx")
-        assert (wide / "results/models/resnet8/seed0/dense-qat.onnx").stat().st_size > 10_000
+def test_mode_qat_takes_the_calibration_that_was_chosen(tmp_path):
+    config = TINY.replace("rates: [0.0, 0.5], recovery: [finetune]", "rates: [0.0]").replace(
+        "[float32, static]", "[qat]"
+    )
+    study = finished_study(tmp_path / "study", config.replace("calibration_images: 64", "qat_epochs: 1"))
+    assert (study / "results/models/mine/seed0/dense-qat.onnx").stat().st_size > 10_000
 
 
 @pytest.mark.slow
