@@ -650,7 +650,9 @@ def test_mode_qat_takes_the_calibration_that_was_chosen(tmp_path):
         "[float32, static]", "[qat]"
     )
     study = finished_study(tmp_path / "study", config.replace("calibration_images: 64", "qat_epochs: 1"))
-    assert (study / "results/models/mine/seed0/dense-qat.onnx").stat().st_size > 10_000
+    session = onnxruntime.InferenceSession(f"{study}/results/models/mine/seed0/dense-qat.onnx")
+    provenance = json.loads(session.get_modelmeta().custom_metadata_map["provenance"])
+    assert (provenance["mode"], provenance["qat_epochs"]) == ("qat", 1)
 
 
 @pytest.mark.slow
