@@ -32,6 +32,7 @@ from elagage.pytorch.training import (
     check_training,
     compute_reproducibly,
     default_device,
+    in_precision,
     mean_loss,
 )
 from elagage.pytorch.training_state import TrainingState
@@ -239,21 +240,26 @@ def given_weights(
     return {"accuracy": float(correct.mean()), "images": len(split)}
 
 
-def training_seconds(dataset: Dataset, model: ModelSpec, train: Split) -> float:
-    """Return the seconds that forward and backward pass take for an image, of the faster of two batches."""
+def training_seconds(dataset: Dataset, model: ModelSpec, train: Split, precision: str | None) -> float:
+    """Return the seconds that forward and backward pass take for an image, of the faster of two batches.
+
+    precision: of TrainingSettings.
+    """
     device = default_device()
     network = build_network(
         model.architecture, len(dataset.classes), dataset.channels, model.seed, image_size=dataset.image_size
     )
     batch, normalize = few_of(train), Normalize(dataset).to(device)
     network.to(device).train()
-    context = check_training(network, normalize, batch.images)
+    context = check_training(network, normalize, batch.images, precision)
     images, labels = torch.from_numpy(batch.images).to(device), torch.from_numpy(batch.labels).to(device)
     seconds = []
     for _ in range(2):
         start = time.perf_counter()
         with context():
-            loss, _ = mean_loss(network(normalize(images)), labels)
+            with in_precision(precision, device):
+                outputs = network(normalize(images))
+            loss, _ = mean_loss(outputs, labels)
             loss.backward()
             loss.item()  # waits for a GPU
         seconds.append(time.perf_counter() - start)
@@ -341,7 +347,7 @@ def check_model(
     found["training_seconds"] = 0.0
     if trains:
         with naming(model.architecture):
-            found["training_seconds"] = training_seconds(data.dataset, model, data.train)
+            found["training_seconds"] = training_seconds(data.dataset, model, data.train, settings.precision)
     for row in verdicts:
         say(f"models.{model.name}: {row['cell']} refused: {row['refused']}")
     if strict and verdicts:

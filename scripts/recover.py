@@ -34,7 +34,7 @@ def recover(
     """
     network, provenance = load_network(pruned, model.architecture, data.dataset, model.seed)
     with ruled_out(), naming(model.architecture):
-        check_training(network, Normalize(data.dataset), data.validation.images)
+        check_training(network, Normalize(data.dataset), data.validation.images, settings.precision)
     weights = prunable(network, data.dataset)
     before = count_tensors(weights)
     what = f"{provenance['scope']} {provenance['rate']}" if "scope" in provenance else "control"

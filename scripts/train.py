@@ -35,7 +35,7 @@ def train(
     # Hours of training should not end in the error that exporting such a network would give.
     with naming(model.architecture):
         check_independence(network, dataset)
-        check_training(network, Normalize(dataset), data.validation.images)
+        check_training(network, Normalize(dataset), data.validation.images, settings.precision)
     label = f"train {model.name} seed {model.seed}"
     schedule = warmup_and_cosine(settings)
     best, epochs = fit(network, data, settings, schedule, seed=model.seed, label=label, state=state)

@@ -158,6 +158,7 @@ MISTAKES = {
     "momentum 1": ("training: {momentum: 1}", "training.momentum", "1", "below 1"),
     "negative warm-up": ("training: {warmup_epochs: -1}", "training.warmup_epochs", "-1", "0 or above"),
     "flip": ("training: {flip: maybe}", "training.flip", "'maybe'", "true or false"),
+    "precision": ("training: {precision: float16}", "training.precision", "'float16'", "float32 or bfloat16"),
 }
 
 

@@ -14,7 +14,13 @@ from selenium.webdriver.support.select import Select
 from test_report_page import write_study
 
 PACKAGE_OF = {"chromium": "chromium", "chromedriver": "chromium-driver"}  # of Debian
-CHARTS = ["chart-trade_off", "chart-pruning", "chart-sensitivity", "chart-sensitivity_int8", "chart-training"]  # in order
+CHARTS = [
+    "chart-trade_off",
+    "chart-pruning",
+    "chart-sensitivity",
+    "chart-sensitivity_int8",
+    "chart-training",
+]  # in order
 DRAWN = "const done = arguments[0]; Promise.all(views).then(() => done());"
 pytestmark = pytest.mark.browser
 

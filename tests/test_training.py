@@ -285,6 +285,40 @@ def test_flip_left_open_is_decided_by_the_data_set(mirrored):
     assert left_open != state_bytes(trained(1, not mirrored, dataset)[0])
 
 
+def test_precision_left_open_is_float32_on_a_cpu():
+    train, validation = random_split(20), random_split(11, seed=1)
+    left_open, float32, bfloat16 = (
+        state_bytes(learn(build_network("resnet8", 2, 1), train, validation, settings(precision=precision))[0])
+        for precision in (None, "float32", "bfloat16")
+    )
+    assert left_open == float32
+    assert left_open != bfloat16
+
+
+def test_weights_that_bfloat16_trains_are_float32_and_have_learned():
+    state, history = learn(linear(), separable(40), separable(40, seed=1), settings(precision="bfloat16"))
+    assert {tensor.dtype for tensor in state.values()} == {torch.float32}
+    assert history[-1]["validation_accuracy"] == 1
+
+
+class OnlyFloat32(nn.Module):
+    """Puts its logits where only float32 fits."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(64, 2)
+
+    def forward(self, images):
+        logits = torch.zeros(len(images), 2)
+        return logits.index_put((torch.arange(len(images)),), self.linear(images.flatten(1)))
+
+
+def test_a_network_that_bfloat16_does_not_fit_is_named_before_its_first_step():
+    learn(OnlyFloat32(), random_split(8), random_split(8), settings(epochs=1))
+    with pytest.raises(UserError, match="BFloat16"):
+        learn(OnlyFloat32(), random_split(8), random_split(8), settings(epochs=1, precision="bfloat16"))
+
+
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_the_network_is_left_as_in_the_last_of_the_best_epochs_by_validation_accuracy(seed):
     state, history = trained(seed)
