@@ -10,7 +10,7 @@ VERSION := $(if $(PYTHON),$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.
 # Of a .venv of that version: one of another version lacks the file, and is made again.
 INSTALLED = .venv/installed-for-$(VERSION)
 
-.PHONY: study new elsewhere check compare install test coverage test-all test-browser test-slurm format clean help
+.PHONY: study new elsewhere check compare install openvino test coverage test-all test-browser test-slurm format clean help
 
 CONFIG = config/config.yaml
 # Not every shell replaces the ~ of CONFIG=~/study.yaml.
@@ -47,6 +47,10 @@ compare: $(INSTALLED)
 
 # make install     install what is needed, no more
 install: $(INSTALLED)
+
+# make openvino    install OpenVINO, too, for studies whose evaluation.runtimes name it
+openvino: $(INSTALLED)
+	$(RUN)/python -m pip install --disable-pip-version-check --constraint requirements-lock.txt --requirement requirements-openvino.txt
 
 QUICK = not slow and not slurm and not browser
 

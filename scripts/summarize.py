@@ -8,7 +8,7 @@ from elagage.errors import RefusedError, UserError
 from elagage.files import whole_file
 from elagage.job import job, say
 from elagage.losses import read_losses
-from elagage.measurements import KINDS, eager_measurements, measurements
+from elagage.measurements import COLUMNS, eager_measurements, measurements
 from elagage.timing import BUSY, LOADS
 
 MARKDOWN_COLUMNS = {  # of summary.md -> how to write each
@@ -30,13 +30,26 @@ MARKDOWN_COLUMNS = {  # of summary.md -> how to write each
     "dense in turn / ms": "{dense_time_ms:.3f}",
     "speed-up [95 % interval]": "{speedup:.2f} [{speedup_low:.2f}, {speedup_high:.2f}]",
 }
+OPENVINO_COLUMNS = {
+    "OpenVINO / ms": "{openvino_time_ms:.3f}",
+    "as fast as ONNX Runtime [95 % interval]": (
+        "{onnxruntime_to_openvino:.2f} [{onnxruntime_to_openvino_low:.2f}, {onnxruntime_to_openvino_high:.2f}]"
+    ),
+    "accuracy in OpenVINO": "{openvino_accuracy:.2%}",
+}
+# Rule that times files -> column of what other programs took meanwhile.
+TIMED = {
+    "evaluate_latency": "machine_busy",
+    "evaluate_latency_eager": "eager_machine_busy",
+    "evaluate_openvino": "openvino_machine_busy",
+}
 
 
 def row(variant: Mapping, eager_path: str) -> dict:
     """Return a row of the summary: what names the variant, its measurements, and why it was refused, or None."""
-    named = {column: value for column, value in variant.items() if column not in KINDS}
+    named = {column: value for column, value in variant.items() if column not in COLUMNS}
     try:
-        measured = measurements(*(variant[kind] for kind in KINDS))
+        measured = measurements({kind: variant[kind] for kind in COLUMNS if kind in variant})
     except RefusedError as error:
         return named | {"refused": str(error)}
     return named | measured | eager_measurements(eager_path) | {"refused": None}
@@ -54,13 +67,13 @@ def busy_line(summary: pandas.DataFrame) -> str:
 
 def busy_note(summary: pandas.DataFrame) -> str | None:
     """Return what to do about timings that other programs disturbed, None if there are none."""
-    busy = pandas.concat([summary["machine_busy"], summary["eager_machine_busy"]]).dropna()
+    busy = pandas.concat([column for name, column in summary.items() if name.endswith("machine_busy")]).dropna()
     if not (busy > BUSY).any():
         return None
     return (
         f"other programs took up to {busy.max():.0%} of this machine's CPU time while models were timed: times are "
         "longer than on an idle machine, and the intervals of speed-ups wider. To time again without them, add "
-        "--forcerun evaluate_latency evaluate_latency_eager at the end of the command"
+        f"--forcerun {' '.join(rule for rule, column in TIMED.items() if column in summary)} at the end of the command"
     )
 
 
@@ -129,6 +142,11 @@ def explanations(summary: pandas.DataFrame) -> list[str]:
         "to int8 adds zeros."
     )
     lines.append(f"- Accuracy: on {summary['test_images'].iloc[0]} test images.")
+    if "openvino" in summary:
+        version = ", ".join(summary["openvino"].dropna().unique())
+        lines.append(f"- OpenVINO {version}: the same files on the same images, timed in turn with ONNX Runtime.")
+        for reason, part in summary.groupby("openvino_refused"):
+            lines.append(f"- {len(part)} of {len(summary)} rows: {reason}")
     return lines
 
 
@@ -146,7 +164,8 @@ def markdown(summary: pandas.DataFrame) -> str:
         mmacs=["unknown" if pandas.isna(macs) else f"{macs / 1e6:.3g}" for macs in summary["macs"]],
         int8_share=summary["int8_weights"] / summary["weights"],
     )
-    columns = MARKDOWN_COLUMNS | {
+    columns = MARKDOWN_COLUMNS | (OPENVINO_COLUMNS if "openvino" in rows else {})
+    columns |= {
         f"images/s in batches of {column.rpartition('_')[2]} [95 % interval]": (
             f"{{{column}:.0f}} [{{{column}_low:.0f}}, {{{column}_high:.0f}}]"
         )
@@ -155,6 +174,8 @@ def markdown(summary: pandas.DataFrame) -> str:
     written = pandas.DataFrame(
         [{name: text.format(**row) for name, text in columns.items()} for row in rows.to_dict("records")]
     )
+    if "openvino" in rows:
+        written.loc[rows["openvino_refused"].notna().to_numpy(), list(OPENVINO_COLUMNS)] = "refused"
     return "\n".join(
         [
             "# Summary",

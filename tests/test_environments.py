@@ -86,7 +86,7 @@ def test_an_environment_holds_just_what_the_scripts_of_its_rules_import(environm
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
 def test_an_environment_has_the_tested_versions(environment):
-    tested = pins("requirements.txt")
+    tested = pins("requirements.txt") | pins("requirements-openvino.txt")
     for name, version in dependencies(environment).items():
         if name == "python":
             assert version == PYTHON
@@ -107,7 +107,7 @@ def test_evaluation_tables_and_figures_go_without_the_heavy_libraries():
     assert "onnxruntime" not in dependencies("tables")
 
 
-@pytest.mark.parametrize("file", ["requirements.txt", "requirements-test.txt"])
+@pytest.mark.parametrize("file", ["requirements.txt", "requirements-test.txt", "requirements-openvino.txt"])
 def test_the_lock_file_agrees_with_the_requirements(file):
     locked = {name.lower(): version for name, version in pins("requirements-lock.txt").items()}
     for name, version in pins(file).items():

@@ -16,6 +16,7 @@ TARGETS = {
     "check",
     "compare",
     "install",
+    "openvino",
     "test",
     "test-all",
     "coverage",

@@ -39,6 +39,13 @@ DENSE = {"rate": 0.0, "scope": "", "recovery": ""}
 VOID = {"meta", "link", "input", "wbr", "br", "img"}
 
 
+IN_OPENVINO = {
+    "versions": {"openvino": f"2026.4{EVIL}"},
+    **{"test_images": IMAGES, "correct": IMAGES // 2, "different": 3, "machine_busy": 0.0},
+    **{name: {"wall_ns": [[time] * 4] * 5} for name, time in (("dense", 9e6), ("variant", 4e6), ("onnxruntime", 6e6))},
+}
+
+
 def write_study(folder: pathlib.Path, answer: dict = ANSWER) -> pathlib.Path:
     """Write the tables of a study, and its page: a dense network, pruned ones of two scopes, and a refused one."""
     files = [
@@ -49,7 +56,11 @@ def write_study(folder: pathlib.Path, answer: dict = ANSWER) -> pathlib.Path:
         variant(folder, "bad", 300, 1000, 4.0, rate=0.9),
         variant(folder, "refused", 0, 1, 9.0, scope="channel"),
     ]
-    for kind in ("accuracy", "size", "latency", "predictions", "validation_predictions"):
+    for row in files:
+        row["openvino"] = str(folder / f"{row['mode']}-{row['rate']}-{row['scope']}.openvino.json")
+        write_json(row["openvino"], IN_OPENVINO)
+    write_refusal(files[1]["openvino"], f"OpenVINO cannot run {EVIL}")
+    for kind in ("accuracy", "size", "latency", "openvino", "predictions", "validation_predictions"):
         write_refusal(files[-1][kind], f"no channels of {EVIL}")
     outputs = {name: str(folder / file) for name, file in OUTPUTS.items()}
     order(files, LABELS, IMAGES, answer, [], outputs["order"])
@@ -60,7 +71,7 @@ def write_study(folder: pathlib.Path, answer: dict = ANSWER) -> pathlib.Path:
     nanoseconds = {"wall_ns": [[8e6] * 4] * 5}
     dense = {"wall_ns": [[4e6] * 4, [5e6] * 4] * 2 + [[4e6] * 4]}
     write_json(folder / "eager.json", {"eager": nanoseconds, "dense": dense, "machine_busy": 0.0})
-    named = ("model", "seed", "scope", "rate", "recovery", "mode", "file", "accuracy", "size", "latency")
+    named = ("model", "seed", "scope", "rate", "recovery", "mode", "file", "accuracy", "size", "latency", "openvino")
     rows = [{name: row[name] for name in named} for row in files]
     # As the plan has them: at rate 0 each scope has the dense files.
     scopes = [[row | {"scope": scope, "recovery": "none"} for row in rows[:2]] for scope in ("global", "local")]

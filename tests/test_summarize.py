@@ -8,7 +8,7 @@ import pytest
 
 from elagage.errors import UserError
 from elagage.files import write_csv, write_json
-from elagage.measurements import KINDS, measurements, sparsity
+from elagage.measurements import measurements, sparsity
 from summarize import busy_line, busy_note, summarize
 
 PROMISED = {
@@ -157,7 +157,7 @@ def test_loads_that_differ_widen_the_interval_of_time_and_speedup(tmp_path):
     loads = numpy.array([[0.9], [0.95], [1], [1.05], [1.1]])
     paths = measured(tmp_path, "a", 900, [1] * 50)
     write_json(paths["latency"], latency(1_000_000 * loads.repeat(1000, axis=1), numpy.full((5, 1000), 3_000_000)))
-    row = measurements(*(paths[kind] for kind in KINDS))
+    row = measurements(paths)
     assert row["speedup_low"] < 2.9 and row["speedup_high"] > 3.1
     assert row["inference_time_low_ms"] < 0.95 and row["inference_time_high_ms"] > 1.05
 
@@ -191,10 +191,10 @@ def test_the_summary_says_how_busy_the_machine_was(shares, words):
 @pytest.mark.parametrize("content", ["", "text", "[]", '{"name": "digits"}'])
 def test_a_damaged_measurement_is_named(tmp_path, kind, content):
     paths = measured(tmp_path, "a", 900, [4_000_000] * 20)
-    measurements(*(paths[kind] for kind in KINDS))
+    measurements(paths)
     pathlib.Path(paths[kind]).write_text(content)
     with pytest.raises(UserError, match=rf"a\.{kind}\.json: damaged"):
-        measurements(*(paths[kind] for kind in KINDS))
+        measurements(paths)
 
 
 @pytest.mark.parametrize(("shares", "said"), [([0.01, 0.02], None), ([0.01, 0.5], "up to 50% of"), ([None], None)])

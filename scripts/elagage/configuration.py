@@ -1,6 +1,7 @@
 """The configuration: read, completed from the schema's defaults, and checked before any job starts."""
 
 import difflib
+import importlib.util
 import math
 import os
 import pathlib
@@ -282,6 +283,16 @@ def _reads_as_number(text: str) -> bool:
         return math.isfinite(float(text))
     except ValueError:
         return False
+
+
+def check_runtimes(config: Mapping) -> None:
+    """Raise UserError if a runtime that the configuration names is not installed."""
+    for name in config["evaluation"]["runtimes"]:
+        if importlib.util.find_spec(name) is None:
+            raise UserError(
+                f"configuration: evaluation.runtimes: {name} is not installed; run `make {name}`, or let Snakemake "
+                f"install it (--sdm conda), or remove it from the list"
+            )
 
 
 def check_files(config: Mapping, note: Callable[[str], object] = print) -> None:

@@ -5,22 +5,16 @@ from collections.abc import Mapping, Sequence
 
 import numpy
 
-from elagage.files import read_json, reading
+from elagage.files import read_json, reading, refusal
 from elagage.statistics import loads_interval, wilson_interval
 
-KINDS = ("accuracy", "size", "latency")
 INT8_OPERATOR = re.compile("^Q(Linear|Gemm|Attention)|Integer")  # in ONNX Runtime's names of those that compute in int8
 # Those that compute nothing: they change how values lie in memory, or between int8 and float32.
 MOVING = ("QuantizeLinear", "DequantizeLinear", "Transpose", "ReorderInput", "ReorderOutput")
 LISTED, LEAST_SHARE = 6, 0.01  # operators that a row names, at most, and of which share of the time
 
 
-def measurements(accuracy_path: str, size_path: str, latency_path: str) -> dict:
-    """Return the columns of the summary that are measured, for one variant."""
-    return accuracy_measurements(accuracy_path) | size_and_time(size_path, latency_path)
-
-
-def accuracy_measurements(accuracy_path: str) -> dict:
+def accuracy_columns(accuracy_path: str) -> dict:
     """Return the columns of the accuracy on test images."""
     with reading(accuracy_path):
         accuracy = read_json(accuracy_path)
@@ -29,8 +23,8 @@ def accuracy_measurements(accuracy_path: str) -> dict:
         return row | {"test_images": accuracy["images"]}
 
 
-def size_and_time(size_path: str, latency_path: str) -> dict:
-    """Return the columns of sizes, counts and times, which know nothing of labels."""
+def size_columns(size_path: str) -> dict:
+    """Return the columns of sizes and counts."""
     with reading(size_path):
         size = read_json(size_path)
         row: dict = {"sparsity": sparsity(size)}
@@ -40,9 +34,14 @@ def size_and_time(size_path: str, latency_path: str) -> dict:
         row |= {"weight_entropy_bytes": round(size["weight_entropy_bytes"]), "macs": size["macs"]}
         row |= {"torch": size["provenance"]["torch"]}
         row |= {key: size[key] for key in ("weights", "zeros", "int8_weights", "operators", "int8_operators")}
+        return row
+
+
+def time_columns(latency_path: str) -> dict:
+    """Return the columns of times in ONNX Runtime."""
     with reading(latency_path):
         latency = read_json(latency_path)
-        row |= _time("inference_time{}_ms", latency["variant"])
+        row: dict = _time("inference_time{}_ms", latency["variant"])
         row |= {"dense_time_ms": _time("{}", latency["dense"])[""], "latency_images": latency["images"]}
         row |= _ratio("speedup{}", latency["dense"], latency["variant"])
         cpu, dense_cpu = (float(numpy.median(latency[name]["cpu_ns"])) / 1e6 for name in ("variant", "dense"))
@@ -51,7 +50,39 @@ def size_and_time(size_path: str, latency_path: str) -> dict:
             row |= _of_loads(f"throughput_batch_{images}{{}}", int(images) * 1e9 / numpy.array(ns))
         row |= _time_shares(latency["operators"])
         row |= {key: latency[key] for key in ("threads", "cpu", "instruction_set", "onnxruntime")}
-    return row
+        return row
+
+
+def openvino_columns(openvino_path: str) -> dict:
+    """Return the columns of a file in OpenVINO; if that cannot run it, only the reason why."""
+    reason = refusal(openvino_path)
+    if reason is not None:
+        return {"openvino": None, "openvino_refused": reason}
+    with reading(openvino_path):
+        found = read_json(openvino_path)
+        return {
+            "openvino": found["versions"]["openvino"],
+            "openvino_accuracy": found["correct"] / found["test_images"],
+            "openvino_different": found["different"],
+            **_time("openvino_time{}_ms", found["variant"]),
+            **_ratio("openvino_speedup{}", found["dense"], found["variant"]),
+            **_ratio("onnxruntime_to_openvino{}", found["onnxruntime"], found["variant"]),
+            "openvino_machine_busy": found["machine_busy"],
+            "openvino_refused": None,
+        }
+
+
+COLUMNS = {  # kind -> reads its columns
+    "accuracy": accuracy_columns,
+    "size": size_columns,
+    "latency": time_columns,
+    "openvino": openvino_columns,
+}
+
+
+def measurements(paths: Mapping[str, str]) -> dict:
+    """Return the columns of the summary that are measured, for one variant; paths: of the kinds that the study has."""
+    return {name: value for kind in COLUMNS if kind in paths for name, value in COLUMNS[kind](paths[kind]).items()}
 
 
 def sparsity(size: Mapping) -> float:
@@ -109,12 +140,12 @@ def is_dense(file: Mapping) -> bool:
 def costs(files: Sequence[Mapping]) -> dict[str, numpy.ndarray]:
     """Return by objective what each file costs, with its interval: float [n, 3], low, cost and high.
 
-    files: rows with `model`, `rate`, `mode` and the paths of measurements. Sizes are bytes. A time is in ms: that of
-    the model's dense float32 files, whose seeds share a graph, the mean over all jobs that timed one, divided by the
+    files: rows with `model`, `rate`, `mode` and the paths `size` and `latency`. Sizes are bytes. A time is in ms: that
+    of the model's dense float32 files, whose seeds share a graph, the mean over all jobs that timed one, divided by the
     file's speed-up against it in the same job; so the noise of one job does not count for or against the files that it
     timed. Of a dense float32 file the speed-up is 1.
     """
-    rows = [size_and_time(row["size"], row["latency"]) for row in files]
+    rows = [size_columns(row["size"]) | time_columns(row["latency"]) for row in files]
     for file, row in zip(files, rows, strict=True):
         if is_uncompressed(file):
             row |= dict.fromkeys(("speedup_low", "speedup", "speedup_high"), 1.0)

@@ -13,7 +13,7 @@ from elagage.user_code import import_roots
 
 PRUNED = "results/models/{model}/seed{seed}/{scope}/{rate}"  # folder of the checkpoints of a scope and rate
 STEM = "results/models/{model}/seed{seed}/{checkpoint}"  # of a checkpoint, without its ending
-MEASUREMENTS = ("accuracy", "size", "latency")
+MEASUREMENTS = ("accuracy", "size", "latency")  # of every file, in ONNX Runtime
 PREDICTIONS = ("predictions", "validation_predictions")
 NAMES = ("model", "seed", "scope", "rate", "recovery", "mode")  # columns that name a variant
 WITHOUT_TRAINING = ("none", "batchnorm", "reconstruct")  # recoveries that the rule recover does not make
@@ -152,6 +152,15 @@ class Plan:
         before = max([lower for lower in self.rates if lower < rate], default=0)
         return self.checkpoint(scope, before, "iterative") if before else "dense"
 
+    @property
+    def kinds(self) -> list[str]:
+        """The measurements of each file: those of every study, and that of each further runtime, which has its name."""
+        return [*MEASUREMENTS, *(name for name in self.config["evaluation"]["runtimes"] if name != "onnxruntime")]
+
+    def measured(self, stem: str) -> dict[str, str]:
+        """Return the paths of an ONNX file and of its measurements; stem: its path without the ending."""
+        return {"file": f"{stem}.onnx"} | {kind: f"{stem}.{kind}.json" for kind in self.kinds}
+
     @functools.cached_property
     def variants(self) -> list[dict]:
         """One row per variant, as in the summary, with the paths of its measurements."""
@@ -162,7 +171,7 @@ class Plan:
             ):
                 stem = f"results/models/{model}/seed{seed}/{self.checkpoint(scope, rate, recovery)}-{mode}"
                 columns = dict(zip(NAMES, (model, seed, scope, rate, recovery, mode), strict=True))
-                rows.append(columns | measured(stem))
+                rows.append(columns | self.measured(stem))
         return rows
 
     @functools.cached_property
@@ -187,20 +196,20 @@ class Plan:
             named = {key: row[key] for key in NAMES} | {"control": f"{stem}-{row['mode']}.onnx" if trained else ""}
             rows.setdefault(row["file"], named | ({} if row["rate"] else {"scope": "", "recovery": ""}))
         for file, row in rows.items():
-            row |= measured(file.removesuffix(".onnx")) | predicted(file.removesuffix(".onnx"))
+            row |= self.measured(file.removesuffix(".onnx")) | predicted(file.removesuffix(".onnx"))
         return list(rows.values())
 
     @property
     def summary(self) -> list[dict]:
         """The rows of the summary: all variants, then the dense files and controls that no variant names."""
         named = {row["file"] for row in self.variants}
-        keys = (*NAMES, "file", *MEASUREMENTS)
+        keys = (*NAMES, "file", *self.kinds)
         return self.variants + [{key: row[key] for key in keys} for row in self.files if row["file"] not in named]
 
     @property
     def measurements(self) -> list[str]:
         """The paths of all measurements, each once."""
-        return sorted({row[measurement] for row in self.files for measurement in MEASUREMENTS})
+        return sorted({row[kind] for row in self.files for kind in self.kinds})
 
     @property
     def training_threads(self) -> int:
@@ -331,11 +340,6 @@ class Plan:
         """Return the checksums of the user's file that defines a model and of what it imports, None if built in."""
         file = self.config["models"][model]["architecture"].rpartition(":")[0]
         return code_checksums(file, import_roots(file)) if file else None
-
-
-def measured(stem: str) -> dict[str, str]:
-    """Return the paths of an ONNX file and of its measurements; stem: its path without the ending."""
-    return {"file": f"{stem}.onnx"} | {measurement: f"{stem}.{measurement}.json" for measurement in MEASUREMENTS}
 
 
 def predicted(stem: str) -> dict[str, str]:

@@ -8,6 +8,7 @@ import time
 
 from snakemake.dag import DAG
 from snakemake.logging import logger
+from snakemake.settings.types import DeploymentMethod
 
 STARTED = time.time()
 REPOSITORY = Path(workflow.basedir).parent
@@ -15,7 +16,7 @@ sys.path.insert(0, str(REPOSITORY / "scripts"))
 
 from elagage.ancient_inputs import respect_ancient, stand_in
 from elagage.code_checksum import code_checksums
-from elagage.configuration import check_files, configuration, read_command_line, read_file
+from elagage.configuration import check_files, check_runtimes, configuration, read_command_line, read_file
 from elagage.errors import UserError
 from elagage.files import read_json, sha256
 from elagage.geometry import COVER
@@ -192,6 +193,8 @@ if workflow.is_main_process and not (workflow.output_settings.dryrun or workflow
 config = exit_on_user_error(read_configuration)
 if workflow.is_main_process:
     exit_on_user_error(check_files, config, logger.warning)
+    if DeploymentMethod.CONDA not in workflow.deployment_settings.deployment_method:
+        exit_on_user_error(check_runtimes, config)
 PLAN = Plan(config)
 respect_ancient(DAG)
 # What trains waits for the check of its model, but does not run again when the check does: a study that asks for one

@@ -1,4 +1,4 @@
-"""{checkpoint}-{mode}.onnx -> .accuracy.json, .predictions.npy, .size.json and .latency.json beside it.
+"""{checkpoint}-{mode}.onnx -> .accuracy.json, .predictions.npy, .size.json, .latency.json, .openvino.json beside it.
 
 A job measures all modes of a checkpoint: starting a job takes longer than most measurements.
 """
@@ -76,6 +76,33 @@ rule evaluate_latency:
         "Time {wildcards.model}, seed {wildcards.seed}, {wildcards.checkpoint}, with nothing beside it"
     script:
         "../../scripts/evaluate_latency.py"
+
+
+rule evaluate_openvino:
+    input:
+        **split_arrays("test"),
+        dataset=DATASET,
+        dense="results/models/{model}/seed{seed}/dense-float32.onnx",
+        onnx_files=[f"{stem}.onnx" for stem in PLAN.mode_stems],
+        predictions=[f"{stem}.predictions.npy" for stem in PLAN.mode_stems],
+    output:
+        openvino=[f"{stem}.openvino.json" for stem in PLAN.mode_stems],
+    log:
+        "results/logs/evaluate_openvino/{model}/seed{seed}/{checkpoint}.log",
+    conda:
+        "../../envs/openvino.yaml"
+    threads: workflow.cores or 1
+    resources:
+        mem_mb=megabytes(2000, per_weight=4, per_image=5000),
+        runtime=times_attempt(30),
+    params:
+        latency_images=config["evaluation"]["latency_images"],
+        threads=config["evaluation"]["threads"],
+        code=code("evaluate_openvino"),
+    message:
+        "Run {wildcards.model}, seed {wildcards.seed}, {wildcards.checkpoint}, in OpenVINO, with nothing beside it"
+    script:
+        "../../scripts/evaluate_openvino.py"
 
 
 rule evaluate_latency_eager:

@@ -129,6 +129,12 @@ class Study:
         return {name: different for name, different in values.items() if len(different) > 1}
 
     @property
+    def in_openvino(self) -> list[dict[str, Any]]:
+        """The rows, of the dense networks and of those that are notable, that were run in OpenVINO."""
+        rows = {row["file"]: row for row in [*self.dense, *self.notable] if "openvino" in row}
+        return list(rows.values())
+
+    @property
     def settings(self) -> list[dict[str, Any]]:
         """A row for each different machine, number of threads and set of versions that measured something."""
         return list({tuple(row[name] for name in SETTING): row for row in reversed(self.files)}.values())[::-1]
