@@ -2,7 +2,8 @@
 
 python benchmarks/beside_nncf.py STUDY ... prints a Markdown table: for each model of each study accuracy on the test
 images, and time in turns in one process, of float32, NNCF's (`nncf.quantize`, its defaults), and the study's static and
-mixed. NNCF has to be installed beside the requirements: `.venv/bin/pip install nncf`.
+mixed; with --margin also of `nncf.quantize_with_accuracy_control`, by validation images. NNCF has to be installed
+beside the requirements: `.venv/bin/pip install nncf`.
 """
 
 import argparse
@@ -10,6 +11,7 @@ import functools
 import pathlib
 import sys
 import tempfile
+import time
 
 import numpy
 import onnx
@@ -19,21 +21,55 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "scripts
 
 from elagage.data import Dataset, Split, numbers_in
 from elagage.onnx.quantization import CALIBRATION_BATCH
-from elagage.onnx.runtime import load, predictions
+from elagage.onnx.runtime import load, predictions, session
 from elagage.statistics import loads_interval
 from elagage.timing import time_in_turns
 
 CALIBRATION_IMAGES = 512
 TIMED_IMAGES = 300
+VALIDATION_IMAGES = 2000  # of accuracy control: as many as mode mixed takes
+
+
+def in_batches(images: numpy.ndarray):
+    """Return uint8 images [n, channels, height, width] as NNCF takes them."""
+    import nncf
+
+    batches = numpy.array_split(images, len(images) // CALIBRATION_BATCH)
+    return nncf.Dataset([{"image": batch} for batch in batches])
 
 
 def by_nncf(float32: pathlib.Path, images: numpy.ndarray, output: pathlib.Path) -> None:
     """Write the int8 file that NNCF makes; images: uint8 [n, channels, height, width]."""
     import nncf
 
-    batches = numpy.array_split(images, len(images) // CALIBRATION_BATCH)
-    dataset = nncf.Dataset([{"image": batch} for batch in batches])
-    model = nncf.quantize(onnx.load(float32), dataset, subset_size=len(batches))
+    subset = len(images) // CALIBRATION_BATCH
+    onnx.save(nncf.quantize(onnx.load(float32), in_batches(images), subset_size=subset), output)
+
+
+def by_nncf_within(
+    margin: float, float32: pathlib.Path, images: numpy.ndarray, validation: Split, output: pathlib.Path
+) -> None:
+    """Write the file in which NNCF leaves so many layers in float32 that validation images lose at most the margin.
+
+    margin: in points; images: uint8 [n, channels, height, width], to calibrate with; validation: labels are numbered
+    as the file's logits.
+    """
+    import nncf
+
+    def accuracy(model: onnx.ModelProto, items) -> tuple[float, list[float]]:
+        running = session(model.SerializeToString(), 1)
+        correct = [float(running.run(None, {"image": image})[0].argmax() == label) for image, label in items]
+        return float(numpy.mean(correct)), correct
+
+    subset = len(images) // CALIBRATION_BATCH
+    model = nncf.quantize_with_accuracy_control(
+        onnx.load(float32),
+        in_batches(images),
+        nncf.Dataset([*zip(validation.images[:, None], validation.labels, strict=True)]),
+        accuracy,
+        max_drop=margin / 100,
+        subset_size=subset,
+    )
     onnx.save(model, output)
 
 
@@ -43,22 +79,35 @@ def main() -> None:
     parser.add_argument("studies", nargs="+", type=pathlib.Path, help="folders of studies")
     parser.add_argument("--test-images", type=int, default=2000)
     parser.add_argument("--modes", nargs="+", default=["static", "mixed"], help="of the study's dense files")
+    parser.add_argument("--margin", type=float, help="points, for accuracy control")
+    parser.add_argument("--models", nargs="+", help="of the studies; without it all")
     arguments = parser.parse_args()
     rows = []
     for study in arguments.studies:
         data = study / "results/data"
         dataset = Dataset.read(str(data / "dataset.json"))
-        train, test = (
+        train, validation, test = (
             Split.read(*(str(data / f"{part}_{kind}.npy") for kind in ("images", "labels")))
-            for part in ("train", "test")
+            for part in ("train", "validation", "test")
         )
         few = Split(test.images[: arguments.test_images], test.labels[: arguments.test_images])
         for dense in sorted(study.glob("results/models/*/seed*/dense-float32.onnx")):
+            if dense.parts[-3] not in (arguments.models or [dense.parts[-3]]):
+                continue
             with tempfile.TemporaryDirectory() as folder:
                 files = {"float32": dense, "nncf": pathlib.Path(folder, "nncf.onnx")}
                 files |= {mode: dense.with_name(f"dense-{mode}.onnx") for mode in arguments.modes}
                 by_nncf(dense, train.images[:CALIBRATION_IMAGES], files["nncf"])
-                number = numbers_in(load(dense, 1).classes, dataset.classes)
+                classes = load(dense, 1).classes
+                number = numbers_in(classes, dataset.classes)
+                if arguments.margin is not None:
+                    files["nncf, accuracy control"] = pathlib.Path(folder, "control.onnx")
+                    labels = numbers_in(dataset.classes, classes)[validation.labels[:VALIDATION_IMAGES]]
+                    known = Split(validation.images[:VALIDATION_IMAGES], labels)
+                    started = time.perf_counter()
+                    images = train.images[:CALIBRATION_IMAGES]
+                    by_nncf_within(arguments.margin, dense, images, known, files["nncf, accuracy control"])
+                    print(f"accuracy control: {time.perf_counter() - started:.0f} s", flush=True)
                 loading = {name: functools.partial(load, file, 1) for name, file in files.items() if file.exists()}
                 accuracy = {
                     name: (number[predictions(make(), few)] == few.labels).mean() for name, make in loading.items()

@@ -5,17 +5,16 @@ from collections.abc import Iterator
 
 import numpy
 import onnx
-import onnx_ir
 
-from elagage.checkpoints import read_checkpoint
+from elagage.checkpoints import named
 from elagage.data import Split
 from elagage.errors import RefusedError
-from elagage.files import reading, write_json
+from elagage.files import write_json
 from elagage.job import job
 from elagage.modes import CALIBRATIONS, MINMAX, OPERATORS, Calibration
 from elagage.onnx.calibration import Histogram, histograms, ranges_by
 from elagage.onnx.divergence import Answers, first_images
-from elagage.onnx.graph import with_weights
+from elagage.onnx.graph import float32_model
 from elagage.onnx.qdq import qdq_places
 from elagage.onnx.quantization import CALIBRATION_BATCH, quantize
 from elagage.progress import progress
@@ -38,13 +37,10 @@ def calibrate(graph: str, checkpoint: str, *, training: Split, validation: Split
     training: images that ranges follow from. A divergence is that of Kullback and Leibler, in nats, of the int8
     network's class probabilities from those of the float32 one, the mean over validation images.
     """
-    state, provenance = read_checkpoint(checkpoint)
-    with reading(graph):
-        float32 = with_weights(onnx_ir.load(graph), state)
+    float32, provenance = float32_model(graph, checkpoint)
     answers = Answers(float32, first_images(validation.images, IMAGES, FEWEST_IMAGES), threads)
     divergences: dict[str, dict[str, float]] = {operators: {} for operators in usual_first(float32)}
-    label = " ".join(["calibrate", *(f"{provenance[key]}" for key in ("model", "seed") if key in provenance)])
-    with progress(len(OPERATORS) * len(CALIBRATIONS), " files", label) as advance:
+    with progress(len(OPERATORS) * len(CALIBRATIONS), " files", f"calibrate {named(provenance)}") as advance:
         for calibration, int8 in _candidates(float32, training.images, list(divergences)):
             divergence, _ = answers.compare(int8)
             print(f"{calibration.operators}, {calibration.method}: {divergence} nats")

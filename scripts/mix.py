@@ -5,16 +5,14 @@ import os
 from collections.abc import Callable
 
 import numpy
-import onnx_ir
 
-from elagage.checkpoints import read_checkpoint
 from elagage.data import Dataset, Split
 from elagage.errors import RefusedError
 from elagage.files import read_json, reading, write_json
 from elagage.job import job
 from elagage.modes import Calibration, stated_calibration
 from elagage.onnx.divergence import Answers, first_images
-from elagage.onnx.graph import with_weights
+from elagage.onnx.graph import float32_model
 from elagage.onnx.quantization import quantize
 from elagage.onnx.simulation import Simulation, simulating_session
 from elagage.refusals import refusing
@@ -45,9 +43,7 @@ def mix(
     float32, as few as keep the accuracy on validation images within SHARE_OF_MARGIN of the margin, but for a standard
     error: chance alone should not make a file slower. Raises RefusedError if all would be.
     """
-    state, _ = read_checkpoint(checkpoint)
-    with reading(graph):
-        float32 = with_weights(onnx_ir.load(graph), state)
+    float32, _ = float32_model(graph, checkpoint)
     answers = Answers(float32, first_images(validation.images, IMAGES, FEWEST_IMAGES), threads, simulating_session)
     labels = validation.labels[: len(answers.images)]
     int8 = quantize(float32, "static", training.images, calibration=calibration)

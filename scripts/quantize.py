@@ -5,17 +5,14 @@ import json
 from collections.abc import Mapping
 
 import onnx
-import onnx_ir
 import onnxruntime
 
-from elagage.checkpoints import read_checkpoint
 from elagage.data import Dataset, Split
-from elagage.files import reading
 from elagage.job import job, say
 from elagage.modes import CALIBRATED, LARGEST_LEVEL, Calibration, calibration_record, stated_calibration
 from elagage.onnx.contents import check_zeros, count_contents, listed, stored_weights
 from elagage.onnx.deployed import write_deployed
-from elagage.onnx.graph import with_weights
+from elagage.onnx.graph import float32_model
 from elagage.onnx.quantization import quantize
 from elagage.refusals import refusing
 
@@ -36,9 +33,7 @@ def quantize_checkpoint(
 
     training: images, for CALIBRATED; mixed: the file with the calibration of this mode, None for the usual one.
     """
-    state, provenance = read_checkpoint(checkpoint)
-    with reading(graph):
-        float32 = with_weights(onnx_ir.load(graph), state)
+    float32, provenance = float32_model(graph, checkpoint)
     check_zeros(float32, provenance)
     for mode, output in outputs.items():
         images = training.images if mode in CALIBRATED else None

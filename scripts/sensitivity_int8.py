@@ -3,15 +3,14 @@
 import os
 
 import onnx
-import onnx_ir
 
-from elagage.checkpoints import read_checkpoint
+from elagage.checkpoints import named
 from elagage.data import Split
-from elagage.files import reading, write_csv
+from elagage.files import write_csv
 from elagage.job import job
 from elagage.modes import Calibration, stated_calibration
 from elagage.onnx.divergence import Answers, first_images
-from elagage.onnx.graph import with_weights
+from elagage.onnx.graph import float32_model
 from elagage.onnx.quantization import quantize
 from elagage.onnx.simulation import Simulation, simulating_session
 from elagage.progress import progress
@@ -41,9 +40,7 @@ def sensitivity_int8(
     and alone_changed: images that are classified otherwise; with only this layer in float32, without_divergence and
     without_changed; with all in int8, all_divergence and all_changed.
     """
-    state, provenance = read_checkpoint(checkpoint)
-    with reading(graph):
-        float32 = with_weights(onnx_ir.load(graph), state)
+    float32, provenance = float32_model(graph, checkpoint)
     int8 = quantize(float32, "static", training.images, calibration=calibration)
     simulation = Simulation(float32, int8, calibration.operators)
     most = max(FEWEST_IMAGES, min(IMAGES, CLASSIFIED // (2 * len(simulation.layers))))
@@ -51,8 +48,7 @@ def sensitivity_int8(
     chosen = validation.first(images, "sensitivity.images").images if images else usual
     answers = Answers(float32, chosen, threads, simulating_session)
     whole, rows = _harm("all", answers, simulation.rounding(simulation.layers)), []
-    named = " ".join(f"{provenance[key]}" for key in ("model", "seed") if key in provenance)
-    with progress(2 * len(simulation.layers), " models", f"sensitivity to int8 of {named}") as advance:
+    with progress(2 * len(simulation.layers), " models", f"sensitivity to int8 of {named(provenance)}") as advance:
         for name, layer in simulation.layers.items():
             row = {"layer": name, "kind": layer.kind, "images": len(answers.images)}
             row |= _harm("alone", answers, simulation.rounding([name]))

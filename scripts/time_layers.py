@@ -5,16 +5,15 @@ import functools
 
 import numpy
 import onnx
-import onnx_ir
 
-from elagage.checkpoints import read_checkpoint
+from elagage.checkpoints import named
 from elagage.data import Split
 from elagage.errors import RefusedError
-from elagage.files import reading, write_json
+from elagage.files import write_json
 from elagage.job import job
 from elagage.modes import Calibration, stated_calibration
 from elagage.onnx.float32_layers import int8_layers
-from elagage.onnx.graph import with_weights
+from elagage.onnx.graph import float32_model
 from elagage.onnx.qdq import known_ranges
 from elagage.onnx.quantization import quantize
 from elagage.onnx.runtime import RUNTIME, Model, machine, session
@@ -37,17 +36,14 @@ def time_layers(
     interval of the ratio over loads of the files says that it does. float32: the names of these layers; rounds: of each
     round, by kind, how many times as fast the file becomes with this kind in float32, too, low, mean and high.
     """
-    state, provenance = read_checkpoint(checkpoint)
-    with reading(graph):
-        float32 = with_weights(onnx_ir.load(graph), state)
+    float32, provenance = float32_model(graph, checkpoint)
     int8 = quantize(float32, "static", training.images, calibration=calibration)
     kinds, ranges = collections.defaultdict(list), known_ranges(int8)
     for name, layer in int8_layers(float32, int8, calibration.operators).items():
         kinds[layer.kind].append(name)
-    named = " ".join(f"{provenance[key]}" for key in ("model", "seed") if key in provenance)
     others, rounds, left = OtherWork(), [], []
     best = int8
-    with progress(len(kinds), " kinds of layers", f"time {named}") as advance:
+    with progress(len(kinds), " kinds of layers", f"time {named(provenance)}") as advance:
         while True:
             files = {"": best}
             for kind in kinds:

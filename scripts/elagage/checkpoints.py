@@ -32,3 +32,8 @@ def description(provenance: Mapping) -> dict[str, str]:
     One key, because safetensors writes several in an order that changes from run to run.
     """
     return {"elagage": json.dumps({**provenance, "elagage": VERSION}, sort_keys=True)}
+
+
+def named(provenance: Mapping) -> str:
+    """Return the model and seed of a checkpoint, as far as it says, for the label of a progress bar."""
+    return " ".join(f"{provenance[key]}" for key in ("model", "seed") if key in provenance)

@@ -3,6 +3,7 @@
 import collections
 import json
 import math
+import os
 import sys
 from collections.abc import Mapping
 
@@ -17,7 +18,9 @@ from onnxscript.rewriter.rules.common import (
     fuse_batchnorm_into_gemm_rule,
 )
 
+from elagage.checkpoints import read_checkpoint
 from elagage.errors import UserError
+from elagage.files import reading
 from elagage.onnx.contents import PRODUCTS, VIEWS
 
 WEIGHTS = "elagage_weights"  # metadata of an exported graph: the tensors that a checkpoint must have, as JSON
@@ -38,6 +41,16 @@ def initializer_name(tensor: str) -> str:
     """Return the name in the graph of a tensor of a state dict: its own, unless something else has that name."""
     taken = tensor in (INPUT, OUTPUT) or tensor.startswith(f"{PREPROCESS}.")
     return f".{tensor}" if taken else tensor  # names in a state dict never start with a dot
+
+
+def float32_model(graph: str | os.PathLike, checkpoint: str | os.PathLike) -> tuple[onnx.ModelProto, dict]:
+    """Return the float32 model of an exported graph and a checkpoint, two files, and the checkpoint's provenance.
+
+    Raises UserError if one is damaged, or if they do not fit.
+    """
+    state, provenance = read_checkpoint(checkpoint)
+    with reading(graph):
+        return with_weights(onnx_ir.load(graph), state), provenance
 
 
 def with_weights(graph: onnx_ir.Model, state: Mapping[str, numpy.ndarray]) -> onnx.ModelProto:
