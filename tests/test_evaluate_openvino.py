@@ -7,9 +7,11 @@ import sys
 
 import numpy
 import onnx
+import pandas
 import pytest
 from runners import SCRIPTS
 from test_evaluate import CHANNELS, bright_images, brightest  # noqa: F401
+from test_workflow import TINY, finished_study
 
 from elagage.configuration import check_runtimes
 from elagage.data import Split
@@ -117,3 +119,16 @@ def test_a_study_says_before_it_begins_that_openvino_is_missing(monkeypatch):
     check_runtimes({"evaluation": {"runtimes": ["onnxruntime"]}})
     with pytest.raises(UserError, match=r"evaluation.runtimes: openvino is not installed; run `make openvino`"):
         check_runtimes({"evaluation": {"runtimes": ["onnxruntime", "openvino"]}})
+
+
+@pytest.mark.slow
+def test_a_study_has_its_columns_and_its_table_on_the_page(tmp_path):
+    one_rate = TINY.replace("rates: [0.0, 0.5], recovery: [finetune]", "rates: [0.0]")
+    config = one_rate.replace("latency_images: 40", "latency_images: 40, runtimes: [onnxruntime, openvino]")
+    study = finished_study(tmp_path / "study", config)
+    table = pandas.read_csv(study / "results/summary.csv")
+    assert table["openvino_refused"].isna().all()
+    float32, static = (table[table["mode"] == mode].iloc[0] for mode in ("float32", "static"))
+    assert float32["openvino_accuracy"] == pytest.approx(float32["accuracy"], abs=2 / float32["test_images"])
+    assert static["openvino_different"] <= 0.1 * static["test_images"]
+    assert 'id="openvino"' in (study / "results/report.html").read_text()
