@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy
 
 from elagage.data import read_predictions
-from elagage.files import read_json, reading, sha256, whole_file
+from elagage.files import read_json, reading, refusal, sha256, whole_file
 from elagage.job import job
 
 IMAGES = 300  # that are timed, and answered
@@ -30,7 +30,7 @@ def bundle_elsewhere(
     reference = rows[found["reference"]["file"]]
     dense = f"results/models/{reference['model']}/seed{reference['seed']}/dense-"
     chosen = [reference["file"], *(row["file"] for row in found["answers"].values())]
-    chosen += [file for file in rows if file.startswith(dense)]
+    chosen += [file for file in rows if file.startswith(dense) and refusal(file) is None]
     content: dict[str, bytes] = {"__main__.py": PROGRAM.read_bytes()}
     listed = []
     for number, file in enumerate(dict.fromkeys(chosen)):

@@ -2,7 +2,7 @@
 
 import csv
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy
 
@@ -31,6 +31,7 @@ def read_elsewhere(tables: Iterable[str], files: Sequence[str], output: str) -> 
             if not loads:
                 raise ValueError("it has no rows")
             for name, rows in loads.items():
+                _check(name, rows)
                 joined = {"table": table, **{key: rows[0][key] for key in SETTING}, "file": name}
                 joined["current"] = checksums.get(name) == rows[0]["sha256"]
                 joined |= {key: int(rows[0][key]) for key in COUNTS}
@@ -38,6 +39,17 @@ def read_elsewhere(tables: Iterable[str], files: Sequence[str], output: str) -> 
                     joined[key] = loads_interval(numpy.array([float(row[key]) for row in rows]))
                 found.append(joined)
     write_json(output, found)
+
+
+def _check(file: str, rows: Sequence[Mapping]) -> None:
+    """Raise ValueError if the rows of a file are not those of one whole run."""
+    for key in (*SETTING, "sha256"):
+        if len({row[key] for row in rows}) > 1:
+            raise ValueError(f"rows of {file} differ in {key}: keep those of one run")
+    if len(rows) < 2:
+        raise ValueError(f"{file} has one row, where each load has one: the table is cut")
+    if min(float(row[key]) for row in rows for key in ("time_ms", "speedup")) <= 0:
+        raise ValueError(f"{file} has a time that is not above 0")
 
 
 if "snakemake" in globals():

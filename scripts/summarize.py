@@ -164,7 +164,7 @@ def markdown(summary: pandas.DataFrame) -> str:
         mmacs=["unknown" if pandas.isna(macs) else f"{macs / 1e6:.3g}" for macs in summary["macs"]],
         int8_share=summary["int8_weights"] / summary["weights"],
     )
-    columns = MARKDOWN_COLUMNS | (OPENVINO_COLUMNS if "openvino" in rows else {})
+    columns = MARKDOWN_COLUMNS | (OPENVINO_COLUMNS if "openvino_time_ms" in rows else {})
     columns |= {
         f"images/s in batches of {column.rpartition('_')[2]} [95 % interval]": (
             f"{{{column}:.0f}} [{{{column}_low:.0f}}, {{{column}_high:.0f}}]"
@@ -174,7 +174,7 @@ def markdown(summary: pandas.DataFrame) -> str:
     written = pandas.DataFrame(
         [{name: text.format(**row) for name, text in columns.items()} for row in rows.to_dict("records")]
     )
-    if "openvino" in rows:
+    if "openvino_time_ms" in rows:
         written.loc[rows["openvino_refused"].notna().to_numpy(), list(OPENVINO_COLUMNS)] = "refused"
     return "\n".join(
         [

@@ -30,7 +30,10 @@ def load(content: bytes, threads: int) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    try:
+        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's own have no other class in common
+        sys.exit(f"error: ONNX Runtime {onnxruntime.__version__} cannot load a file ({error}); install a newer one")
 
 
 def time_one_load(contents: dict, images: dict, calls: range, threads: int, generator: random.Random) -> dict:
@@ -120,15 +123,20 @@ def main() -> int:
     if arguments.images < 1 or arguments.threads < 1:
         parser.error("--images and --threads have to be 1 or more")
     output = arguments.output or pathlib.Path(f"{machine()['machine']}.csv")
+    if not output.absolute().parent.is_dir():
+        parser.error(f"--output: {output}: there is no folder {output.absolute().parent}; make it, or name another")
     try:
         with zipfile.ZipFile(arguments.bundle) as bundle:
             rows = measure(bundle, arguments.images, arguments.threads)
+    except (OSError, KeyError, zipfile.BadZipFile) as error:
+        sys.exit(f"error: {arguments.bundle}: {error}; take elsewhere.pyz from the results of a study")
+    try:
         with open(output, "w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, list(rows[0]))
             writer.writeheader()
             writer.writerows(rows)
-    except (OSError, KeyError, zipfile.BadZipFile) as error:
-        sys.exit(f"error: {arguments.bundle}: {error}; take elsewhere.pyz from the results of a study")
+    except OSError as error:
+        sys.exit(f"error: {output}: cannot be written ({error.strerror}); name another file with --output")
     print(f"Put {output} into the folder 'elsewhere' beside the study's configuration, and run the study again.")
     return 0
 

@@ -10,7 +10,7 @@ from elagage.checkpoints import named
 from elagage.data import Split
 from elagage.errors import RefusedError
 from elagage.files import write_json
-from elagage.job import job
+from elagage.job import job, say
 from elagage.modes import Calibration, stated_calibration
 from elagage.onnx.float32_layers import int8_layers
 from elagage.onnx.graph import float32_model
@@ -20,7 +20,7 @@ from elagage.onnx.runtime import RUNTIME, Model, machine, session
 from elagage.progress import progress
 from elagage.refusals import refusing
 from elagage.statistics import loads_interval
-from elagage.timing import OtherWork, Times, time_in_turns
+from elagage.timing import BUSY, OtherWork, Times, time_in_turns
 
 IMAGES = 100  # that each file is timed on, one at a time
 FEW = 8  # images for files whose ranges are known
@@ -68,6 +68,12 @@ def time_layers(
             advance(1)
     chosen = [name for kind in left for name in kinds[kind]]
     setting = {**machine(), "threads": threads, **RUNTIME, "machine_busy": others.share()}
+    if (setting["machine_busy"] or 0) > BUSY:
+        say(
+            f"other programs took {setting['machine_busy']:.0%} of this machine's CPU time while layers were timed, by "
+            "which mode mixed leaves some in float32. To time them again, add --forcerun time_layers at the end of the "
+            "command"
+        )
     write_json(output, {"float32": chosen, "kinds": left, "rounds": rounds, **setting})
 
 

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -16,7 +17,7 @@ from test_quantize import float_model
 
 from bundle_elsewhere import bundle_elsewhere
 from elagage.errors import UserError
-from elagage.files import read_json, sha256, write_json
+from elagage.files import read_json, sha256, write_csv, write_json, write_refusal
 from elagage.onnx.deployed import write_deployed
 from elagage.onnx.quantization import quantize
 from read_elsewhere import read_elsewhere
@@ -119,11 +120,36 @@ def test_another_table_is_named(content, tmp_path):
     assert not (tmp_path / "joined.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda rows: rows[:1], "has one row"),
+        (lambda rows: [rows[0] | {"threads": "2"}, *rows[1:]], "differ in threads"),
+        (lambda rows: [row | {"time_ms": "0.0"} for row in rows], "not above 0"),
+    ],
+)
+def test_a_table_that_is_cut_or_of_two_runs_is_named(table, tmp_path, change, words):
+    with table.open(newline="") as file:
+        write_csv(tmp_path / "cut.csv", change(list(csv.DictReader(file))))
+    with pytest.raises(UserError, match=rf"cut\.csv: damaged.*{words}"):
+        read_elsewhere([str(tmp_path / "cut.csv")], [], str(tmp_path / "joined.json"))
+
+
+def test_a_dense_mode_that_was_refused_is_left_out_of_the_bundle(study, tmp_path):
+    folder = shutil.copytree(study, tmp_path / "study")
+    refused = DENSE.replace("float32", "qat")
+    write_refusal(folder / refused, "qat is impossible")
+    row = {"file": refused, "model": "net", "seed": 0, "predictions": f"{refused}.npy"}
+    write_json(folder / "rows.json", [*read_json(folder / "rows.json"), row])
+    assert bundled(folder, "again.pyz") == (study / "elsewhere.pyz").read_bytes()
+
+
 def test_mistakes_of_the_user_of_the_program_end_without_a_traceback(study, tmp_path):
     for arguments, message in (
         (["--images", "0"], "--images and --threads have to be 1 or more"),
         (["--bundle", "nothing.pyz"], "nothing.pyz"),
-        (["--output", "missing/folder.csv", "--images", "1"], "missing/folder.csv"),
+        (["--output", "missing/folder.csv", "--images", "1"], "missing/folder.csv: there is no folder"),
+        (["--output", ".", "--images", "1"], ".: cannot be written"),
     ):
         done = run(study, tmp_path, *arguments)
         assert done.returncode != 0

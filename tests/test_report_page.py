@@ -337,13 +337,16 @@ def test_other_machines_are_shown_and_a_file_of_another_version_is_told(folder, 
 def test_the_page_tells_how_int8_was_calibrated_and_what_stays_float32(page):
     told = page.all("section", id="story")[0]["text"]
     assert "by mse, for all operators: on 80 validation images" in told
-    assert "2 thousandths of a nat from float32; with minmax for all operators it would be 4." in told
+    assert "2 thousandths of a nat from float32; with minmax it would be 4." in told
     assert "conv0, conv1, conv2 and 2 more because validation images would lose too much; <b> because int8" in told
 
 
 def test_a_choice_that_changed_nothing_is_told_too():
     plain = CALIBRATION | {"method": "minmax", "divergence": {"all": {"minmax": 0.0004}, "weighted": {}}}
     assert calibration_in_words(plain).endswith("are 0.4 thousandths of a nat from float32.")
+    better = {"operators": "all", "method": "mse", "divergence": {"weighted": {"minmax": 0.004}, "all": {"mse": 0.001}}}
+    told = calibration_in_words(CALIBRATION | better)
+    assert told.endswith("; with minmax for layers with weights and matrix products it would be 4.")
     refused = CALIBRATION | {"divergence": {"all": {}, "weighted": {}}}
     assert "the network rules int8 out" in calibration_in_words(refused)
     assert "leaves no layer in float32" in mixed_in_words({"for_time": [], "for_accuracy": []})

@@ -93,7 +93,7 @@ def test_more_images_than_there_are_is_an_error(folder, tmp_path):
 
 def numbers(folder: pathlib.Path) -> list[dict]:
     return [
-        {name: float(text) if name not in ("layer", "kind") else text for name, text in row.items()}
+        {"seed": "0"} | {name: float(text) if name not in ("layer", "kind") else text for name, text in row.items()}
         for row in rows(folder)
     ]
 
@@ -110,9 +110,18 @@ def test_words_name_the_layer(folder):
 
 def test_seeds_are_joined_by_their_mean(folder):
     found = numbers(folder)
-    twice = joined_layers([*found, *({**row, "alone_divergence": 0.0} for row in found)])
+    twice = joined_layers([*found, *({**row, "seed": "1", "alone_divergence": 0.0} for row in found)])
     assert [row["layer"] for row in twice] == [row["layer"] for row in found]
     assert [2 * row["alone_divergence"] for row in twice] == [row["alone_divergence"] for row in found]
+
+
+def test_what_is_of_all_layers_is_the_mean_of_the_seeds_whichever_layers_they_round(folder):
+    found = numbers(folder)
+    other = [{**row, "seed": "1", "all_changed": row["all_changed"] + 8, "images": 50.0} for row in found[:2]]
+    joined = joined_layers([*found, *other])
+    assert len(joined) == len(found)
+    assert {row["all_changed"] for row in joined} == {found[0]["all_changed"] + 4}
+    assert {row["images"] for row in joined} == {40.0}
 
 
 def mixed(folder: pathlib.Path, tmp_path: pathlib.Path, margin: float, slow: list[str]) -> dict:

@@ -3,9 +3,12 @@
 import numpy
 import onnx
 import pytest
+import torch
 from networks import NETWORKS, images, lively, onnx_logits, relative_error
 from test_float32_layers import Kinds
 from test_quantize import EACH, float_model
+from torch import nn
+from torch.nn import functional
 
 from elagage.modes import MINMAX, Calibration
 from elagage.onnx.qdq import dequantized_weights, known_ranges
@@ -47,6 +50,32 @@ def test_some_layers_are_those_of_a_file_with_the_others_in_float32():
             found, expected = logits(simulation.rounding(rounded)), onnx_logits(file, PIXELS)
             harm = relative_error(expected, before)
             assert relative_error(found, expected) < max(0.005, 0.6 * harm), (name, rounded)
+
+
+class LayerScale(nn.Module):
+    """Multiplies channels with factors of which 8 bits with one scale lose the small ones."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.linear = nn.Conv2d(3, 16, 3, padding=1), nn.Linear(16, 3)
+        self.gamma = nn.Parameter(torch.tensor([0.01] * 8 + [6.0] * 8).view(16, 1, 1))
+
+    def forward(self, images):
+        return self.linear((functional.relu(self.conv(images)) * self.gamma).mean((2, 3)))
+
+
+def test_constants_that_the_file_rounds_are_rounded():
+    network = lively(LayerScale())
+    with torch.no_grad():
+        for tensor in (network.conv.weight[:8], network.conv.bias[:8]):
+            tensor *= 600
+        network.linear.weight[:, :8] *= 60
+    float32 = float_model(network, LayerScale)
+    int8 = quantize(float32, "static", PIXELS)
+    simulation = Simulation(float32, int8, "all")
+    before, expected = onnx_logits(float32, PIXELS), onnx_logits(int8, PIXELS)
+    assert relative_error(expected, before) > 0.1
+    assert relative_error(logits(simulation.rounding(simulation.layers)), expected) < 0.01
 
 
 def test_weights_are_those_that_the_file_stands_for():

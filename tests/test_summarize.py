@@ -7,7 +7,7 @@ import pandas
 import pytest
 
 from elagage.errors import UserError
-from elagage.files import write_csv, write_json
+from elagage.files import write_csv, write_json, write_refusal
 from elagage.measurements import measurements, sparsity
 from summarize import busy_line, busy_note, summarize
 
@@ -138,6 +138,28 @@ def test_multiply_accumulates_that_could_not_be_counted_are_called_unknown(tmp_p
     summarized(tmp_path, [{**variant, **paths}])
     assert "| unknown " in (tmp_path / "s.md").read_text()
     assert "nan" not in (tmp_path / "s.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("operator", "column"),
+    [
+        *((name, "int8_time_share") for name in ("QLinearConv", "QGemm", "ConvInteger", "DynamicQuantizeMatMul")),
+        *((name, "moving_time_share") for name in ("DequantizeLinear", "DynamicQuantizeLinear", "Transpose")),
+    ],
+)
+def test_the_share_of_each_operator_that_int8_brings_is_counted(tmp_path, operator, column):
+    paths = measured(tmp_path, "a", 900, [4_000_000] * 20)
+    write_json(paths["latency"], latency([4_000_000] * 20, [4_000_000] * 20) | {"operators": {operator: 1.0}})
+    assert measurements(paths)[column] == 1
+
+
+def test_files_of_which_openvino_runs_none_are_summarized(tmp_path):
+    variant = {"model": "net", "seed": 0, "scope": "local", "recovery": "none", "rate": 0.5, "mode": "static"}
+    paths = measured(tmp_path, "a", 900, [4_000_000] * 50) | {"openvino": tmp_path / "a.openvino.json"}
+    write_refusal(paths["openvino"], "OpenVINO cannot run it")
+    write_json(tmp_path / "eager.json", {"eager": times([3] * 20), "dense": times([1] * 20), "machine_busy": 0.03})
+    summarized(tmp_path, [{**variant, **paths}])
+    assert "- 1 of 1 rows: OpenVINO cannot run it" in (tmp_path / "s.md").read_text()
 
 
 def test_the_speedup_is_a_paired_ratio(tmp_path):

@@ -5,18 +5,31 @@ from collections.abc import Mapping, Sequence
 MILLI = 1000  # divergences are shown in thousandths of a nat
 SHOWN = 40  # layers, at most, in a figure: the most harmful
 NAMED = 3  # layers, at most, in a sentence
+OPERATORS_IN_WORDS = {"all": "all operators", "weighted": "layers with weights and matrix products"}
 MEASURED = tuple(f"{kind}_{what}" for kind in ("alone", "without", "all") for what in ("divergence", "changed"))
+OF_ALL = "images", "all_divergence", "all_changed"  # columns that are the same for each layer of a seed
 
 
 def joined_layers(rows: Sequence[Mapping]) -> list[dict]:
-    """Return a row for each layer of one model, with the means over its seeds; rows: with numbers where MEASURED."""
+    """Return a row for each layer of one model, with the means over the seeds that round it.
+
+    rows: of sensitivity_int8.csv, with their seed and numbers where MEASURED and in `images`. What is of all layers
+    together is the mean over all seeds, of which each may round others, for each chooses its calibration.
+    """
     layers: dict[str, list[Mapping]] = {}
     for row in rows:
         layers.setdefault(row["layer"], []).append(row)
+    of_seeds = list({row["seed"]: row for row in rows}.values())
     return [
-        dict(of_layer[0]) | {name: sum(row[name] for row in of_layer) / len(of_layer) for name in MEASURED}
+        dict(of_layer[0])
+        | {name: _mean(of_layer, name) for name in MEASURED}
+        | {name: _mean(of_seeds, name) for name in OF_ALL}
         for of_layer in layers.values()
     ]
+
+
+def _mean(rows: Sequence[Mapping], name: str) -> float:
+    return sum(row[name] for row in rows) / len(rows)
 
 
 def in_words(layers: Sequence[Mapping]) -> str:
@@ -43,7 +56,7 @@ def calibration_in_words(choice: Mapping) -> str:
     found = divergences[choice["operators"]].get(choice["method"])
     if found is None:
         return "No calibration could be chosen, because the network rules int8 out."
-    operators = "all operators" if choice["operators"] == "all" else "layers with weights and matrix products"
+    operators = OPERATORS_IN_WORDS[choice["operators"]]
     words = (
         f"Ranges follow from calibration images by {choice['method']}, for {operators}: on {choice['images']} "
         f"validation images the class probabilities of the dense network are {MILLI * found:.2g} thousandths of a nat "
@@ -52,9 +65,8 @@ def calibration_in_words(choice: Mapping) -> str:
     first = divergences[usual].get("minmax")
     if first is None or (choice["operators"], choice["method"]) == (usual, "minmax"):
         return f"{words}."
-    return (
-        f"{words}; with minmax for {'all operators' if usual == 'all' else 'the same'} it would be {MILLI * first:.2g}."
-    )
+    what = "" if usual == choice["operators"] else f" for {OPERATORS_IN_WORDS[usual]}"
+    return f"{words}; with minmax{what} it would be {MILLI * first:.2g}."
 
 
 def mixed_in_words(mixed: Mapping) -> str:

@@ -8,9 +8,12 @@ import numpy
 from elagage.files import read_json, reading, refusal
 from elagage.statistics import loads_interval, wilson_interval
 
-INT8_OPERATOR = re.compile("^Q(Linear|Gemm|Attention)|Integer")  # in ONNX Runtime's names of those that compute in int8
+# In ONNX Runtime's names of those that compute in int8.
+INT8_OPERATOR = re.compile("^(Q(Linear|Gemm|Attention)|DynamicQuantize(MatMul|LSTM)|NhwcMaxPool)|Integer")
 # Those that compute nothing: they change how values lie in memory, or between int8 and float32.
-MOVING = ("QuantizeLinear", "DequantizeLinear", "Transpose", "ReorderInput", "ReorderOutput")
+MOVING = (
+    *("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "Transpose", "ReorderInput", "ReorderOutput"),
+)
 LISTED, LEAST_SHARE = 6, 0.01  # operators that a row names, at most, and of which share of the time
 
 

@@ -1,6 +1,8 @@
 """ONNX files in OpenVINO on the CPU: loaded, and run on images."""
 
+import contextlib
 import os
+from collections.abc import Iterator
 
 import numpy
 
@@ -21,13 +23,14 @@ INTERNAL = ("Exception from", "Check ")  # how lines of its errors begin that na
 class OpenVinoModel:
     """A network in OpenVINO: called with uint8 images [n, channels, height, width], it returns float32 logits."""
 
-    def __init__(self, compiled: openvino.CompiledModel):
-        self._request = compiled.create_infer_request()
+    def __init__(self, path: str | os.PathLike, compiled: openvino.CompiledModel):
+        self._path, self._request = path, compiled.create_infer_request()
 
     def __call__(self, images: numpy.ndarray) -> numpy.ndarray:
-        """Return the logits, float32 [n, classes]."""
-        self._request.infer([images], share_inputs=True)
-        return self._request.get_output_tensor().data.copy()
+        """Return the logits, float32 [n, classes]; raises RefusedError if OpenVINO fails."""
+        with _refusing(self._path):
+            self._request.infer([images], share_inputs=True)
+            return self._request.get_output_tensor().data.copy()
 
 
 def load(path: str | os.PathLike, threads: int) -> OpenVinoModel:
@@ -42,10 +45,14 @@ def load(path: str | os.PathLike, threads: int) -> OpenVinoModel:
         "NUM_STREAMS": 1,
         "INFERENCE_PRECISION_HINT": "f32",
     }
-    with reading(path):
-        core = openvino.Core()
-        try:
-            return OpenVinoModel(core.compile_model(os.fspath(path), "CPU", settings))
-        except RuntimeError as error:
-            told = [line for line in str(error).splitlines() if line.strip() and not line.startswith(INTERNAL)]
-            raise RefusedError(f"OpenVINO {OPENVINO['openvino']} cannot run it: {' '.join(told)}") from error
+    with reading(path), _refusing(path):
+        return OpenVinoModel(path, openvino.Core().compile_model(os.fspath(path), "CPU", settings))
+
+
+@contextlib.contextmanager
+def _refusing(path: str | os.PathLike) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        told = [line for line in str(error).splitlines() if line.strip() and not line.startswith(INTERNAL)]
+        raise RefusedError(f"OpenVINO {OPENVINO['openvino']} cannot run {path}: {' '.join(told)}") from error

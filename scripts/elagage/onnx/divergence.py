@@ -10,6 +10,7 @@ import numpy
 import onnx
 import onnxruntime
 
+from elagage.errors import RefusedError
 from elagage.onnx.runtime import Model, session
 
 BATCH = 8  # images that are classified at once
@@ -21,12 +22,15 @@ Load = Callable[[bytes, int], onnxruntime.InferenceSession]  # the content of an
 class Answers:
     """The answers of a float32 network on images, with which those of other files of it are compared.
 
-    images: uint8 [n, channels, height, width]; session: what loads files.
+    images: uint8 [n, channels, height, width]; session: what loads files. Raises RefusedError if the network answers
+    with what is no number.
     """
 
     def __init__(self, float32: onnx.ModelProto, images: numpy.ndarray, threads: int, session: Load = session):
         self.images, self._threads, self._session = images, threads, session
         self._expected = self._log_probabilities(float32)
+        if not numpy.isfinite(self._expected).all():
+            raise RefusedError("the float32 network's logits are not finite on some validation images")
         self.classes = self._expected.argmax(1)  # int64 [n], of the float32 network
 
     def compare(self, model: onnx.ModelProto) -> tuple[float, numpy.ndarray]:

@@ -53,7 +53,8 @@ def _kind(node: onnx.NodeProto, shape: tuple[int, ...] | None, first: bool) -> s
     if node.op_type not in ("Conv", "ConvTranspose") or shape is None:
         return node.op_type if shape or node.op_type != "MatMul" else "MatMul of activations"
     groups = next((attribute.i for attribute in node.attribute if attribute.name == "group"), 1)
-    depthwise = "depthwise" if groups == shape[0] else "widening depthwise" if shape[1] == 1 else "grouped"
+    widens = node.op_type == "Conv" and shape[1] == 1
+    depthwise = "depthwise" if groups == shape[0] else "widening depthwise" if widens else "grouped"
     parts = ["first" if first else "", "" if groups == 1 else depthwise, node.op_type, "x".join(map(str, shape[2:]))]
     return " ".join(filter(None, parts))
 

@@ -41,6 +41,7 @@ def time_by_operator(path: str | os.PathLike, images: numpy.ndarray, threads: in
             durations[event["name"], event["args"]["op_name"]].append(event["dur"])
     times: dict[str, float] = collections.defaultdict(float)
     for (_, operator), taken in durations.items():
-        times[operator] += float(numpy.median(taken[WARM_UP:]))  # what other programs disturb is no part of it
+        if len(taken) > WARM_UP:  # of a branch that few images take, nothing is known
+            times[operator] += float(numpy.median(taken[WARM_UP:]))  # what other programs disturb is no part of it
     total = sum(times.values()) or 1.0
     return {name: round(times[name] / total, 4) for name in sorted(times, key=lambda name: -times[name])}

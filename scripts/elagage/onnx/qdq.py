@@ -51,12 +51,15 @@ def known_ranges(model: onnx.ModelProto) -> dict[str, dict[str, numpy.ndarray]]:
 
 
 def dequantized_weights(model: onnx.ModelProto) -> dict[str, numpy.ndarray]:
-    """Return the weights of a QDQ file as float32 arrays, by the names of the float32 graph."""
+    """Return the weights of a QDQ file as float32 arrays, by the names of the float32 graph.
+
+    Other constants too, such as what a layer scale multiplies with, which are uint8 there.
+    """
     constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     found = {}
     for node in model.graph.node:
         levels = constants.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
-        if levels is None or levels.dtype != numpy.int8:
+        if levels is None or levels.dtype not in (numpy.int8, numpy.uint8):
             continue
         scale, zero_point = constants[node.input[1]], constants[node.input[2]]
         axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 1)
