@@ -17,6 +17,7 @@ from elagage.data import Split
 from elagage.errors import RefusedError, UserError
 from elagage.modes import CALIBRATIONS, MINMAX, OPERATORS, Calibration, stated_calibration
 from elagage.onnx.calibration import ranges_by
+from elagage.onnx.divergence import Answers
 from elagage.onnx.quantization import quantize
 from elagage.pytorch.checkpoints import save_checkpoint
 
@@ -111,6 +112,14 @@ def test_of_a_network_that_cannot_be_int8_nothing_is_chosen(tmp_path):
     written = chosen(tmp_path, lively(NoWeights()))
     assert written["divergence"] == {"all": {}, "weighted": {}}
     assert stated_calibration(None, tmp_path / "calibration.json") == MINMAX
+
+
+def test_a_network_whose_logits_are_no_numbers_is_refused():
+    network = lively(ReusedBlock())
+    with torch.no_grad():
+        next(network.parameters())[0] = torch.nan
+    with pytest.raises(RefusedError, match="logits are not finite"):
+        Answers(float_model(network, ReusedBlock), images(4), 1)
 
 
 def test_a_method_that_the_network_rules_out_is_not_chosen_and_stops_nothing(tmp_path, monkeypatch):
