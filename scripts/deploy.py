@@ -91,8 +91,8 @@ def use(taken: Mapping) -> list[str]:
     return [
         "```sh",
         f"python -m pip install {versions}",
-        "python predict.py photo.jpg another.png        # the class of each photo, and its probability",
-        "python unpack.py model.onnx.packed model.onnx  # the same model.onnx, from the file to send or keep",
+        "python predict.py photo.jpg another.png           # the class of each photo, and its probability",
+        "python unpack.py model.onnx.packed unpacked.onnx  # the same as model.onnx, from the file to send or keep",
         "```",
         "",
         "These versions were tested. `predict.py` prepares a photo as the study did: turned as its EXIF orientation "

@@ -57,6 +57,8 @@ models:
     # preprocessing: {{resize: 256}}
     # The order of its outputs, if it is not that of the folders' names:
     # classes: {classes}
+    # If the weights were trained on all photos of train/, so that none is left to choose files by:
+    # validation: seen
     # Its accuracy on the test photos, if you know it: the study stops if it is fed in another way than in its training.
     # accuracy: 0.9
 pruning:
