@@ -19,7 +19,9 @@ from tabulate import tabulate
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "scripts"))
 
-from elagage.data import Dataset, Split, numbers_in
+from finished_studies import dense_networks
+
+from elagage.data import Split, numbers_in
 from elagage.onnx.quantization import CALIBRATION_BATCH
 from elagage.onnx.runtime import load, predictions, session
 from elagage.statistics import loads_interval
@@ -83,42 +85,31 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", help="of the studies; without it all")
     arguments = parser.parse_args()
     rows = []
-    for study in arguments.studies:
-        data = study / "results/data"
-        dataset = Dataset.read(str(data / "dataset.json"))
-        train, validation, test = (
-            Split.read(*(str(data / f"{part}_{kind}.npy") for kind in ("images", "labels")))
-            for part in ("train", "validation", "test")
-        )
+    for name, dense, dataset, splits in dense_networks(arguments.studies, arguments.models):
+        images, test = splits["train"].images[:CALIBRATION_IMAGES], splits["test"]
         few = Split(test.images[: arguments.test_images], test.labels[: arguments.test_images])
-        for dense in sorted(study.glob("results/models/*/seed*/dense-float32.onnx")):
-            if dense.parts[-3] not in (arguments.models or [dense.parts[-3]]):
-                continue
-            with tempfile.TemporaryDirectory() as folder:
-                files = {"float32": dense, "nncf": pathlib.Path(folder, "nncf.onnx")}
-                files |= {mode: dense.with_name(f"dense-{mode}.onnx") for mode in arguments.modes}
-                by_nncf(dense, train.images[:CALIBRATION_IMAGES], files["nncf"])
-                classes = load(dense, 1).classes
-                number = numbers_in(classes, dataset.classes)
-                if arguments.margin is not None:
-                    files["nncf, accuracy control"] = pathlib.Path(folder, "control.onnx")
-                    labels = numbers_in(dataset.classes, classes)[validation.labels[:VALIDATION_IMAGES]]
-                    known = Split(validation.images[:VALIDATION_IMAGES], labels)
-                    started = time.perf_counter()
-                    images = train.images[:CALIBRATION_IMAGES]
-                    by_nncf_within(arguments.margin, dense, images, known, files["nncf, accuracy control"])
-                    print(f"accuracy control: {time.perf_counter() - started:.0f} s", flush=True)
-                loading = {name: functools.partial(load, file, 1) for name, file in files.items() if file.exists()}
-                accuracy = {
-                    name: (number[predictions(make(), few)] == few.labels).mean() for name, make in loading.items()
-                }
-                times = time_in_turns(loading, test.images[:TIMED_IMAGES])
-                for name in loading:
-                    ratios = numpy.median(times["float32"].wall / times[name].wall, axis=1)
-                    faster = "{:.2f} [{:.2f}, {:.2f}]".format(*loads_interval(ratios))
-                    size = files[name].stat().st_size / 1e3
-                    rows.append([dense.parts[-3], name, f"{accuracy[name]:.2%}", faster, f"{size:,.0f} kB"])
-                    print(*rows[-1], flush=True)
+        with tempfile.TemporaryDirectory() as folder:
+            files = {"float32": dense, "nncf": pathlib.Path(folder, "nncf.onnx")}
+            files |= {mode: dense.with_name(f"dense-{mode}.onnx") for mode in arguments.modes}
+            by_nncf(dense, images, files["nncf"])
+            classes = load(dense, 1).classes
+            number = numbers_in(classes, dataset.classes)
+            if arguments.margin is not None:
+                files["nncf, accuracy control"] = pathlib.Path(folder, "control.onnx")
+                labels = numbers_in(dataset.classes, classes)[splits["validation"].labels[:VALIDATION_IMAGES]]
+                known = Split(splits["validation"].images[:VALIDATION_IMAGES], labels)
+                started = time.perf_counter()
+                by_nncf_within(arguments.margin, dense, images, known, files["nncf, accuracy control"])
+                print(f"accuracy control: {time.perf_counter() - started:.0f} s", flush=True)
+            loading = {kind: functools.partial(load, file, 1) for kind, file in files.items() if file.exists()}
+            accuracy = {kind: (number[predictions(make(), few)] == few.labels).mean() for kind, make in loading.items()}
+            times = time_in_turns(loading, test.images[:TIMED_IMAGES])
+            for kind in loading:
+                ratios = numpy.median(times["float32"].wall / times[kind].wall, axis=1)
+                faster = "{:.2f} [{:.2f}, {:.2f}]".format(*loads_interval(ratios))
+                size = files[kind].stat().st_size / 1e3
+                rows.append([name, kind, f"{accuracy[kind]:.2%}", faster, f"{size:,.0f} kB"])
+                print(*rows[-1], flush=True)
     print(tabulate(rows, ["network", "file", "accuracy", "times as fast as float32", "size"], "github"))
 
 

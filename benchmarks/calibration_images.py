@@ -15,7 +15,9 @@ from tabulate import tabulate
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "scripts"))
 
-from elagage.data import Dataset, Split, numbers_in
+from finished_studies import dense_networks
+
+from elagage.data import Split, numbers_in
 from elagage.modes import MINMAX, stated_calibration
 from elagage.onnx.quantization import quantize
 from elagage.onnx.runtime import Model, load, predictions, session
@@ -31,35 +33,25 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", help="of the studies; without it all")
     arguments = parser.parse_args()
     rows = []
-    for study in arguments.studies:
-        data = study / "results/data"
-        dataset = Dataset.read(str(data / "dataset.json"))
-        train, test = (
-            Split.read(*(str(data / f"{part}_{kind}.npy") for kind in ("images", "labels")))
-            for part in ("train", "test")
-        )
+    for name, dense, dataset, splits in dense_networks(arguments.studies, arguments.models):
+        train, test = splits["train"], splits["test"]
         few = Split(test.images[: arguments.test_images], test.labels[: arguments.test_images])
-        for dense in sorted(study.glob("results/models/*/seed*/dense-float32.onnx")):
-            name = dense.parts[-3]
-            if name not in (arguments.models or [name]):
-                continue
-            number = numbers_in(load(dense, 1).classes, dataset.classes)
-            before = (number[predictions(load(dense, 1), few)] == few.labels).mean()
-            chosen = stated_calibration(None, str(dense.with_name("calibration.json")))
-            for calibration in dict.fromkeys([MINMAX, chosen]):
-                row = [name, f"{calibration.method}, {calibration.operators}"]
-                for count in arguments.images:
-                    lost = []
-                    for draw in range(arguments.draws):
-                        drawn = numpy.random.default_rng(draw).choice(len(train), count, replace=False)
-                        images = numpy.array(train.images[numpy.sort(drawn)])
-                        int8 = quantize(onnx.load(dense), "static", images, calibration=calibration)
-                        model = Model(session(int8.SerializeToString(), 1))
-                        after = (number[predictions(model, few)] == few.labels).mean()
-                        lost.append(100 * (before - after))
-                    row.append(f"{numpy.mean(lost):.2f} [{min(lost):.2f}, {max(lost):.2f}]")
-                rows.append(row)
-                print(*row, flush=True)
+        number = numbers_in(load(dense, 1).classes, dataset.classes)
+        before = (number[predictions(load(dense, 1), few)] == few.labels).mean()
+        chosen = stated_calibration(None, str(dense.with_name("calibration.json")))
+        for calibration in dict.fromkeys([MINMAX, chosen]):
+            row = [name, f"{calibration.method}, {calibration.operators}"]
+            for count in arguments.images:
+                lost = []
+                for draw in range(arguments.draws):
+                    drawn = numpy.random.default_rng(draw).choice(len(train), count, replace=False)
+                    images = numpy.array(train.images[numpy.sort(drawn)])
+                    int8 = quantize(onnx.load(dense), "static", images, calibration=calibration)
+                    model = Model(session(int8.SerializeToString(), 1))
+                    lost.append(100 * (before - (number[predictions(model, few)] == few.labels).mean()))
+                row.append(f"{numpy.mean(lost):.2f} [{min(lost):.2f}, {max(lost):.2f}]")
+            rows.append(row)
+            print(*row, flush=True)
     headers = ["network", "calibration", *(f"{count} images" for count in arguments.images)]
     print(tabulate(rows, headers, "github", disable_numparse=True))
 

@@ -63,7 +63,8 @@ def main() -> None:
     answer = results / "answer.json"
     model, seed = (json.loads(answer.read_text())["reference"][name] for name in ("model", "seed"))
     of_model = results / f"models/{model}/seed{seed}"
-    tables = [of_model / "history.csv"], [of_model / "sensitivity.csv"]
+    names = {"histories": "history", "sensitivities": "sensitivity", "int8_sensitivities": "sensitivity_int8"}
+    tables = {kind: [str(of_model / f"{name}.csv")] for kind, name in names.items()}
     configuration = {"dataset": {"name": "digits"}, "models": {model: {}}}
     print("| files | page (MB) | written (s) | opened (s) | CPU to open (s) |\n|---|---|---|---|---|")
     for files in (100, 1000):
@@ -71,7 +72,16 @@ def main() -> None:
             summary, page = pathlib.Path(folder, "summary.csv"), pathlib.Path(folder, "report.html")
             repeat(results, files, summary)
             start = time.perf_counter()
-            report_page(summary, answer, *tables, results / "answer/lost_images.json", configuration, page)
+            report_page(
+                summary,
+                answer,
+                **tables,
+                choices=[],
+                lost_images=results / "answer/lost_images.json",
+                elsewhere=None,
+                configuration=configuration,
+                output=page,
+            )
             written = time.perf_counter() - start
             seconds, cpu = opened(page)
             print(

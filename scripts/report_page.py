@@ -14,6 +14,7 @@ from elagage.page.tables import Study, read_measured
 def report_page(
     summary: str | os.PathLike,
     answer: str | os.PathLike,
+    *,
     histories: Iterable[str],
     sensitivities: Iterable[str],
     int8_sensitivities: Iterable[str],
@@ -29,15 +30,16 @@ def report_page(
 
     Raises UserError if a file is damaged.
     """
-    measured = map(read_measured, (histories, sensitivities, int8_sensitivities))
     study = Study(summary, answer)
     text = page(
         study,
-        *measured,
-        said_of_int8(study, choices),
-        read_json(lost_images),
-        read_json(elsewhere) if elsewhere else [],
-        configuration,
+        history=read_measured(histories),
+        sensitivities=read_measured(sensitivities),
+        int8_sensitivities=read_measured(int8_sensitivities),
+        of_int8=said_of_int8(study, choices),
+        lost=read_json(lost_images),
+        elsewhere=read_json(elsewhere) if elsewhere else [],
+        configuration=configuration,
     )
     with whole_file(output) as temporary:
         temporary.write_text(text, encoding="utf-8")
@@ -61,12 +63,12 @@ if "snakemake" in globals():
         report_page(
             inputs.summary,
             inputs.answer,
-            inputs.histories,
-            inputs.sensitivities,
-            inputs.int8_sensitivities,
-            [*inputs.calibrations, *inputs.mixtures],
-            inputs.lost_images,
-            inputs.get("elsewhere") or None,
-            snakemake.params.configuration,
-            snakemake.output[0],
+            histories=inputs.histories,
+            sensitivities=inputs.sensitivities,
+            int8_sensitivities=inputs.int8_sensitivities,
+            choices=[*inputs.calibrations, *inputs.mixtures],
+            lost_images=inputs.lost_images,
+            elsewhere=inputs.get("elsewhere") or None,
+            configuration=snakemake.params.configuration,
+            output=snakemake.output[0],
         )

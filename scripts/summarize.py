@@ -107,7 +107,8 @@ def explanations(summary: pandas.DataFrame) -> list[str]:
         lines.append(
             f"- {model}, seed {seed}: the dense float32 model takes {first['eager_time_ms']:.3f} ms per image in eager "
             f"PyTorch, {first['eager_to_onnxruntime']:.2f} times [{first['eager_to_onnxruntime_low']:.2f}, "
-            f"{first['eager_to_onnxruntime_high']:.2f}] as long as in ONNX Runtime."
+            f"{first['eager_to_onnxruntime_high']:.2f}] as long as in ONNX Runtime. Beside busy programs this "
+            "ratio is too large, because PyTorch suffers most."
         )
     for (cpu, instructions), part in summary.groupby(["cpu", "instruction_set"], sort=False):
         first = part.iloc[0]

@@ -2,14 +2,11 @@
 
 import os
 import pathlib
-import subprocess
-import sys
 
 import numpy
 import onnx
 import pandas
 import pytest
-from runners import SCRIPTS
 from test_evaluate import CHANNELS, bright_images, brightest  # noqa: F401
 from test_workflow import TINY, finished_study
 
@@ -21,13 +18,11 @@ from elagage.measurements import openvino_columns
 from elagage.onnx import runtime
 from elagage.timing import LOADS
 
-try:
-    from elagage import openvino_runtime
-    from evaluate_openvino import evaluate_openvino
-except UserError as error:
-    if os.environ.get("ELAGAGE_REQUIRE_OPENVINO"):
-        raise
-    pytest.skip(str(error), allow_module_level=True)
+if not os.environ.get("ELAGAGE_REQUIRE_OPENVINO"):
+    pytest.importorskip("openvino", reason="not installed: make openvino")
+
+from elagage import openvino_runtime
+from evaluate_openvino import evaluate_openvino
 
 LABELS = numpy.arange(60) % 3
 IMAGES = bright_images(LABELS)
@@ -103,15 +98,6 @@ def test_a_damaged_file_is_named(tmp_path):
     (tmp_path / "cut.onnx").write_bytes(b"no model")
     with pytest.raises(UserError, match=r"cut\.onnx: damaged"):
         evaluated(str(tmp_path / "cut.onnx"), tmp_path, LABELS)
-
-
-WITHOUT = "import sys; sys.modules['openvino'] = None; import elagage.{}"
-
-
-def test_where_it_is_not_installed_the_key_and_what_to_do_are_named():
-    words = [sys.executable, "-c", WITHOUT.format("openvino_runtime")]
-    said = subprocess.run(words, env=os.environ | {"PYTHONPATH": str(SCRIPTS)}, capture_output=True, text=True).stderr
-    assert "UserError: evaluation.runtimes: openvino cannot be imported" in said and "`make openvino`" in said
 
 
 def test_a_study_says_before_it_begins_that_openvino_is_missing(monkeypatch):

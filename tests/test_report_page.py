@@ -91,13 +91,21 @@ def write_study(folder: pathlib.Path, answer: dict = ANSWER) -> pathlib.Path:
     return write_page(folder)
 
 
-def write_page(folder: pathlib.Path, elsewhere: pathlib.Path | None = None) -> pathlib.Path:
+def write_page(
+    folder: pathlib.Path, elsewhere: pathlib.Path | None = None, summary: pathlib.Path | None = None
+) -> pathlib.Path:
     model = folder / "net/seed0"
-    tables = [model / "history.csv"], [model / "sensitivity.csv"], [model / "sensitivity_int8.csv"]
-    choices = [folder / "models" / path for path in ("net/seed0/calibration.json", "net/seed0/mixed.json")]
-    results = [folder / name for name in ("summary.csv", "answer.json")]
     report_page(
-        *results, *tables, choices, folder / "lost_images.json", elsewhere, CONFIGURATION, folder / "report.html"
+        summary or folder / "summary.csv",
+        folder / "answer.json",
+        histories=[model / "history.csv"],
+        sensitivities=[model / "sensitivity.csv"],
+        int8_sensitivities=[model / "sensitivity_int8.csv"],
+        choices=[folder / "models/net/seed0" / name for name in ("calibration.json", "mixed.json")],
+        lost_images=folder / "lost_images.json",
+        elsewhere=elsewhere,
+        configuration=CONFIGURATION,
+        output=folder / "report.html",
     )
     return folder / "report.html"
 
@@ -294,10 +302,7 @@ def test_without_a_certified_file_and_without_histories_the_page_says_so(tmp_pat
 def test_a_damaged_summary_is_named(content, folder, tmp_path):
     (tmp_path / "summary.csv").write_text(content)
     with pytest.raises(UserError, match=r"summary\.csv: damaged"):
-        report_page(
-            *(tmp_path / "summary.csv", folder / "answer.json", [], [], [], [], folder / "lost_images.json"),
-            *(None, CONFIGURATION, tmp_path / "report.html"),
-        )
+        write_page(folder, summary=tmp_path / "summary.csv")
 
 
 def test_a_layer_may_be_called_as_a_number(page):
@@ -339,6 +344,11 @@ def test_the_page_tells_how_int8_was_calibrated_and_what_stays_float32(page):
     assert "by mse, for all operators: on 80 validation images" in told
     assert "2 thousandths of a nat from float32; with minmax it would be 4." in told
     assert "conv0, conv1, conv2 and 2 more because validation images would lose too much; <b> because int8" in told
+
+
+def test_what_disturbed_eager_pytorch_is_told_beside_its_time(page):
+    [runtime] = page.all("p", **{"class": "runtime"})
+    assert "Meanwhile other programs took 0% of the machine's CPU time" in runtime["text"]
 
 
 def test_a_choice_that_changed_nothing_is_told_too():

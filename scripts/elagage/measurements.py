@@ -11,9 +11,7 @@ from elagage.statistics import loads_interval, wilson_interval
 # In ONNX Runtime's names of those that compute in int8.
 INT8_OPERATOR = re.compile("^(Q(Linear|Gemm|Attention)|DynamicQuantize(MatMul|LSTM)|NhwcMaxPool)|Integer")
 # Those that compute nothing: they change how values lie in memory, or between int8 and float32.
-MOVING = (
-    *("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "Transpose", "ReorderInput", "ReorderOutput"),
-)
+MOVING = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "Transpose", "ReorderInput", "ReorderOutput"}
 LISTED, LEAST_SHARE = 6, 0.01  # operators that a row names, at most, and of which share of the time
 
 
@@ -115,7 +113,7 @@ def _time_shares(operators: Mapping[str, float]) -> dict[str, float | str]:
     named = ", ".join(f"{name} {share:.0%}" for name, share in list(operators.items())[:LISTED] if share >= LEAST_SHARE)
     return {
         "int8_time_share": sum(share for name, share in operators.items() if INT8_OPERATOR.search(name)),
-        "moving_time_share": sum(operators.get(name, 0) for name in MOVING),
+        "moving_time_share": sum(share for name, share in operators.items() if name in MOVING),
         "time_by_operator": named,
     }
 

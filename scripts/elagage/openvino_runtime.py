@@ -5,16 +5,10 @@ import os
 from collections.abc import Iterator
 
 import numpy
+import openvino
 
-from elagage.errors import RefusedError, UserError
+from elagage.errors import RefusedError
 from elagage.files import reading
-
-try:
-    import openvino
-except ImportError as error:
-    raise UserError(
-        f"evaluation.runtimes: openvino cannot be imported ({error}); run `make openvino`, or remove it from the list"
-    ) from error
 
 OPENVINO = {"openvino": openvino.__version__.partition("-")[0]}  # what measurements say they were made with
 INTERNAL = ("Exception from", "Check ")  # how lines of its errors begin that name its own source files

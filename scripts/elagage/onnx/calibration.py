@@ -95,6 +95,7 @@ def entropy(histogram: Histogram) -> Range:
     counts, values = counts[apart], values[apart]
 
     def divergence(low: float, high: float) -> float:
+        """Return that of the values on the levels of a range from the values."""
         inside = (values >= low) & (values <= high)
         if not inside.any():
             return numpy.inf

@@ -20,6 +20,7 @@ FOLDER = pathlib.Path(__file__).parent
 
 def page(
     study: Study,
+    *,
     history: list[dict],
     sensitivities: list[dict],
     int8_sensitivities: list[dict],
