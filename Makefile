@@ -9,6 +9,7 @@ endif
 VERSION := $(if $(PYTHON),$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])'))
 # Of a .venv of that version: one of another version lacks the file, and is made again.
 INSTALLED = .venv/installed-for-$(VERSION)
+WITH_OPENVINO = .venv/openvino-for-$(VERSION)
 
 .PHONY: study new elsewhere check compare install openvino test coverage test-all test-browser test-slurm format clean help
 
@@ -49,13 +50,12 @@ compare: $(INSTALLED)
 install: $(INSTALLED)
 
 # make openvino    install OpenVINO, too, for studies whose evaluation.runtimes name it
-openvino: $(INSTALLED)
-	$(RUN)/python -m pip install --disable-pip-version-check --constraint requirements-lock.txt --requirement requirements-openvino.txt
+openvino: $(WITH_OPENVINO)
 
 QUICK = not slow and not slurm and not browser
 
 # make test        check what a change can break, in about a quarter of an hour on two cores
-test: $(INSTALLED)
+test: $(WITH_OPENVINO)
 	$(RUN)/ruff check .
 	$(RUN)/ruff format --check .
 	$(RUN)/snakefmt --check workflow
@@ -64,12 +64,12 @@ test: $(INSTALLED)
 	$(RUN)/pytest -m "$(QUICK)"
 
 # make coverage    say which lines and branches in scripts/ make test reaches; the tests take a third longer
-coverage: $(INSTALLED)
+coverage: $(WITH_OPENVINO)
 	$(RUN)/pytest -m "$(QUICK)" --cov --cov-report=
 	$(RUN)/coverage report
 
 # make test-all    test all else that needs neither cluster nor browser: kills, every dry run, every bad input (as root a full disk, too)
-test-all: $(INSTALLED)
+test-all: $(WITH_OPENVINO)
 	$(RUN)/pytest -m slow
 
 # make test-browser  test the page of a study in a headless Chromium (with ELAGAGE_REQUIRE_CHROMIUM=1 as root on Debian installs it)
@@ -103,4 +103,9 @@ $(INSTALLED): requirements.txt requirements-test.txt requirements-lock.txt
 	$(PYTHON) -m venv $(if $(wildcard $(INSTALLED)),,--clear) .venv
 	$(RUN)/python -m pip install --disable-pip-version-check --progress-bar on --constraint requirements-lock.txt \
 		--requirement requirements.txt --requirement requirements-test.txt
+	touch $@
+
+$(WITH_OPENVINO): $(INSTALLED) requirements-openvino.txt
+	$(RUN)/python -m pip install --disable-pip-version-check --progress-bar on --constraint requirements-lock.txt \
+		--requirement requirements-openvino.txt
 	touch $@

@@ -1,5 +1,6 @@
 """The checksum of code: which files it takes, compared with what Python really imports, and what changes it."""
 
+import importlib.util
 import json
 import os
 import pathlib
@@ -181,6 +182,8 @@ def test_circles_broken_files_and_missing_ones_end(study):
 
 def test_the_files_of_every_script_are_those_that_python_imports():
     scripts = sorted(path.stem for path in SCRIPTS.glob("*.py"))
+    if importlib.util.find_spec("openvino") is None:
+        scripts.remove("evaluate_openvino")
     run = subprocess.run(
         [sys.executable, "-c", IMPORTED_BY_SCRIPTS, *scripts], capture_output=True, text=True, cwd=SCRIPTS, check=True
     )

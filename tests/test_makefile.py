@@ -35,7 +35,13 @@ def make(tmp_path):
     programs.mkdir()
     for name in ("make", "sh", "sed", "rm", "find", "dirname", "basename", "touch", "cat"):
         (programs / name).symlink_to(shutil.which(name))
-    for name in ("Makefile", "requirements.txt", "requirements-test.txt", "requirements-lock.txt"):
+    for name in (
+        "Makefile",
+        "requirements.txt",
+        "requirements-test.txt",
+        "requirements-lock.txt",
+        "requirements-openvino.txt",
+    ):
         shutil.copy(REPOSITORY / name, tmp_path)
 
     def run(*words: str, pythons: tuple[str, ...] = ("3.11",)) -> subprocess.CompletedProcess:
@@ -47,6 +53,12 @@ def make(tmp_path):
         return subprocess.run(["make", *words], cwd=tmp_path, env=environment, capture_output=True, text=True)
 
     return run
+
+
+@pytest.mark.parametrize("target", ["study", "install", "openvino", "test", "test-all"])
+def test_only_the_tests_bring_openvino_unless_it_is_asked_for(make, target):
+    brings = "--requirement requirements-openvino.txt" in make("--dry-run", target).stdout
+    assert brings == (target in ("openvino", "test", "test-all"))
 
 
 @pytest.mark.parametrize(
