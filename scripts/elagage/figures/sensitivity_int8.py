@@ -11,7 +11,7 @@ from elagage.figures.sensitivity import NAME_LENGTH, ROW_HEIGHT
 from elagage.figures.study import Study
 from elagage.int8_harm import MILLI, SHOWN, in_words, joined_layers
 
-ALONE, WITHOUT = "only this layer in int8", "only this layer in float32"
+ALONE, WITHOUT = "only this layer in int8", "only this layer in float32; dashed: none"
 
 
 def sensitivity_int8(study: Study) -> Figure:
@@ -36,15 +36,8 @@ def sensitivity_int8(study: Study) -> Figure:
             axis.set(xlabel="divergence from float32 (thousandths of a nat)")
             axis.grid(visible=False, axis="y")
             axis.set_axisbelow(True)
+            axis.locator_params(axis="x", nbins=5)
         axes[1].axvline(MILLI * table["all_divergence"].iloc[0], color="0.3", linestyle="--", linewidth=1)
-        axes[1].text(
-            *(MILLI * table["all_divergence"].iloc[0], 1.0),
-            " all in int8",
-            transform=axes[1].get_xaxis_transform(),
-            fontsize=7,
-            va="bottom",
-            ha="center",
-        )
         names = [name.removesuffix(".weight") for name in shown["layer"]]
         names = [name if len(name) <= NAME_LENGTH else f"…{name[1 - NAME_LENGTH :]}" for name in names]
         axes[0].set_yticks(range(len(names)), names, fontsize=7)
