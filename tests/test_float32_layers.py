@@ -4,6 +4,7 @@ import numpy
 import onnx
 import onnxruntime
 import pytest
+import torch
 from networks import ReusedBlock, images, lively, onnx_logits, relative_error
 from test_quantize import float_model
 from torch import nn
@@ -89,6 +90,48 @@ def test_onnx_runtime_computes_in_float32_what_stays_float32(float32, name, tmp_
     logits = session(kept.SerializeToString(), 1).run(None, {"image": pixels})[0]
     exact = simulating_session(kept.SerializeToString(), 1).run(None, {"image": pixels})[0]
     assert relative_error(logits, exact) < 0.02
+
+
+class Answer(nn.Module):
+    """Ends in what makes 256 levels of the logits too few: a scale for each class, and the logits of two heads."""
+
+    def __init__(self, num_classes=3, in_channels=3):
+        super().__init__()
+        self.stem = nn.Conv2d(in_channels, 8, 3, padding=1)
+        self.heads = nn.ModuleList(nn.Linear(8, num_classes) for _ in range(2))
+        self.scale = nn.Parameter(torch.tensor([0.01, 1.0, 100.0]))
+
+    def forward(self, x):
+        features = functional.relu(self.stem(x)).mean((2, 3))
+        return functional.relu(self.heads[0](features)) * self.scale + self.heads[1](features)
+
+
+class AnswerOfConvolution(nn.Module):
+    """Has its classes as channels of the last convolution, as a SqueezeNet."""
+
+    def __init__(self, num_classes=3, in_channels=3):
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(in_channels, 8, 3, padding=1), nn.Conv2d(8, num_classes, 1)
+
+    def forward(self, x):
+        return functional.relu(self.head(functional.relu(self.stem(x)))).mean((2, 3)).log_softmax(1)
+
+
+@pytest.mark.parametrize("calibration", [MINMAX, MINMAX._replace(method="entropy", operators="weighted")])
+@pytest.mark.parametrize("network", [Answer, AnswerOfConvolution])
+def test_the_answer_is_not_rounded(network, calibration, tmp_path):
+    float32 = float_model(lively(network()), network)
+    int8 = quantize(float32, "static", images(64), calibration=calibration)
+    onnx.checker.check_model(int8, full_check=True)
+    logits = onnx_logits(int8, images(64))
+    assert len(numpy.unique(logits)) > 256 / 3 * 2, "of 192 values, few are equal"
+    after = operators_run(int8, tmp_path)
+    assert not {"Conv", "Gemm", "MatMul", "FusedConv"}.intersection(after), "all products are int8"
+    layers = int8_layers(float32, int8, calibration.operators)
+    weights = {name for name, layer in layers.items() if "." in name}
+    assert weights == {name for name in named_layers(float32) if name.endswith("weight")}
+    used = {name for node in int8.graph.node for name in node.input}
+    assert {tensor.name for tensor in int8.graph.initializer} <= used
 
 
 def test_a_network_may_have_no_layer_left_to_round(float32):

@@ -17,7 +17,7 @@ from elagage.modes import LARGEST_LEVEL, MINMAX, OPERATORS, Calibration
 from elagage.onnx.calibration import histograms, ranges_by
 from elagage.onnx.contents import count_contents
 from elagage.onnx.few_bits import round_layers
-from elagage.onnx.float32_layers import keep_float32, nodes_of, widening
+from elagage.onnx.float32_layers import answering, keep_answer, keep_float32, nodes_of, widening
 from elagage.onnx.graph import PREPROCESS
 from elagage.onnx.qdq import qdq_places
 from elagage.rounding import SMALLEST_RANGE
@@ -68,7 +68,9 @@ def _static(
     if calibration.method != "minmax":
         few = images[:CALIBRATION_BATCH]
         _minmax(source, target, few, overrides, calibration)  # to see what has a range
-        rounded = qdq_places(onnx.load(target)).ranges.keys() - overrides.keys()
+        int8 = onnx.load(target)
+        keep_answer(int8)
+        rounded = qdq_places(int8).ranges.keys() - overrides.keys()
         found = histograms(onnx.load(source), rounded, images)
         ranges = {name: [range_] for name, range_ in ranges_by(calibration.method, found).items()}
         images, overrides = few, {**overrides, **ranges}
@@ -80,6 +82,7 @@ def _minmax(
 ) -> None:
     model, operators = onnx.load(source), OPERATORS[calibration.operators]
     preprocess = [node.name for node in model.graph.node if node.name.startswith(PREPROCESS)]
+    layers = {*calibration.float32, *widening(model)}
     quantization.quantize_static(
         source,
         target,
@@ -90,7 +93,7 @@ def _minmax(
         reduce_range=REDUCE_RANGE,
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
-        nodes_to_exclude=[*preprocess, *nodes_of(model, {*calibration.float32, *widening(model)})],
+        nodes_to_exclude=[*preprocess, *nodes_of(model, layers), *answering(model)],
         extra_options={
             "TensorQuantOverrides": dict(overrides),
             "MinimumRealRange": SMALLEST_RANGE,
@@ -141,8 +144,9 @@ def quantize(
     [n, channels, height, width]; `mixed` the same; `static4` and `static3` the same, with weights on 15 and 7 levels;
     `qat` as `static`, with the stated ranges (tensor -> scale, float32, and zero_point, uint8, or rmin and rmax,
     float32) of all tensors that `ranges` names, as other modes that calibrate. Layers that `widening` names stay
-    float32. Raises RefusedError if nothing became int8, but for `dynamic`, because a network may have no linear layer,
-    and UserError if there is no room for temporary files.
+    float32, and so does the answer: results of the last products, and what follows them. Raises RefusedError if nothing
+    became int8, but for `dynamic`, because a network may have no linear layer, and UserError if there is no room for
+    temporary files.
     https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html
     """
     quantized = quantize_some(model, mode, images, ranges, calibration)
@@ -185,4 +189,5 @@ def quantize_some(
             ) from error
         quantized = onnx.load(target)
     keep_float32(quantized)
+    keep_answer(quantized)
     return quantized

@@ -12,7 +12,6 @@ from elagage.onnx.float32_layers import int8_layers
 from elagage.onnx.qdq import dequantized_weights, known_ranges
 
 ROUNDED = ".rounded"  # after the name of a tensor, of the same rounded
-EXACT = ".exact"  # after the name of an output of the graph that is rounded, of the same before
 
 
 class Simulation:
@@ -48,10 +47,6 @@ class Simulation:
                     node.input[place] = name + ROUNDED
             written.append(node)
             written += [made for name in node.output if name in rounded for made in self._round(graph, name)]
-        for name in rounded.intersection(output.name for output in graph.output):
-            for node in written:
-                for tensors in (node.input, node.output):
-                    tensors[:] = [{name: name + EXACT, name + ROUNDED: name}.get(other, other) for other in tensors]
         used = {name for node in written for name in node.input}
         for name, weight in self._weights.items():
             if name + ROUNDED in used:
