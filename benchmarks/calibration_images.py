@@ -18,7 +18,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "scripts
 from finished_studies import dense_networks
 
 from elagage.data import Split, numbers_in
-from elagage.modes import MINMAX, stated_calibration
+from elagage.modes import MINMAX, chosen_calibration
 from elagage.onnx.quantization import quantize
 from elagage.onnx.runtime import Model, load, predictions, session
 
@@ -38,7 +38,7 @@ def main() -> None:
         few = Split(test.images[: arguments.test_images], test.labels[: arguments.test_images])
         number = numbers_in(load(dense, 1).classes, dataset.classes)
         before = (number[predictions(load(dense, 1), few)] == few.labels).mean()
-        chosen = stated_calibration(None, str(dense.with_name("calibration.json")))
+        chosen = chosen_calibration(str(dense.with_name("calibration.json")))
         for calibration in dict.fromkeys([MINMAX, chosen]):
             row = [name, f"{calibration.method}, {calibration.operators}"]
             for count in arguments.images:

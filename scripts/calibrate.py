@@ -1,7 +1,7 @@
 """Choose how int8 is calibrated, and what becomes int8: what changes the answers of the dense network least."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy
 import onnx
@@ -31,23 +31,33 @@ CLEARLY, WORTH_TIME = 0.9, 0.5
 NEGLIGIBLE = 0.001
 
 
-def calibrate(graph: str, checkpoint: str, *, training: Split, validation: Split, threads: int, output: str) -> None:
+def calibrate(
+    graph: str,
+    checkpoint: str,
+    *,
+    training: Split,
+    validation: Split,
+    methods: Sequence[str],
+    threads: int,
+    output: str,
+) -> None:
     """Write the choice for a model and seed (JSON), with the divergences that it rests on.
 
-    training: images that ranges follow from. A divergence is that of Kullback and Leibler, in nats, of the int8
-    network's class probabilities from those of the float32 one, the mean over validation images.
+    training: images that ranges follow from; methods: of CALIBRATIONS, those to choose from, the usual one first. A
+    divergence is that of Kullback and Leibler, in nats, of the int8 network's class probabilities from those of the
+    float32 one, the mean over validation images.
     """
     float32, provenance = float32_model(graph, checkpoint)
     answers = Answers(float32, first_images(validation.images, IMAGES, FEWEST_IMAGES), threads)
     divergences: dict[str, dict[str, float]] = {operators: {} for operators in usual_first(float32)}
-    with progress(len(OPERATORS) * len(CALIBRATIONS), " files", f"calibrate {named(provenance)}") as advance:
-        for calibration, int8 in _candidates(float32, training.images, list(divergences)):
+    with progress(len(OPERATORS) * len(methods), " files", f"calibrate {named(provenance)}") as advance:
+        for calibration, int8 in _candidates(float32, training.images, list(divergences), methods):
             divergence, _ = answers.compare(int8)
             print(f"{calibration.operators}, {calibration.method}: {divergence} nats")
             if numpy.isfinite(divergence):
                 divergences[calibration.operators][calibration.method] = divergence
             advance(1)
-            if calibration == (MINMAX.method, next(iter(divergences)), ()) and divergence <= NEGLIGIBLE:
+            if calibration == (methods[0], next(iter(divergences)), ()) and divergence <= NEGLIGIBLE:
                 break
     chosen = choose(divergences)
     print(f"chosen: {chosen.operators}, {chosen.method}")
@@ -81,14 +91,14 @@ def _method(divergences: dict[str, float]) -> str:
 
 
 def _candidates(
-    float32: onnx.ModelProto, images: numpy.ndarray, sets: list[str]
+    float32: onnx.ModelProto, images: numpy.ndarray, sets: Sequence[str], methods: Sequence[str]
 ) -> Iterator[tuple[Calibration, onnx.ModelProto]]:
-    """Yield an int8 model for each set of operators and method, minmax first, but none where that is refused."""
+    """Yield an int8 model for each set of operators and each method, but none where that is refused."""
     few = images[:CALIBRATION_BATCH]
     for operators in sets:
         usual = Calibration(MINMAX.method, operators)
         found: dict[str, Histogram] = {}  # once for all methods, where quantize would count for each
-        for method in CALIBRATIONS:
+        for method in methods:
             try:
                 if method == usual.method:
                     yield usual, quantize(float32, "static", images, calibration=usual)
@@ -113,6 +123,7 @@ if "snakemake" in globals():
             snakemake.input.checkpoint,
             training=parts["train"].first(snakemake.params.calibration_images, "quantization.calibration_images"),
             validation=parts["validation"],
+            methods=[snakemake.params.calibration] if snakemake.params.calibration else CALIBRATIONS,
             threads=min(snakemake.threads, os.cpu_count() or 1),
             output=snakemake.output.choice,
         )

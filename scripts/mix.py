@@ -10,7 +10,7 @@ from elagage.data import Dataset, Split
 from elagage.errors import RefusedError
 from elagage.files import read_json, reading, write_json
 from elagage.job import job
-from elagage.modes import Calibration, stated_calibration
+from elagage.modes import Calibration, chosen_calibration
 from elagage.onnx.divergence import Answers, first_images
 from elagage.onnx.graph import float32_model
 from elagage.onnx.quantization import quantize
@@ -114,7 +114,7 @@ if "snakemake" in globals():
             snakemake.input.checkpoint,
             training=training.first(snakemake.params.calibration_images, "quantization.calibration_images"),
             validation=validation,
-            calibration=stated_calibration(snakemake.params.calibration, snakemake.input.get("choice")),
+            calibration=chosen_calibration(snakemake.input.choice),
             sensitivity=snakemake.input.sensitivity,
             times=snakemake.input.times,
             margin=snakemake.params.margin,

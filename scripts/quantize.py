@@ -9,7 +9,7 @@ import onnxruntime
 
 from elagage.data import Dataset, Split
 from elagage.job import job, say
-from elagage.modes import CALIBRATED, LARGEST_LEVEL, Calibration, calibration_record, stated_calibration
+from elagage.modes import CALIBRATED, LARGEST_LEVEL, MINMAX, Calibration, calibration_record, chosen_calibration
 from elagage.onnx.contents import check_zeros, count_contents, listed, stored_weights
 from elagage.onnx.deployed import write_deployed
 from elagage.onnx.graph import float32_model
@@ -38,7 +38,7 @@ def quantize_checkpoint(
     for mode, output in outputs.items():
         images = training.images if mode in CALIBRATED else None
         with refusing(output):
-            chosen = stated_calibration(None, mixed) if mode == "mixed" else calibration
+            chosen = chosen_calibration(mixed) if mode == "mixed" else calibration
             model = copy.deepcopy(float32) if mode == "float32" else quantize(float32, mode, images, calibration=chosen)
             print(mode, json.dumps(count_contents(model)))
             if mode != "float32":
@@ -61,16 +61,17 @@ def _say_what_stays_float32(model: onnx.ModelProto, mode: str) -> None:
 
 if "snakemake" in globals():
     with job(snakemake.log[0]), refusing(snakemake.output):
-        training = None
+        training, calibration = None, MINMAX
         if not {*CALIBRATED}.isdisjoint(snakemake.params.modes):
             split = Split.read(snakemake.input.train_images, snakemake.input.train_labels)
             training = split.first(snakemake.params.calibration_images, "quantization.calibration_images")
+            calibration = chosen_calibration(snakemake.input.choice)
         quantize_checkpoint(
             Dataset.read(snakemake.input.dataset, snakemake.params.trained_with),
             snakemake.input.graph,
             snakemake.input.checkpoint,
             training=training,
-            calibration=stated_calibration(snakemake.params.calibration, snakemake.input.get("choice")),
+            calibration=calibration,
             mixed=snakemake.input.get("mixed"),
             outputs=dict(zip(snakemake.params.modes, snakemake.output, strict=True)),
         )

@@ -8,7 +8,7 @@ import torch
 
 from elagage.data import PreparedData
 from elagage.job import job
-from elagage.modes import Calibration, calibration_record, stated_calibration
+from elagage.modes import Calibration, calibration_record, chosen_calibration
 from elagage.onnx.contents import check_zeros, count_contents
 from elagage.onnx.deployed import write_deployed
 from elagage.pytorch.checkpoints import load_network
@@ -71,7 +71,7 @@ if "snakemake" in globals():
         compute_reproducibly(snakemake.threads)
         params, seed = snakemake.params, int(snakemake.wildcards.seed)
         inputs = snakemake.input
-        depends = filter(None, [inputs.dataset, inputs.checkpoint, inputs.get("choice")])
+        depends = [inputs.dataset, inputs.checkpoint, inputs.choice]
         quantize_qat(
             PreparedData.read(snakemake.input, snakemake.params.trained_with),
             snakemake.input.checkpoint,
@@ -79,7 +79,7 @@ if "snakemake" in globals():
             TrainingSettings(**params.settings),
             seed=seed,
             calibration_images=params.calibration_images,
-            calibration=stated_calibration(params.calibration, snakemake.input.get("choice")),
+            calibration=chosen_calibration(snakemake.input.choice),
             state=TrainingState(pathlib.Path(params.state), identity({**params, "seed": seed}, depends)),
             output=snakemake.output.onnx,
         )

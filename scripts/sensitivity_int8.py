@@ -8,7 +8,7 @@ from elagage.checkpoints import named
 from elagage.data import Split
 from elagage.files import write_csv
 from elagage.job import job
-from elagage.modes import Calibration, stated_calibration
+from elagage.modes import Calibration, chosen_calibration
 from elagage.onnx.divergence import Answers, first_images
 from elagage.onnx.graph import float32_model
 from elagage.onnx.quantization import quantize
@@ -74,7 +74,7 @@ if "snakemake" in globals():
             snakemake.input.checkpoint,
             training=parts["train"].first(snakemake.params.calibration_images, "quantization.calibration_images"),
             validation=parts["validation"],
-            calibration=stated_calibration(snakemake.params.calibration, snakemake.input.get("choice")),
+            calibration=chosen_calibration(snakemake.input.choice),
             images=snakemake.params.images,
             threads=min(snakemake.threads, os.cpu_count() or 1),
             output=snakemake.output.csv,

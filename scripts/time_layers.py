@@ -11,7 +11,7 @@ from elagage.data import Split
 from elagage.errors import RefusedError
 from elagage.files import write_json
 from elagage.job import job, say
-from elagage.modes import Calibration, stated_calibration
+from elagage.modes import Calibration, chosen_calibration
 from elagage.onnx.float32_layers import int8_layers
 from elagage.onnx.graph import float32_model
 from elagage.onnx.qdq import known_ranges
@@ -97,7 +97,7 @@ if "snakemake" in globals():
             snakemake.input.graph,
             snakemake.input.checkpoint,
             training=training.first(snakemake.params.calibration_images, "quantization.calibration_images"),
-            calibration=stated_calibration(snakemake.params.calibration, snakemake.input.get("choice")),
+            calibration=chosen_calibration(snakemake.input.choice),
             threads=snakemake.params.threads,
             output=snakemake.output.times,
         )

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+from collections.abc import Sequence
 
 import numpy
 import onnx
@@ -15,7 +16,7 @@ from torch import nn
 from calibrate import NEGLIGIBLE, calibrate, choose, usual_first
 from elagage.data import Split
 from elagage.errors import RefusedError, UserError
-from elagage.modes import CALIBRATIONS, MINMAX, OPERATORS, Calibration, stated_calibration
+from elagage.modes import CALIBRATIONS, MINMAX, OPERATORS, Calibration, chosen_calibration
 from elagage.onnx.calibration import ranges_by
 from elagage.onnx.divergence import Answers
 from elagage.onnx.quantization import quantize
@@ -53,7 +54,7 @@ def sure() -> ReusedBlock:
     return network
 
 
-def chosen(folder: pathlib.Path, network: nn.Module) -> dict:
+def chosen(folder: pathlib.Path, network: nn.Module, methods: Sequence[str] = CALIBRATIONS) -> dict:
     """Return what is written of a network, from 40 images for training and 30 for validation."""
     save_checkpoint(folder / "dense.safetensors", network.state_dict(), {"model": "toy", "seed": 0})
     (folder / "graph.onnx").write_bytes(exported(type(network)))
@@ -62,6 +63,7 @@ def chosen(folder: pathlib.Path, network: nn.Module) -> dict:
         str(folder / "dense.safetensors"),
         training=split(40, 2),
         validation=split(30, 3),
+        methods=methods,
         threads=1,
         output=str(folder / "calibration.json"),
     )
@@ -111,7 +113,7 @@ def test_where_hardly_an_answer_changes_nothing_else_is_tried(tmp_path):
 def test_of_a_network_that_cannot_be_int8_nothing_is_chosen(tmp_path):
     written = chosen(tmp_path, lively(NoWeights()))
     assert written["divergence"] == {"all": {}, "weighted": {}}
-    assert stated_calibration(None, tmp_path / "calibration.json") == MINMAX
+    assert chosen_calibration(tmp_path / "calibration.json") == MINMAX
 
 
 def test_a_network_whose_logits_are_no_numbers_is_refused():
@@ -133,14 +135,20 @@ def test_a_method_that_the_network_rules_out_is_not_chosen_and_stops_nothing(tmp
     assert all({*CALIBRATIONS} - {*found} == {"mse"} for found in written["divergence"].values())
 
 
-def test_the_configuration_goes_before_the_choice(tmp_path):
+@pytest.mark.parametrize("method", ["minmax", "entropy"])
+def test_a_method_that_the_configuration_names_is_taken_with_the_operators_that_harm_less(method, tmp_path):
+    written = chosen(tmp_path, sure(), methods=[method])
+    assert written["method"] == method
+    assert all(list(found) == [method] for found in written["divergence"].values())
+    assert choose(written["divergence"]) == (written["method"], written["operators"], ())
+
+
+def test_what_was_chosen_is_read_from_its_file(tmp_path):
     (tmp_path / "calibration.json").write_text('{"method": "mse", "operators": "weighted", "float32": ["conv"]}')
-    assert stated_calibration("entropy", None) == ("entropy", "all", ())
-    assert stated_calibration(None, tmp_path / "calibration.json") == ("mse", "weighted", ("conv",))
-    assert stated_calibration(None, None) == MINMAX
+    assert chosen_calibration(tmp_path / "calibration.json") == ("mse", "weighted", ("conv",))
 
 
 def test_a_damaged_choice_is_named(tmp_path):
     (tmp_path / "calibration.json").write_text("{}")
     with pytest.raises(UserError, match=r"calibration\.json: damaged"):
-        stated_calibration(None, tmp_path / "calibration.json")
+        chosen_calibration(tmp_path / "calibration.json")

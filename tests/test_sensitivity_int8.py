@@ -16,7 +16,7 @@ import time_layers
 from elagage.data import Split
 from elagage.errors import RefusedError, UserError
 from elagage.int8_harm import in_words, joined_layers
-from elagage.modes import MINMAX, stated_calibration
+from elagage.modes import MINMAX, chosen_calibration
 from elagage.pytorch.checkpoints import save_checkpoint
 from elagage.statistics import loads_interval
 from elagage.timing import LOADS, Times
@@ -149,7 +149,7 @@ def test_layers_stay_float32_until_the_loss_is_within_half_of_the_margin(folder,
     assert strict["float32"][0] == HARD
     assert strict["points_lost"]["0"] > 0.5
     assert strict["points_lost"][str(len(strict["float32"]))] <= 0.5
-    assert stated_calibration(None, tmp_path / "mixed.json").float32 == tuple(strict["float32"])
+    assert chosen_calibration(tmp_path / "mixed.json").float32 == tuple(strict["float32"])
     generous = mixed(folder, tmp_path, 100, [])
     assert generous["float32"] == [] and generous["points_lost"].keys() == {"0"}
 

@@ -38,12 +38,8 @@ class Calibration(NamedTuple):
 MINMAX = Calibration("minmax", "all")
 
 
-def stated_calibration(method: str | None, choice: str | os.PathLike | None) -> Calibration:
-    """Return the calibration that the configuration names, or of a file that the rule calibrate or mix has written."""
-    if method is not None:
-        return MINMAX._replace(method=method)
-    if choice is None:
-        return MINMAX
+def chosen_calibration(choice: str | os.PathLike) -> Calibration:
+    """Return the calibration of a file that the rule calibrate or mix has written."""
     with reading(choice):
         chosen = read_json(choice)
         return Calibration(chosen["method"], chosen["operators"], tuple(chosen["float32"]))

@@ -58,6 +58,7 @@ rule calibrate:
         mem_mb=megabytes(2000, per_weight=8, per_image=10000),
         runtime=times_attempt(60),
     params:
+        calibration=config["quantization"]["calibration"],
         calibration_images=config["quantization"]["calibration_images"],
         code=code("calibrate"),
     message:
@@ -66,16 +67,11 @@ rule calibrate:
         "../../scripts/calibrate.py"
 
 
-# Beside its inputs, what a job that calibrates takes.
-CHOICE = {} if config["quantization"]["calibration"] else {"choice": rules.calibrate.output.choice}
-CALIBRATION = {key: config["quantization"][key] for key in ("calibration", "calibration_images")}
-
-
 rule time_layers:
     input:
         **split_arrays("train"),
-        **CHOICE,
         dataset=DATASET,
+        choice=rules.calibrate.output.choice,
         graph="results/models/{model}/graph.onnx",
         checkpoint="results/models/{model}/seed{seed}/dense.safetensors",
     output:
@@ -90,7 +86,7 @@ rule time_layers:
         mem_mb=megabytes(2000, per_weight=8, per_image=10000),
         runtime=times_attempt(60),
     params:
-        **CALIBRATION,
+        calibration_images=config["quantization"]["calibration_images"],
         threads=config["evaluation"]["threads"],
         code=code("time_layers"),
     message:
@@ -103,8 +99,8 @@ rule mix:
     input:
         **split_arrays("train"),
         **split_arrays("validation"),
-        **CHOICE,
         dataset=DATASET,
+        choice=rules.calibrate.output.choice,
         graph="results/models/{model}/graph.onnx",
         checkpoint="results/models/{model}/seed{seed}/dense.safetensors",
         sensitivity="results/models/{model}/seed{seed}/sensitivity_int8.csv",
@@ -120,7 +116,7 @@ rule mix:
         mem_mb=megabytes(2000, per_weight=8, per_image=10000),
         runtime=times_attempt(60),
     params:
-        **CALIBRATION,
+        calibration_images=config["quantization"]["calibration_images"],
         trained_with=trained_with,
         margin=config["answer"]["maximum_accuracy_loss"],
         code=code("mix"),
@@ -135,7 +131,7 @@ MIXED = {"mixed": rules.mix.output.choice} if "mixed" in PLAN.modes else {}
 
 rule quantize:
     input:
-        **(split_arrays("train") | CHOICE | MIXED if PLAN.calibrates else {}),
+        **(split_arrays("train") | {"choice": rules.calibrate.output.choice} | MIXED if PLAN.calibrates else {}),
         dataset=DATASET,
         graph=graph_of,
         checkpoint=f"{STEM}.safetensors",
@@ -152,7 +148,6 @@ rule quantize:
     params:
         trained_with=trained_with,
         modes=PLAN.quantize_modes,
-        calibration=config["quantization"]["calibration"] if PLAN.calibrates else None,
         calibration_images=config["quantization"]["calibration_images"] if PLAN.calibrates else None,
         code=code("quantize"),
     message:
@@ -165,9 +160,9 @@ rule quantize_qat:
     input:
         **split_arrays("train"),
         **split_arrays("validation"),
-        **CHOICE,
         check=CHECKED,
         dataset=DATASET,
+        choice=rules.calibrate.output.choice,
         checkpoint=f"{STEM}.safetensors",
     output:
         onnx=f"{STEM}-qat.onnx",
@@ -186,7 +181,6 @@ rule quantize_qat:
         trained_with=trained_with,
         user_code=lambda wildcards: user_code(wildcards.model),
         settings=PLAN.qat_training,
-        calibration=config["quantization"]["calibration"],
         calibration_images=config["quantization"]["calibration_images"],
         # Not an output, because Snakemake deletes those of a killed job.
         state=f"{STEM}-qat.training_state.pt",

@@ -15,9 +15,7 @@ rule report_page:
             for name in PLAN.model_seeds
             if PLAN.measures_int8_sensitivity
         ],
-        calibrations=[
-            f"results/models/{name}/calibration.json" for name in PLAN.model_seeds if CHOICE and PLAN.calibrates
-        ],
+        calibrations=[f"results/models/{name}/calibration.json" for name in PLAN.model_seeds if PLAN.calibrates],
         mixtures=[f"results/models/{name}/mixed.json" for name in PLAN.model_seeds if MIXED],
         elsewhere=rules.read_elsewhere.output.json if ELSEWHERE else [],
     output:

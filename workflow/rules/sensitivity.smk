@@ -36,8 +36,8 @@ rule sensitivity_int8:
     input:
         **split_arrays("train"),
         **split_arrays("validation"),
-        **CHOICE,
         dataset=DATASET,
+        choice=rules.calibrate.output.choice,
         graph="results/models/{model}/graph.onnx",
         checkpoint="results/models/{model}/seed{seed}/dense.safetensors",
     output:
@@ -51,7 +51,7 @@ rule sensitivity_int8:
         mem_mb=megabytes(2000, per_weight=8, per_image=10000),
         runtime=times_attempt(60),
     params:
-        **CALIBRATION,
+        calibration_images=config["quantization"]["calibration_images"],
         images=config["sensitivity"]["images"],
         code=code("sensitivity_int8"),
     message:
