@@ -18,7 +18,7 @@ from elagage.onnx.simulation import Simulation, simulating_session
 from elagage.refusals import refusing
 
 # Images of validation, at most, of up to 64 x 64 pixels, and fewer of large ones.
-IMAGES, FEWEST_IMAGES = 2000, 250
+IMAGES, FEWEST_IMAGES = 5000, 250
 # Of the margin of the answer, what int8 may lose on validation images: the rest is for what test images cannot tell.
 SHARE_OF_MARGIN = 0.5
 

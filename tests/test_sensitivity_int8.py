@@ -85,6 +85,19 @@ def test_two_runs_write_the_same(folder, tmp_path):
     assert (tmp_path / "again.csv").read_bytes() == (folder / "sensitivity_int8.csv").read_bytes()
 
 
+def test_only_the_most_harmful_layers_are_measured_in_float32(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("sensitivity_int8.SHOWN", 2)
+    found, of_all = measured(folder, tmp_path / "some.csv"), {row["layer"]: row for row in rows(folder)}
+    harmful = sorted(of_all, key=lambda layer: -float(of_all[layer]["alone_divergence"]))[:2]
+    for row in found:
+        if row["layer"] in harmful:
+            assert row == of_all[row["layer"]]
+        else:
+            assert row == of_all[row["layer"]] | {"without_divergence": "", "without_changed": ""}
+    joined = joined_layers([*numbers(folder), *numbers_of(found, seed="1")])
+    assert [row["without_divergence"] for row in joined] == [row["without_divergence"] for row in numbers(folder)]
+
+
 def test_more_images_than_there_are_is_an_error(folder, tmp_path):
     assert measured(folder, tmp_path / "few.csv", 10)[0]["images"] == "10"
     with pytest.raises(UserError, match=r"sensitivity\.images: 31.* 30"):
@@ -92,9 +105,14 @@ def test_more_images_than_there_are_is_an_error(folder, tmp_path):
 
 
 def numbers(folder: pathlib.Path) -> list[dict]:
+    return numbers_of(rows(folder), seed="0")
+
+
+def numbers_of(found: list[dict], seed: str) -> list[dict]:
     return [
-        {"seed": "0"} | {name: float(text) if name not in ("layer", "kind") else text for name, text in row.items()}
-        for row in rows(folder)
+        {"seed": seed}
+        | {name: text if name in ("layer", "kind") else float(text or "nan") for name, text in row.items()}
+        for row in found
     ]
 
 

@@ -1,9 +1,10 @@
 """What was found out about int8, in words: which layers it harms, how ranges were calibrated, what stays float32."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 MILLI = 1000  # divergences are shown in thousandths of a nat
-SHOWN = 40  # layers, at most, in a figure: the most harmful
+SHOWN = 40  # layers, at most, in a figure, and measured in float32 among others in int8: the most harmful
 NAMED = 3  # layers, at most, in a sentence
 OPERATORS_IN_WORDS = {"all": "all operators", "weighted": "layers with weights and matrix products"}
 MEASURED = tuple(f"{kind}_{what}" for kind in ("alone", "without", "all") for what in ("divergence", "changed"))
@@ -11,10 +12,10 @@ OF_ALL = "images", "all_divergence", "all_changed"  # columns that are the same 
 
 
 def joined_layers(rows: Sequence[Mapping]) -> list[dict]:
-    """Return a row for each layer of one model, with the means over the seeds that round it.
+    """Return a row for each layer of one model, with the means over the seeds that round it and measured the number.
 
-    rows: of sensitivity_int8.csv, with their seed and numbers where MEASURED and in `images`. What is of all layers
-    together is the mean over all seeds, of which each may round others, for each chooses its calibration.
+    rows: of sensitivity_int8.csv, with their seed and numbers where MEASURED and in `images`, NaN for none. What is of
+    all layers together is the mean over all seeds, of which each may round others, for each chooses its calibration.
     """
     layers: dict[str, list[Mapping]] = {}
     for row in rows:
@@ -29,7 +30,8 @@ def joined_layers(rows: Sequence[Mapping]) -> list[dict]:
 
 
 def _mean(rows: Sequence[Mapping], name: str) -> float:
-    return sum(row[name] for row in rows) / len(rows)
+    measured = [row[name] for row in rows if not math.isnan(row[name])]
+    return sum(measured) / len(measured) if measured else math.nan
 
 
 def in_words(layers: Sequence[Mapping]) -> str:

@@ -5,6 +5,7 @@ symmetric logarithmic axis that is linear up to the margin: a study has losses o
 are those that matter.
 """
 
+import math
 from typing import Any
 
 import altair
@@ -174,7 +175,8 @@ def sensitivity_int8(layers: list[dict]) -> dict[str, Any]:
     harmful = {id(row) for row in sorted(layers, key=lambda row: -row["alone_divergence"])[:SHOWN]}
     shown = [
         {name: row[name] for name in ("layer", "kind")}
-        | {name: MILLI * row[f"{name}_divergence"] for name in ("alone", "without", "all")}
+        | {name: MILLI * row[f"{name}_divergence"] for name in ("alone", "all")}
+        | {"without": None if math.isnan(row["without_divergence"]) else MILLI * row["without_divergence"]}
         for row in layers
         if id(row) in harmful
     ]

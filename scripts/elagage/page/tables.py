@@ -227,7 +227,7 @@ def read_measured(paths: Iterable[str]) -> list[dict[str, Any]]:
         with reading(path), path.open(newline="") as file:
             named = {"model": path.parent.parent.name, "seed": path.parent.name.removeprefix("seed")}
             rows += [
-                named | {name: float(text) if name in NUMBERS else text for name, text in row.items()}
+                named | {name: float(text or "nan") if name in NUMBERS else text for name, text in row.items()}
                 for row in csv.DictReader(file)
             ]
     return rows
