@@ -42,6 +42,19 @@ def lost_and_won(
     return int(lost.sum()), int(won.sum())
 
 
+def same_as_static(files: list[Mapping]) -> numpy.ndarray:
+    """Return whether each file is that of static again, bool [n]: of mode mixed, with no layer in float32."""
+    named = [tuple(row[name] for name in ("model", "seed", "scope", "rate", "recovery", "mode")) for row in files]
+    return numpy.array(
+        [
+            mode == "mixed"
+            and (*checkpoint, "static") in named
+            and "float32_layers" not in read_json(row["size"])["provenance"]
+            for row, (*checkpoint, mode) in zip(files, named, strict=True)
+        ]
+    )
+
+
 def order(
     files: list[Mapping], labels: numpy.ndarray, test_images: int, answer: Mapping, seen: list[str], output: str
 ) -> None:
@@ -62,7 +75,8 @@ def order(
     found = costs(there)
     place = [row["file"] for row in there].index(reference)
     by_objective = {objective: found[objective] for objective in answer["objectives"]}
-    tested = sequence(chances, by_objective, {name: cost[place, 1] for name, cost in by_objective.items()})
+    candidates = numpy.where(same_as_static(there), -numpy.inf, chances)
+    tested = sequence(candidates, by_objective, {name: cost[place, 1] for name, cost in by_objective.items()})
     names = ("file", "model", "seed", "scope", "rate", "recovery", "mode")
     rows = [
         {name: row[name] for name in names}

@@ -77,6 +77,21 @@ def answered(files, folder, answer=ANSWER, seen=()) -> dict:
     return found | {"order": json.loads((folder / "order.json").read_text()), "losses": table}
 
 
+@pytest.mark.parametrize("kept", [[], ["conv.weight"]])
+def test_what_mixed_makes_as_static_does_is_no_candidate(kept, files, tmp_path):
+    files += [
+        variant(tmp_path, "static", 92, 1000, 3.0, seed=1, mode="static"),
+        variant(tmp_path, "mixed", 92, 999, 3.5, seed=1, mode="mixed"),
+    ]
+    size = json.loads(pathlib.Path(files[-1]["size"]).read_text())
+    size["provenance"] |= {"float32_layers": kept} if kept else {}
+    write_json(files[-1]["size"], size)
+    named = {answer["mode"] for answer in answered(files, tmp_path)["answers"].values()}
+    assert named == ({"mixed"} if kept else {"static"})
+    alone = answered([row for row in files if row["mode"] != "static"], tmp_path)["answers"]
+    assert {answer["mode"] for answer in alone.values()} == {"mixed"}
+
+
 def test_the_cheapest_certified_file_is_the_answer_and_the_best_dense_float32_file_the_reference(files, tmp_path):
     found = answered(files, tmp_path)
     assert found["reference"]["file"] == files[1]["file"]
