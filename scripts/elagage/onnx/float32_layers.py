@@ -129,8 +129,10 @@ def keep_answer(model: onnx.ModelProto) -> None:
     uses = Counter(name for node in model.graph.node for name in node.input)
     removed: set[str] = set()
     for node in _answering(model):
-        rounding = producers.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
-        product = None if rounding is None else producers.get(rounding.input[0])
+        if node.op_type != "DequantizeLinear" or node.input[0] not in producers:
+            continue
+        rounding = producers[node.input[0]]
+        product = producers.get(rounding.input[0])
         if product is None or product.op_type not in ("Gemm", "MatMul"):
             continue
         if uses[product.output[0]] == uses[rounding.output[0]] == 1:
