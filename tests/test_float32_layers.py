@@ -134,6 +134,36 @@ def test_the_answer_is_not_rounded(network, calibration, tmp_path):
     assert {tensor.name for tensor in int8.graph.initializer} <= used
 
 
+BRANCHES = """<ir_version: 10, opset_import: ["": 20]>
+branches (uint8[n, 3, 16, 16] image) => (float[n, 3] logits) {
+    [cast] pixels = Cast<to = 1>(image)
+    [conv] convolved = Conv(pixels, stem)
+    [relu] positive = Relu(convolved)
+    [pool] pooled = GlobalAveragePool(positive)
+    [flatten] features = Flatten(pooled)
+    [sum] total = ReduceSum<keepdims = 0>(features)
+    [greater] larger = Greater(total, limit)
+    [if] logits = If(larger) <
+        then_branch = first () => (float[n, 3] a) { [a] a = MatMul(features, head) },
+        else_branch = second () => (float[n, 3] b) { [b] b = MatMul(features, other) }
+    >
+}"""
+
+
+def test_the_branches_of_a_network_take_what_is_computed_before():
+    float32, generator = onnx.parser.parse_model(BRANCHES), numpy.random.default_rng(0)
+    shapes = {"stem": (8, 3, 3, 3), "head": (8, 3), "other": (8, 3), "limit": ()}
+    for name, shape in shapes.items():
+        values = generator.normal(size=shape).astype(numpy.float32)
+        float32.graph.initializer.append(onnx.numpy_helper.from_array(values, name))
+    int8 = quantize(float32, "static", images(64))
+    onnx.checker.check_model(int8, full_check=True)
+    found, expected = (
+        session(model.SerializeToString(), 1).run(None, {"image": images(8)})[0] for model in (int8, float32)
+    )
+    assert relative_error(found, expected) < 0.05
+
+
 def test_a_network_may_have_no_layer_left_to_round(float32):
     layers = named_layers(float32)
     some = quantize_some(float32, "static", images(8), None, MINMAX._replace(float32=tuple(layers)))

@@ -113,11 +113,29 @@ def _answering(model: onnx.ModelProto) -> list[onnx.NodeProto]:
     feeding: set[str] = set()  # values that a product follows
     nodes = []
     for node in reversed(model.graph.node):
-        if node.op_type in PRODUCTS or not feeding.isdisjoint(node.output):
-            feeding.update(node.input)
+        if _multiplies(node) or not feeding.isdisjoint(node.output):
+            feeding.update(_taken(node))
         else:
             nodes.append(node)
     return nodes
+
+
+def _inner_nodes(node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
+    """Yield the nodes of the branches or the body of a node, which may take values of the main graph."""
+    for attribute in node.attribute:
+        for graph in [attribute.g, *attribute.graphs]:
+            yield from graph.node
+
+
+def _multiplies(node: onnx.NodeProto) -> bool:
+    return node.op_type in PRODUCTS or any(map(_multiplies, _inner_nodes(node)))
+
+
+def _taken(node: onnx.NodeProto) -> Iterator[str]:
+    """Yield the names of the values that a node takes, those inside it too."""
+    yield from node.input
+    for inner in _inner_nodes(node):
+        yield from _taken(inner)
 
 
 def keep_answer(model: onnx.ModelProto) -> None:
@@ -126,7 +144,7 @@ def keep_answer(model: onnx.ModelProto) -> None:
     The model is changed in place.
     """
     producers = {output: node for node in model.graph.node for output in node.output}
-    uses = Counter(name for node in model.graph.node for name in node.input)
+    uses = Counter(name for node in model.graph.node for name in _taken(node))
     removed: set[str] = set()
     for node in _answering(model):
         if node.op_type != "DequantizeLinear" or node.input[0] not in producers:
@@ -139,7 +157,7 @@ def keep_answer(model: onnx.ModelProto) -> None:
             product.output[0] = node.output[0]
             removed |= {node.name, rounding.name}
     kept = [node for node in model.graph.node if node.name not in removed]
-    used = {name for node in kept for name in node.input}
+    used = {name for node in kept for name in _taken(node)}
     constants = [tensor for tensor in model.graph.initializer if tensor.name in used]
     for field, values in ((model.graph.node, kept), (model.graph.initializer, constants)):
         del field[:]
@@ -166,7 +184,7 @@ def keep_float32(model: onnx.ModelProto) -> None:
                 nodes.append(_with_scales(source, name, channels, model.graph, constants))
             node.input[0] = name
         nodes.append(node)
-    used = {name for node in nodes for name in node.input} | {value.name for value in model.graph.output}
+    used = {name for node in nodes for name in _taken(node)} | {value.name for value in model.graph.output}
     kept = [node for node in nodes if not used.isdisjoint(node.output)]
     del model.graph.node[:]
     model.graph.node.extend(kept)
