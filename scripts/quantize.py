@@ -38,7 +38,7 @@ def quantize_checkpoint(
     for mode, output in outputs.items():
         images = training.images if mode in CALIBRATED else None
         with refusing(output):
-            chosen = chosen_calibration(mixed) if mode == "mixed" else calibration
+            chosen = chosen_calibration(mixed) if mode == "mixed" and mixed is not None else calibration
             model = copy.deepcopy(float32) if mode == "float32" else quantize(float32, mode, images, calibration=chosen)
             print(mode, json.dumps(count_contents(model)))
             if mode != "float32":

@@ -483,7 +483,7 @@ def test_two_runs_write_the_same_bytes(tmp_path, monkeypatch):
     pathlib.Path("graph.onnx").write_bytes(exported(ReusedBlock))
     training = Split(images(64), numpy.zeros(64, numpy.int64))
     for name in ("a", "b"):
-        outputs = {"float32": f"{name}32.onnx", "static": f"{name}.onnx"}
+        outputs = {"float32": f"{name}32.onnx", "static": f"{name}.onnx", "mixed": f"{name}-mixed.onnx"}
         quantize_checkpoint(
             DATASET,
             "graph.onnx",
@@ -496,6 +496,7 @@ def test_two_runs_write_the_same_bytes(tmp_path, monkeypatch):
     assert (tmp_path / "a32.onnx").read_bytes() == (tmp_path / "b32.onnx").read_bytes()
     assert "calibration_images" not in description(onnx.load("a32.onnx"))["provenance"]
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+    assert description(onnx.load("a-mixed.onnx"))["provenance"]["calibration"] == "minmax", "as usual without its own"
     model = onnx.load("a.onnx")
     assert description(model)["provenance"]["calibration_images"] == 64
     assert [value.name for value in model.graph.input] == ["image"]
