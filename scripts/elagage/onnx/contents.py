@@ -44,6 +44,12 @@ VIEWS = {
 }
 
 
+def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """Yield the branches or the body of a node, which may take values of the main graph."""
+    for attribute in node.attribute:
+        yield from ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs)
+
+
 class Weight(NamedTuple):
     """A weight tensor as stored: an initializer that a product has as a factor."""
 

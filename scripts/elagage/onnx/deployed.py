@@ -9,6 +9,7 @@ import onnx
 
 from elagage.data import Dataset
 from elagage.files import whole_file
+from elagage.onnx.contents import subgraphs
 from elagage.version import VERSION
 
 NOTES = ("doc_string", "metadata_props")
@@ -76,11 +77,6 @@ def _messages(graph: onnx.GraphProto) -> Iterator:
     yield from (*graph.input, *graph.output, *graph.node, *graph.initializer)
 
 
-def _subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
-    for attribute in node.attribute:
-        yield from ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs)
-
-
 def _join_equal_vectors(graph: onnx.GraphProto) -> dict[str, str]:
     """Drop each vector or scalar that equals an earlier one, bit for bit; return its name -> that of the earlier one.
 
@@ -112,7 +108,7 @@ def _short_names(graph: onnx.GraphProto) -> dict[str, str]:
 def _inner_names(graph: onnx.GraphProto) -> Iterator[str]:
     """Yield the names that subgraphs define."""
     for node in graph.node:
-        for inner in _subgraphs(node):
+        for inner in subgraphs(node):
             yield from (value.name for value in (*inner.input, *inner.initializer))
             yield from (name for inside in inner.node for name in inside.output)
             yield from _inner_names(inner)
@@ -123,7 +119,7 @@ def _rename(graph: onnx.GraphProto, names: dict[str, str]) -> None:
     for node in graph.node:
         node.input[:] = [names.get(name, name) for name in node.input]
         node.output[:] = [names.get(name, name) for name in node.output]
-        for inner in _subgraphs(node):
+        for inner in subgraphs(node):
             _rename(inner, names)
             for value in inner.output:
                 value.name = names.get(value.name, value.name)

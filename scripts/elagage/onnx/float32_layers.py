@@ -9,7 +9,7 @@ import onnx
 from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
 from elagage.modes import OPERATORS
-from elagage.onnx.contents import PRODUCTS, WEIGHT_INPUTS
+from elagage.onnx.contents import PRODUCTS, WEIGHT_INPUTS, subgraphs
 from elagage.onnx.graph import PREPROCESS
 
 CONVOLUTIONS = ("Conv", "ConvTranspose")
@@ -121,10 +121,8 @@ def _answering(model: onnx.ModelProto) -> list[onnx.NodeProto]:
 
 
 def _inner_nodes(node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
-    """Yield the nodes of the branches or the body of a node, which may take values of the main graph."""
-    for attribute in node.attribute:
-        for graph in [attribute.g, *attribute.graphs]:
-            yield from graph.node
+    for graph in subgraphs(node):
+        yield from graph.node
 
 
 def _multiplies(node: onnx.NodeProto) -> bool:
