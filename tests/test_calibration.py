@@ -3,6 +3,7 @@
 import numpy
 import onnx
 import pytest
+import torch
 from networks import ReusedBlock, images, lively
 from test_quantize import float_model
 
@@ -120,6 +121,21 @@ def test_extremes_are_those_that_onnx_runtime_finds(model):
     for name, (scale, zero_point) in qdq_places(same).ranges.items():
         assert scale == pytest.approx(expected[name][0], rel=1e-5)
         assert zero_point == pytest.approx(expected[name][1], abs=1)
+
+
+@pytest.mark.parametrize("method", CALIBRATIONS)
+def test_gates_are_never_clipped(method):
+    class Gated(torch.nn.Module):
+        def forward(self, pixels):
+            return torch.sigmoid(pixels.mean((2, 3)))
+
+    model = float_model(Gated(), Gated)
+    gate = next(node.output[0] for node in model.graph.node if node.op_type == "Sigmoid")
+    found = histograms(model, [gate], images(40))
+    # As a histogram that has seen much: nearly all of it is close to zero, which every method but minmax keeps.
+    found[gate].counts[BINS // 2] += 10**9
+    (range_,) = ranges_by(method, found).values()
+    assert range_["rmax"] == numpy.float32(found[gate].high)
 
 
 @pytest.mark.parametrize("method", CALIBRATIONS[1:])
