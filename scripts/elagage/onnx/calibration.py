@@ -20,7 +20,7 @@ FIRST_BATCH = 4  # images, which tell how much memory one takes
 BATCH_MEMORY = 400e6  # bytes of activations that are kept at once
 SHARES = numpy.linspace(1, 0.05, 96)  # of the lowest and of the highest value, which are tried as bounds of a range
 ROUNDS = 2  # in which one bound is chosen after the other
-# Their results have no rare large values. `entropy` clipped those of the last sigmoid of a trained EfficientNet-B0, from
+# Their results have no rare large values. `entropy` clipped those of the last sigmoid of a trained EfficientNet-B0 from
 # 0.78 to 0.17, so that its logits were a third of what they should be.
 BOUNDED = ("Sigmoid", "HardSigmoid", "Tanh", "Erf")
 
