@@ -142,13 +142,58 @@ class Trial:
         return TrainingState(pathlib.Path(tempfile.mkdtemp(dir=self.folder), f"{name}.training_state.pt"), {})
 
 
-class Verdicts(list):
-    """What is refused: a row of scope, rate, recovery and mode, "" for all of them, with the reason in `refused`.
+@dataclasses.dataclass
+class Combinations:
+    """The scopes, recoveries and modes that a study asks for, and what is refused of them when they are tried.
 
-    `cell` says in words which combination it is.
+    refused: a row of scope, rate, recovery and mode, "" for all of them, with the reason in `refused`; `cell` says in
+    words which combination it is.
     """
 
-    def tried(
+    trial: Trial
+    dense: str
+    graph: str
+    asked: Mapping
+    test: Split
+    refused: list[dict] = dataclasses.field(default_factory=list)
+
+    def try_all(self, advance: Callable[[int], object]) -> None:
+        """Try each scope with each recovery and each mode, and each mode without pruning.
+
+        At the highest rate, or the lowest if the network rules that out.
+        """
+        self._try_modes(self.dense, self.graph, self.asked["modes"])
+        advance(1)
+        for scope in self.asked["scopes"]:
+            for rate in self.asked["rates"]:
+                pruned = self._tried(self.trial.pruned, self.dense, scope, rate, scope=scope, rate=rate)
+                if pruned is not None:
+                    self._try_pruned(pruned, scope)
+                    break
+            advance(1)
+
+    def _try_pruned(self, pruned: str, scope: str) -> None:
+        """Try a pruned checkpoint with each mode and each recovery."""
+        channels = scope == "channel"
+        graph = self._tried(self.trial.exported, pruned, scope=scope) if channels else self.graph
+        if graph is not None:
+            # An int8 graph depends on the shapes, and these only on removed channels.
+            ruled_out = {row["mode"] for row in self.refused if not row["scope"]} | (set() if channels else {"qat"})
+            self._try_modes(pruned, graph, [mode for mode in self.asked["modes"] if mode not in ruled_out], scope)
+        for recovery in self.asked["recoveries"]:
+            if recovery != "none":
+                self._tried(self.trial.recovered, self.dense, pruned, recovery, scope=scope, recovery=recovery)
+
+    def _try_modes(self, checkpoint: str, graph: str, modes: list[str], scope: str = "") -> None:
+        """Quantize a checkpoint in each mode, and run what comes out."""
+        float32_too = dict.fromkeys(["float32", *(mode for mode in modes if mode != "qat")])
+        quantized = self._tried(self.trial.quantized, graph, checkpoint, list(float32_too), scope, scope=scope)
+        for mode, onnx_file in (quantized or {}).items():
+            self._tried(lambda path: predictions(load(path, 1), self.test), onnx_file, scope=scope, mode=mode)
+        if "qat" in modes:
+            self._tried(self.trial.trained_for_int8, checkpoint, scope, scope=scope, mode="qat")
+
+    def _tried(
         self,
         function: Callable,
         *arguments,
@@ -164,56 +209,8 @@ class Verdicts(list):
             at = f"{scope} at {rate}" if rate else scope
             cell = " with ".join(filter(None, (at, recovery, mode)))
             named = {"scope": scope, "rate": rate, "recovery": recovery, "mode": mode}
-            self.append(named | {"cell": cell, "refused": str(error)})
+            self.refused.append(named | {"cell": cell, "refused": str(error)})
             return None
-
-
-def try_combinations(
-    trial: Trial, dense: str, graph: str, asked: Mapping, test: Split, advance: Callable[[int], object]
-) -> Verdicts:
-    """Return what is refused of the scopes, recoveries and modes asked for.
-
-    Each scope is tried with each recovery and each mode, at the highest rate, or the lowest if the network rules that
-    out; each mode without pruning, too.
-    """
-    verdicts = Verdicts()
-    try_modes(trial, verdicts, dense, graph, asked["modes"], test)
-    advance(1)
-    for scope in asked["scopes"]:
-        for rate in asked["rates"]:
-            pruned = verdicts.tried(trial.pruned, dense, scope, rate, scope=scope, rate=rate)
-            if pruned is not None:
-                try_pruned(trial, verdicts, dense, pruned, graph, asked, test, scope)
-                break
-        advance(1)
-    return verdicts
-
-
-def try_pruned(
-    trial: Trial, verdicts: Verdicts, dense: str, pruned: str, graph: str, asked: Mapping, test: Split, scope: str
-) -> None:
-    """Try a pruned checkpoint with each mode and each recovery."""
-    shapes = verdicts.tried(trial.exported, pruned, scope=scope) if scope == "channel" else graph
-    if shapes is not None:
-        # An int8 graph depends on the shapes, and these only on removed channels.
-        modes = [mode for mode in asked["modes"] if scope == "channel" or mode != "qat"]
-        refused = {row["mode"] for row in verdicts if not row["scope"]}
-        try_modes(trial, verdicts, pruned, shapes, [mode for mode in modes if mode not in refused], test, scope)
-    for recovery in asked["recoveries"]:
-        if recovery != "none":
-            verdicts.tried(trial.recovered, dense, pruned, recovery, scope=scope, recovery=recovery)
-
-
-def try_modes(
-    trial: Trial, verdicts: Verdicts, checkpoint: str, graph: str, modes: list[str], test: Split, scope: str = ""
-) -> None:
-    """Quantize a checkpoint in each mode, run what comes out, and take down what is refused."""
-    float32_too = dict.fromkeys(["float32", *(mode for mode in modes if mode != "qat")])
-    quantized = verdicts.tried(trial.quantized, graph, checkpoint, list(float32_too), scope, scope=scope)
-    for mode, onnx_file in (quantized or {}).items():
-        verdicts.tried(lambda path: predictions(load(path, 1), test), onnx_file, scope=scope, mode=mode)
-    if "qat" in modes:
-        verdicts.tried(trial.trained_for_int8, checkpoint, scope, scope=scope, mode="qat")
 
 
 def given_weights(
@@ -294,6 +291,12 @@ def weights_of(onnx_file: str) -> dict[str, Weight]:
     return {weight.name: weight for weight in stored_weights(onnx.load(onnx_file))}
 
 
+def file_sizes(trial: Trial, modes: list[str]) -> dict[str, int]:
+    """Return the bytes of the dense file in float32 and in each of the modes that is not refused."""
+    files = {mode: pathlib.Path(trial.onnx_file("", mode)) for mode in ("float32", *modes)}
+    return {mode: file.stat().st_size for mode, file in files.items() if file.exists()}
+
+
 def inference_seconds(onnx_file: str, images: numpy.ndarray) -> float:
     """Return the seconds that an ONNX file takes for one image, the median of a few."""
     times = time_in_turns({"": functools.partial(load, onnx_file, 1)}, images)
@@ -337,25 +340,24 @@ def check_model(
         advance(1)
         dense = weights or trial.dense()
         advance(1)
-        verdicts = try_combinations(trial, dense, graph, asked, few_of(test), advance)
+        combinations = Combinations(trial, dense, graph, asked, few_of(test))
+        combinations.try_all(advance)
         found["layers"] = layers(trial, asked["scopes"], asked["modes"])
-        float32 = trial.onnx_file("", "float32")
-        found["inference_seconds"] = inference_seconds(float32, few_of(test).images)
-        files = {mode: pathlib.Path(trial.onnx_file("", mode)) for mode in ("float32", *asked["modes"])}
-        found["bytes"] = {mode: file.stat().st_size for mode, file in files.items() if file.exists()}
-        found["bytes"]["checkpoint"] = pathlib.Path(dense).stat().st_size
+        found["inference_seconds"] = inference_seconds(trial.onnx_file("", "float32"), few_of(test).images)
+        found["bytes"] = file_sizes(trial, asked["modes"]) | {"checkpoint": pathlib.Path(dense).stat().st_size}
     found["training_seconds"] = 0.0
     if trains:
         with naming(model.architecture):
             found["training_seconds"] = training_seconds(data.dataset, model, data.train, settings.precision)
-    for row in verdicts:
+    refused = combinations.refused
+    for row in refused:
         say(f"models.{model.name}: {row['cell']} refused: {row['refused']}")
-    if strict and verdicts:
+    if strict and refused:
         raise UserError(
-            f"models.{model.name}: strict: true, and {len(verdicts)} combination(s) asked for are refused; leave them "
+            f"models.{model.name}: strict: true, and {len(refused)} combination(s) asked for are refused; leave them "
             f"out, or say strict: false"
         )
-    write_json(output, {"model": model.name, "refused": verdicts, **found})
+    write_json(output, {"model": model.name, "refused": refused, **found})
 
 
 if "snakemake" in globals():

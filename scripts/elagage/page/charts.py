@@ -74,18 +74,12 @@ def trade_off(margin: float, filters: list[str]) -> dict[str, Any]:
 
     The page sets its parameters: `cost`, a column of COSTS, and for each filter `show_<column>`, a value or "" for all.
     """
-    titles = " : ".join(f"cost == '{column}' ? '{title}'" for column, title in COSTS.items())
-    rate, time, size = "format(datum.value, '.3~%')", "datum.label", "format(datum.value / 1000, ',')"
-    labels = f"cost == 'rate' ? {rate} : cost == 'time_ms' ? {time} : {size}"
-    # The room beside the points may reach below nothing.
-    labels = f"datum.value < 0 ? '' : {labels}"
-    axis = altair.Axis(labelExpr=labels, grid=False, tickCount=6, labelOverlap=True, labelSeparation=6)
     shown = altair.Chart(altair.NamedData("files")).transform_calculate(cost="datum[cost]")
     for name in filters:
         # Dense files belong to every scope and recovery.
         shown = shown.transform_filter(f"show_{name} == '' || datum.{name} == '' || datum.{name} == show_{name}")
     shown = shown.transform_joinaggregate(shown="count()").encode(
-        x=altair.X("cost:Q", title=None, axis=axis, scale=altair.Scale(zero=False, padding=24)),
+        x=altair.X("cost:Q", title=None, axis=_cost_axis(), scale=altair.Scale(zero=False, padding=24)),
         y=losses("loss_points", margin, LOST),
     )
     legend = altair.Legend(title="test at the margin", orient="top", symbolSize=90, columns=3)
@@ -118,8 +112,18 @@ def trade_off(margin: float, filters: list[str]) -> dict[str, Any]:
         altair.param("cost", value=next(iter(COSTS))),
         *(altair.param(f"show_{name}", value="") for name in filters),
     ]
+    titles = " : ".join(f"cost == '{column}' ? '{title}'" for column, title in COSTS.items())
     title = altair.Title(altair.expr(f"{titles} : ''"), orient="bottom", anchor="middle", offset=8)
     return drawn(chart.add_params(*parameters).properties(title=title, height=430))
+
+
+def _cost_axis() -> altair.Axis:
+    """Return the axis of whatever column the parameter `cost` names."""
+    rate, time, size = "format(datum.value, '.3~%')", "datum.label", "format(datum.value / 1000, ',')"
+    labels = f"cost == 'rate' ? {rate} : cost == 'time_ms' ? {time} : {size}"
+    # The room beside the points may reach below nothing.
+    labels = f"datum.value < 0 ? '' : {labels}"
+    return altair.Axis(labelExpr=labels, grid=False, tickCount=6, labelOverlap=True, labelSeparation=6)
 
 
 def pruning(margin: float, rows: list[dict]) -> dict[str, Any]:
