@@ -317,7 +317,7 @@ def test_a_layer_may_be_called_as_a_number(page):
 def test_the_layer_that_int8_harms_most_is_named(page):
     told = page.all("section", id="story")[0]["text"]
     assert "All in int8, 3 of 80 validation images are classified otherwise. conv<b> (Conv 3x3) harms most: 75%" in told
-    assert "with it in float32, the divergence is 1 instead of 4 thousandths of a nat." in told
+    assert "with only it in float32, the divergence is 1 instead of 4 thousandths of a nat." in told
     [chart] = (json.loads(element["text"]) for element in page.all("script", id="spec-sensitivity_int8"))
     rows = (
         [row for part in chart["datasets"].values() for row in part] if "datasets" in chart else chart["data"]["values"]

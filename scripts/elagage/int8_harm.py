@@ -44,10 +44,12 @@ def in_words(layers: Sequence[Mapping]) -> str:
         return f"{changed}, and no layer alone changes anything."
     worst = max(layers, key=lambda row: row["alone_divergence"])
     name, share = worst["layer"].removesuffix(".weight"), worst["alone_divergence"] / together
-    before, after = (MILLI * worst[f"{kind}_divergence"] for kind in ("all", "without"))
+    before, after = (f"{MILLI * worst[f'{kind}_divergence']:.2g}" for kind in ("all", "without"))
+    # The layer after one without weights rounds what it returns to the same levels.
+    becomes = f"stays {before}" if after == before else f"is {after} instead of {before}"
     return (
-        f"{changed}. {name} ({worst['kind']}) harms most: {share:.0%} of what the layers do one by one; with it in "
-        f"float32, the divergence is {after:.2g} instead of {before:.2g} thousandths of a nat."
+        f"{changed}. {name} ({worst['kind']}) harms most: {share:.0%} of what the layers do one by one; with only it in "
+        f"float32, the divergence {becomes} thousandths of a nat."
     )
 
 
