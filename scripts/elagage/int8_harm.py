@@ -48,8 +48,8 @@ def in_words(layers: Sequence[Mapping]) -> str:
     # The layer after one without weights rounds what it returns to the same levels.
     becomes = f"stays {before}" if after == before else f"is {after} instead of {before}"
     return (
-        f"{changed}. {name} ({worst['kind']}) harms most: {share:.0%} of what the layers do one by one; with only it in "
-        f"float32, the divergence {becomes} thousandths of a nat."
+        f"{changed}. {name} ({worst['kind']}) harms most: {share:.0%} of what the layers do one by one; with only it "
+        f"in float32, the divergence {becomes} thousandths of a nat."
     )
 
 

@@ -54,7 +54,7 @@ def named_layers(model: onnx.ModelProto) -> dict[str, Layer]:
 def _kind(node: onnx.NodeProto, shape: tuple[int, ...] | None, first: bool) -> str:
     if node.op_type not in CONVOLUTIONS or shape is None:
         return node.op_type if shape or node.op_type != "MatMul" else "MatMul of activations"
-    groups = next((attribute.i for attribute in node.attribute if attribute.name == "group"), 1)
+    groups = _attribute(node, "group", 1)
     widens = node.op_type == "Conv" and shape[1] == 1
     depthwise = "depthwise" if groups == shape[0] else "widening depthwise" if widens else "grouped"
     parts = ["first" if first else "", "" if groups == 1 else depthwise, node.op_type, "x".join(map(str, shape[2:]))]
@@ -94,6 +94,50 @@ def widening(model: onnx.ModelProto) -> Iterator[str]:
     for name, layer in named_layers(model).items():
         if "widening" in layer.kind:
             yield name
+
+
+def unsupported(model: onnx.ModelProto) -> Iterator[str]:
+    """Yield the names of the nodes of which ONNX Runtime's quantizer makes files that compute something else, or none.
+
+    Nodes that share a weight whose channels are along another axis in each: the kernels take the scales along the one
+    axis for both. Clip between bounds of the same sign, which is left out as if the range of uint8, in which zero is,
+    did the same. Transposed convolutions in groups, and layer norm over several axes: the quantizer fails.
+    """
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    users: dict[str, list[onnx.NodeProto]] = {}
+    for node in model.graph.node:
+        for place in WEIGHT_INPUTS.get(node.op_type, ()):
+            if node.input[place] in constants:
+                users.setdefault(node.input[place], []).append(node)
+        if (
+            (node.op_type == "Clip" and not _clips_at_zero(node, constants))
+            or (node.op_type == "ConvTranspose" and _attribute(node, "group", 1) > 1)
+            or (node.op_type == "LayerNormalization" and len(constants[node.input[1]].dims) > 1)
+        ):
+            yield node.name
+    for name, nodes in users.items():
+        if len({_output_axis(node, len(constants[name].dims)) for node in nodes}) > 1:
+            yield from (node.name for node in nodes)
+
+
+def _clips_at_zero(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -> bool:
+    """Whether zero is between the bounds of a Clip, which may be missing, as far as they are constants."""
+    low, high = [*node.input[1:], "", ""][:2]
+    if not {low, high} - {""} <= constants.keys():
+        return False
+    below = not low or onnx.numpy_helper.to_array(constants[low]) <= 0
+    return bool(below and (not high or onnx.numpy_helper.to_array(constants[high]) >= 0))
+
+
+def _output_axis(node: onnx.NodeProto, rank: int) -> int:
+    """Return the axis of a weight of this rank along which its scales differ."""
+    if node.op_type == "Gemm":
+        return 0 if _attribute(node, "transB", 0) else 1
+    return {"Conv": 0, "ConvTranspose": 1, "MatMul": rank - 1}.get(node.op_type, 0)
+
+
+def _attribute(node: onnx.NodeProto, name: str, default: int) -> int:
+    return next((attribute.i for attribute in node.attribute if attribute.name == name), default)
 
 
 def answering(model: onnx.ModelProto) -> Iterator[str]:
@@ -204,10 +248,9 @@ def _channels(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -
     """Return how many channels a layer takes that ONNX Runtime would make int8, 0 for any other node."""
     if node.op_type not in (*CONVOLUTIONS, "Gemm") or node.input[1] not in constants:
         return 0
-    attributes = {attribute.name: attribute.i for attribute in node.attribute}
     dims = constants[node.input[1]].dims
     if node.op_type == "Conv":
-        return dims[1] * attributes.get("group", 1)
+        return dims[1] * _attribute(node, "group", 1)
     if node.op_type == "Gemm":
-        return 0 if attributes.get("transA") else dims[1] if attributes.get("transB") else dims[0]
+        return 0 if _attribute(node, "transA", 0) else dims[1] if _attribute(node, "transB", 0) else dims[0]
     return dims[0]

@@ -28,6 +28,8 @@ PREPROCESS = "elagage_preprocess"  # module, and prefix of the nodes, that norma
 NUMBER_BITS = 32  # that tell initializers apart
 FLAT = "__flat"  # after the name of a tensor, of the same without its last two axes
 EXPORTED = "val_"  # before the number of a value that PyTorch's program does not name
+# Of the names that ONNX Runtime's quantizer makes of others. If there is one already, it takes that for its own.
+QUANTIZER_ENDINGS = ("_scale", "_zero_point", "_quantized", "_QuantizeLinear_Input", "_QuantizeLinear_Output")
 UNTIED = ".use"  # between the name of a tensor and the number of a use that has a copy of its own
 INPUT, OUTPUT = "image", "logits"  # of the graph
 FUSE_BATCHNORM = (
@@ -38,8 +40,8 @@ FUSE_BATCHNORM = (
 
 
 def initializer_name(tensor: str) -> str:
-    """Return the name in the graph of a tensor of a state dict: its own, unless something else has that name."""
-    taken = tensor in (INPUT, OUTPUT) or tensor.startswith(f"{PREPROCESS}.")
+    """Return the name in the graph of a tensor of a state dict: its own, unless something else may have that name."""
+    taken = tensor in (INPUT, OUTPUT) or tensor.startswith(f"{PREPROCESS}.") or tensor.endswith(QUANTIZER_ENDINGS)
     return f".{tensor}" if taken else tensor  # names in a state dict never start with a dot
 
 

@@ -17,7 +17,7 @@ from elagage.modes import LARGEST_LEVEL, MINMAX, OPERATORS, Calibration
 from elagage.onnx.calibration import histograms, ranges_by
 from elagage.onnx.contents import count_contents
 from elagage.onnx.few_bits import round_layers
-from elagage.onnx.float32_layers import answering, keep_answer, keep_float32, nodes_of, widening
+from elagage.onnx.float32_layers import answering, keep_answer, keep_float32, nodes_of, unsupported, widening
 from elagage.onnx.graph import PREPROCESS
 from elagage.onnx.qdq import qdq_places
 from elagage.rounding import SMALLEST_RANGE
@@ -93,13 +93,20 @@ def _minmax(
         reduce_range=REDUCE_RANGE,
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
-        nodes_to_exclude=[*preprocess, *nodes_of(model, layers), *answering(model)],
+        nodes_to_exclude=[*preprocess, *nodes_of(model, layers), *answering(model), *unsupported(model)],
         extra_options={
-            "TensorQuantOverrides": dict(overrides),
+            "TensorQuantOverrides": {**_one_scale(model), **overrides},
             "MinimumRealRange": SMALLEST_RANGE,
             "OpTypesToExcludeOutputQuantization": operators.float_results,
         },
     )
+
+
+def _one_scale(model: onnx.ModelProto) -> dict[str, list[dict]]:
+    """Return how weights are rounded that get one scale for all channels: stacks of matrices have no other kernel."""
+    factors = {node.input[1] for node in model.graph.node if node.op_type == "MatMul"}
+    stacks = (tensor.name for tensor in model.graph.initializer if tensor.name in factors and len(tensor.dims) > 2)
+    return {name: [{"quant_type": QuantType.QInt8, "symmetric": True, "reduce_range": REDUCE_RANGE}] for name in stacks}
 
 
 def _few_bits(
@@ -188,6 +195,12 @@ def quantize_some(
                 f"{str(error).strip().partition(chr(10))[0]}); the log has the details"
             ) from error
         quantized = onnx.load(target)
+    for tensor in quantized.graph.initializer:
+        if tensor.name.endswith("_scale") and not numpy.isfinite(onnx.numpy_helper.to_array(tensor)).all():
+            raise RefusedError(
+                f"quantization.modes: {mode} cannot round {tensor.name.removesuffix('_scale')}, which is infinite for "
+                f"some calibration images; give a mask a large number instead of infinity"
+            )
     keep_float32(quantized)
     keep_answer(quantized)
     return quantized

@@ -1,0 +1,163 @@
+"""Networks of which ONNX Runtime's quantizer makes files that compute something else, or none, unless it is told."""
+
+import numpy
+import pytest
+import torch
+from networks import DATASET, images, lively, onnx_logits, relative_error
+from test_quantize import float_model
+from torch import nn
+from torch.nn import functional
+
+from elagage.errors import RefusedError
+from elagage.modes import MINMAX, OPERATORS, Calibration
+from elagage.onnx.divergence import Answers
+from elagage.onnx.float32_layers import unsupported
+from elagage.onnx.qdq import qdq_places
+from elagage.onnx.quantization import quantize
+from elagage.onnx.simulation import Simulation, simulating_session
+from elagage.pytorch.qat import check_agreement, prepare
+
+
+class Between(nn.Module):
+    """A convolution, what a subclass does with its 16 channels, the mean over the image, and a linear layer."""
+
+    def __init__(self, num_classes=3, in_channels=3):
+        super().__init__()
+        self.stem = nn.Conv2d(in_channels, 16, 3, padding=1)
+        self.make()
+        self.head = nn.Linear(16, num_classes)
+
+    def make(self):
+        """Add what the subclass needs."""
+
+    def forward(self, pixels):
+        return self.head(self.between(functional.relu(self.stem(pixels))).mean((2, 3)))
+
+
+class TiedConvolutions(Between):
+    def make(self):
+        scales = torch.logspace(-1.5, 0, 16).view(16, 1, 1, 1)
+        self.weight = nn.Parameter(scales * torch.randn(16, 16, 3, 3, generator=torch.Generator().manual_seed(0)))
+
+    def between(self, x):
+        x = functional.relu(functional.conv2d(x, self.weight, padding=1))
+        return functional.relu(functional.conv_transpose2d(x, self.weight, padding=1))
+
+
+class TiedLinear(Between):
+    def make(self):
+        self.weight = nn.Parameter(torch.randn(16, 16, generator=torch.Generator().manual_seed(0)))
+
+    def between(self, x):
+        x = functional.relu(functional.linear(x.mean((2, 3)), self.weight))
+        return functional.relu(x @ self.weight)[..., None, None]
+
+
+class AmbiguousNames(Between):
+    def make(self):
+        self.weight = nn.Parameter(torch.randn(16, 16, generator=torch.Generator().manual_seed(0)))
+        self.weight_scale = nn.Parameter(torch.linspace(0.5, 1.5, 16))
+        self.weight_zero_point = nn.Parameter(torch.linspace(-0.1, 0.1, 16))
+        self.relu_scale = nn.Parameter(torch.tensor(2.0))
+
+    def between(self, x):
+        x = x.mean((2, 3)) * self.relu_scale * self.weight_scale + self.weight_zero_point
+        return functional.relu(functional.linear(x, self.weight))[..., None, None]
+
+
+class ClippedAboveZero(Between):
+    def make(self):
+        self.next = nn.Conv2d(16, 16, 3, padding=1)
+
+    def between(self, x):
+        return functional.relu(self.next((3 * x).clamp(0.5, 2.0)))
+
+
+class GroupedTransposed(Between):
+    def make(self):
+        self.up = nn.ConvTranspose2d(16, 16, 2, 2, groups=4, bias=False)
+
+    def between(self, x):
+        return functional.relu(self.up(x))
+
+
+class NormOfImages(Between):
+    def make(self):
+        self.norm = nn.LayerNorm([16, *[DATASET.image_size] * 2])
+
+    def between(self, x):
+        return functional.relu(self.norm(x))
+
+
+class StackOfMatrices(Between):
+    def make(self):
+        self.weight = nn.Parameter(torch.randn(4, 4, 4, generator=torch.Generator().manual_seed(0)))
+
+    def between(self, x):
+        heads = x.mean(2).transpose(1, 2).unflatten(-1, (4, 4)).transpose(1, 2)
+        return (heads @ self.weight).transpose(1, 2).flatten(2).transpose(1, 2)[..., None]
+
+
+NETWORKS = [
+    TiedConvolutions,
+    TiedLinear,
+    AmbiguousNames,
+    ClippedAboveZero,
+    GroupedTransposed,
+    NormOfImages,
+    StackOfMatrices,
+]
+
+
+def centred_error(found: numpy.ndarray, expected: numpy.ndarray) -> float:
+    """Return the error in relation to what differs between images."""
+    return relative_error(found - expected.mean(0), expected - expected.mean(0))
+
+
+@pytest.mark.parametrize("operators", OPERATORS)
+@pytest.mark.parametrize("network", NETWORKS)
+def test_the_file_computes_what_the_network_and_the_simulation_do(network, operators):
+    float32 = float_model(lively(network()), network)
+    int8 = quantize(float32, "static", images(40), calibration=Calibration("minmax", operators))
+    expected, found = (onnx_logits(model, images(40, seed=1)) for model in (float32, int8))
+    assert centred_error(found, expected) < 0.1
+    simulation = Simulation(float32, int8, operators)
+    rounded = simulating_session(simulation.rounding(simulation.layers).SerializeToString(), 1)
+    assert centred_error(rounded.run(None, {"image": images(40, seed=1)})[0], found) < 0.05
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_what_is_trained_is_what_the_file_computes(network):
+    trainable = prepare(lively(network()), DATASET, images(40), torch.device("cpu"))
+    found = check_agreement(trainable, DATASET, images(40, seed=1))
+    assert found.error < 0.05
+
+
+def test_only_these_nodes_stay_float32():
+    tied, clipped = (float_model(lively(network()), network) for network in (TiedLinear, ClippedAboveZero))
+    kinds = {node.name: node.op_type for node in (*tied.graph.node, *clipped.graph.node)}
+    assert sorted(kinds[name] for name in unsupported(tied)) in (["Gemm", "MatMul"], ["MatMul", "MatMul"])
+    assert [kinds[name] for name in unsupported(clipped)] == ["Clip"]
+    assert "next.weight" in qdq_places(quantize(clipped, "static", images(8))).weights
+
+
+class Masked(Between):
+    """Attention that sees no token behind its own, by a mask of infinity."""
+
+    def make(self):
+        self.tokens = nn.Linear(16, 48)
+
+    def between(self, x):
+        query, key, value = self.tokens(x.mean(2).transpose(1, 2)).chunk(3, -1)
+        mask = torch.ones(DATASET.image_size, DATASET.image_size, dtype=torch.bool).triu(1)
+        scores = (query @ key.transpose(1, 2)).masked_fill(mask, -torch.inf)
+        return (scores.softmax(-1) @ value).transpose(1, 2)[..., None]
+
+
+def test_infinite_values_are_refused_where_they_would_be_rounded():
+    float32 = float_model(lively(Masked()), Masked)
+    with pytest.raises(RefusedError, match="is infinite for some calibration images"):
+        quantize(float32, "static", images(8), calibration=MINMAX)
+    int8 = quantize(float32, "static", images(40), calibration=Calibration("minmax", "weighted"))
+    divergence, _ = Answers(float32, images(40, seed=1), 1).compare(int8)
+    assert divergence < 0.01
