@@ -37,7 +37,7 @@ elsewhere: $(INSTALLED)
 	@$(PLACE); $(RUN)/snakemake results/elsewhere.pyz $(OF_STUDY) && \
 		echo "Copy $$folder/results/elsewhere.pyz to another machine with ONNX Runtime and NumPy, and run: python elsewhere.pyz"
 
-# make check       say in a minute whether a study can do what it asks for; CONFIG= and CORES= as for study
+# make check       say in a minute whether a study can do what it asks for, and how long on all cores; CONFIG= and CORES= as for study
 check: $(INSTALLED)
 	@$(PLACE); $(RUN)/snakemake check $(OF_STUDY) && $(RUN)/snakemake all --dry-run --quiet rules $(OF_STUDY) && \
 		cat "$$folder/results/check.md"

@@ -71,7 +71,7 @@ def test_a_copy_is_the_same_throughout(first, tmp_path):
     assert row(compared_files(first, copy), "ONNX")["same bytes"] == len(FILES)
     assert compared_settings(first, copy) == []
     text = report(first, copy)
-    assert "Configuration, versions and machine are the same." in text
+    assert "Configuration, images, versions and machine are the same." in text
     assert "byte for byte. No number differs by more than chance." in text
 
 
@@ -104,6 +104,11 @@ def test_what_was_asked_for_is_told_where_it_differs(first, tmp_path):
     (second.folder / "study.yaml").write_text("training: {epochs: 4}\n")
     differences = {row["setting"]: (row["A"], row["B"]) for row in compared_settings(first, Run.read(second.folder))}
     assert differences == {"seeds": ("[0]", "as is default"), "training.epochs": ("3", "4")}
+
+
+def test_other_images_are_told(first, tmp_path):
+    second = run(tmp_path / "second", seed=1)
+    assert "test images" in {row["setting"] for row in compared_settings(first, second)}
 
 
 def test_files_of_one_run_only_are_counted(first, tmp_path):

@@ -53,13 +53,20 @@ def test_a_study_of_photos_alone_trains_a_network_of_ours(photos, tmp_path, monk
     assert "2 classes: cat, dog" in said and "16 training and 4 test photos" in said
 
 
-def test_given_weights_are_not_trained(tmp_path, monkeypatch):
+def test_given_weights_are_not_trained(tmp_path, monkeypatch, capsys):
     model, weights = f"{EXAMPLE}/my_model.py:build", f"{EXAMPLE}/my_weights.safetensors"
     new_study(str(tmp_path), f"{EXAMPLE}/images", model, weights)
     found = written(tmp_path, monkeypatch)
+    said = capsys.readouterr().out
+    assert "is a guess; say in" in said and "if the weights have seen them" not in said
     assert found["models"]["mine"]["weights"] == weights
     assert set(found["pruning"]["recovery"]) == {"none", "reconstruct"}
     assert set(found["quantization"]["modes"]) == {"float32", "static"}
+
+
+def test_photos_that_weights_may_have_seen_are_told(photos, tmp_path, capsys):
+    new_study(str(tmp_path / "study"), str(photos), f"{EXAMPLE}/my_model.py:build", f"{EXAMPLE}/my_weights.safetensors")
+    assert f"the test photos are drawn from {photos}: if the weights have seen them" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("model", ["torchvision:mobilenet_v3_small", "torchvision.models:mobilenet_v3_small"])

@@ -60,6 +60,11 @@ class Run(NamedTuple):
         checksums = read_json(self.folder / "results/data/dataset.json")["sha256"]
         return {name: checksums[name] for name in ("test_images.npy", "test_labels.npy")}
 
+    def images(self) -> dict[str, str]:
+        """Return the beginnings of the checksums of the images and of the labels of each split."""
+        checksums = read_json(self.folder / "results/data/dataset.json")["sha256"]
+        return {file.removesuffix(".npy").replace("_", " "): checksum[:12] for file, checksum in checksums.items()}
+
     def trained_on(self) -> set[str]:
         """Return the devices that trained, with numbers of threads, as the logs of trainings name them."""
         logs = [log for rule in TRAINING for log in (self.folder / "results/logs" / rule).rglob("*.log")]
@@ -73,6 +78,7 @@ class Run(NamedTuple):
             found[column] = ", ".join(sorted(set(map(str, self.table[column]))))
         sizes = (self.folder / file.replace(".onnx", ".size.json") for file in self.table.index)
         found["trained on"] = ", ".join(sorted(self.trained_on()))
+        found |= self.images()
         found["elagage"] = ", ".join(sorted({read_json(path)["provenance"]["elagage"] for path in sizes}))
         return found
 
@@ -208,7 +214,7 @@ def report(first: Run, second: Run) -> str:
                 f"{name} has none of {', '.join(CONFIGURATIONS)}: name its configuration instead of its folder."
             )
     parts.append(
-        tabulate(settings, headers="keys") if settings else "Configuration, versions and machine are the same."
+        tabulate(settings, headers="keys") if settings else "Configuration, images, versions and machine are the same."
     )
     return "\n\n".join([*parts, conclusion(files, numbers, settings)]) + "\n"
 

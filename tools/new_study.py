@@ -194,6 +194,13 @@ def new_study(study: str, photos: str, model: str, weights: str | None) -> pathl
     print(f"{len(found.classes)} classes: {', '.join(found.classes[:10])}{', ...' * (len(found.classes) > 10)}")
     print(f"{len(train):,} training and {len(test):,} test photos, to be scaled to {size}x{size} pixels")
     print(certifiable(asked["answer"], len(test)))
+    if weights is not None:
+        print(f"note: image_size: {size} is a guess; say in {config} which size the weights were trained with")
+        if found.test_is_drawn:
+            print(
+                f"note: the test photos are drawn from {photos}: if the weights have seen them, neither the accuracy "
+                "nor the answer is true; give them a folder test/ of photos that the weights have not seen"
+            )
     return config
 
 

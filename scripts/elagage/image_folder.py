@@ -46,11 +46,15 @@ File = tuple[pathlib.Path, int]  # an image, and the number of its class
 
 
 class ImageFolder(NamedTuple):
-    """The classes of an image folder, the files of its splits (train, test, perhaps validation), and what to know."""
+    """The classes of an image folder, the files of its splits (train, test, perhaps validation), and what to know.
+
+    test_is_drawn: whether the folder itself has no split for testing.
+    """
 
     classes: list[str]
     splits: dict[str, list[File]]
     notes: list[str]
+    test_is_drawn: bool
 
 
 def scan_image_folder(path: str) -> ImageFolder:
@@ -79,13 +83,13 @@ def scan_image_folder(path: str) -> ImageFolder:
     for folder in folders.values():
         beside = sum(file.suffix.lower() in ENDINGS and not _is_note(file.name) for file in folder.glob("*.*"))
         notes += [f"dataset.path: {folder}: left out {beside} images that lie in no class folder"] if beside else []
-    if "test" not in splits:
+    if test_is_drawn := "test" not in splits:
         splits["train"], splits["test"] = _hashed_split(splits.pop("train"), root)
         notes.append(
             f"dataset.path: {path} has no folder for testing: {len(splits['test'])} of its {images} images, a fifth of "
             f"each class by a hash of their names, are kept for that"
         )
-    return ImageFolder(classes, splits, notes)
+    return ImageFolder(classes, splits, notes, test_is_drawn)
 
 
 def _split_folders(root: pathlib.Path) -> tuple[dict[str, pathlib.Path], list[str]]:
