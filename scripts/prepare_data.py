@@ -2,34 +2,49 @@
 
 import collections
 import concurrent.futures
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy
 
 from elagage.data import KNOWN_SIZES, LISTED, SPLITS, Dataset, save_array
-from elagage.downloads import Labelled, read_downloaded
+from elagage.downloads import read_downloaded
 from elagage.errors import UserError
-from elagage.files import sha256, write_json
+from elagage.files import sha256, whole_file, write_json
 from elagage.geometry import COVER, Geometry
-from elagage.image_folder import File, read_image, scan_image_folder, square
+from elagage.image_folder import File, is_grey, read_image, scan_image_folder, square
 from elagage.job import job, say
 from elagage.progress import progress
 
 SPLIT_SEED = 0  # one fixed split, so that results of different studies can be compared
+CHUNK = 2**25  # bytes of images that are in memory at once
+
+
+class Part(NamedTuple):
+    """The images of a split, which are read when they are written, and their labels, int [n]; files: of a folder."""
+
+    read: Callable[[numpy.ndarray], numpy.ndarray]  # numbers, int [k] -> uint8 [k, channels, size, size]
+    labels: numpy.ndarray
+    files: Sequence[File] = ()
+
+    def chosen(self, numbers: numpy.ndarray) -> "Part":
+        """Return some of the images, int [k], in this order."""
+        files = [self.files[number] for number in numbers] if self.files else ()
+        return Part(lambda some: self.read(numbers[some]), self.labels[numbers], files)
 
 
 class Loaded(NamedTuple):
-    """The splits of a data set, the names of its classes and, of an image folder, the names of its test images."""
+    """The splits of a data set, the names of its classes, and what is wrong with images that were read so far."""
 
-    parts: dict[str, Labelled]
+    parts: dict[str, Part]
     classes: list[str]
-    test_files: Sequence[str] = ()
+    mistakes: Sequence[str] = ()
 
 
 def digits(path: str, size: int | None, geometry: Geometry) -> Loaded:
@@ -42,71 +57,66 @@ def digits(path: str, size: int | None, geometry: Geometry) -> Loaded:
     train_images, test_images, train_labels, test_labels = train_test_split(
         images, loaded.target, test_size=KNOWN_SIZES["digits"][1], stratify=loaded.target, random_state=SPLIT_SEED
     )
+    train, test = (train_images, train_labels), (test_images, test_labels)
     names = [str(name) for name in loaded.target_names]
-    parts = {"train": (train_images, train_labels), "test": (test_images, test_labels)}
-    resized = {split: (_resized(images, size, geometry), labels) for split, (images, labels) in parts.items()}
-    return Loaded(resized, names)
+    return Loaded({"train": _part(*train, size, geometry), "test": _part(*test, size, geometry)}, names)
 
 
 def downloaded(name: str, path: str, size: int | None, geometry: Geometry) -> Loaded:
     """Return one of torchvision's data sets, downloaded to `path` unless it is there."""
-    *parts, classes = read_downloaded(name, path)
-    resized = [(_resized(images, size, geometry), labels) for images, labels in parts]
-    return Loaded(dict(zip(("train", "test"), resized, strict=True)), classes)
+    train, test, classes = read_downloaded(name, path)
+    return Loaded({"train": _part(*train, size, geometry), "test": _part(*test, size, geometry)}, classes)
+
+
+def _part(images: numpy.ndarray, labels: numpy.ndarray, size: int | None, geometry: Geometry) -> Part:
+    """Return images, uint8 [n, height, width(, 3)], and their labels as a split."""
+    return Part(lambda numbers: _channels_first(_resized(images[numbers], size, geometry)), labels)
 
 
 def image_folder(path: str, size: int, geometry: Geometry) -> Loaded:
-    """The user's own images; each split is shuffled once, so that its first images are of all classes.
-
-    Says which images stand in two places. Raises UserError that names several of those that cannot be read.
-    """
+    """The user's own images; each split is shuffled once, so that its first images are of all classes."""
     folder = scan_image_folder(path)
     for note in folder.notes:
         print(note)
-    parts, shuffled = {}, {}
-    read = functools.partial(_image_or_mistake, size=size, geometry=geometry)
+    grey = all(is_grey(file) for files in folder.splits.values() for file, _ in files)
+    mistakes: list[str] = []
+    parts = {}
     for split, files in folder.splits.items():
         order = numpy.random.default_rng(SPLIT_SEED).permutation(len(files))
-        shuffled[split] = [files[index] for index in order]
-        with progress(len(files), " images", f"decode {split}") as advance:
-            images = []
-            # Pillow releases the lock while it decodes, so threads use every core.
-            with concurrent.futures.ThreadPoolExecutor() as pool:
-                for image in pool.map(read, (file for file, _ in shuffled[split])):
-                    images.append(image)
-                    advance(1)
-        parts[split] = images, numpy.array([label for _, label in shuffled[split]])
-    mistakes = sorted(str(image) for images, _ in parts.values() for image in images if isinstance(image, UserError))
-    if mistakes:
-        more = [f"and {len(mistakes) - LISTED} more images"] if len(mistakes) > LISTED else []
-        raise UserError("\n".join([*mistakes[:LISTED], *more]))
-    grey = all(image.ndim == 2 for images, _ in parts.values() for image in images)
-    stacked = {
-        split: (numpy.stack([_with_channels(image, grey) for image in images]), labels)
-        for split, (images, labels) in parts.items()
-    }
-    for note in repeats(shuffled, {split: images for split, (images, _) in stacked.items()}):
-        say(note)
-    names = (os.fsencode(file.relative_to(path)) for file, _ in shuffled["test"])
-    return Loaded(stacked, folder.classes, [name.decode(errors="backslashreplace") for name in names])
+        shuffled = [files[index] for index in order]
+        read = functools.partial(_decoded, shuffled, size, geometry, grey, mistakes)
+        parts[split] = Part(read, numpy.array([label for _, label in shuffled]), shuffled)
+    return Loaded(parts, folder.classes, mistakes)
 
 
-def _image_or_mistake(file: pathlib.Path, size: int, geometry: Geometry) -> numpy.ndarray | UserError:
-    try:
-        return read_image(file, size, geometry)
-    except UserError as error:
-        return error
+def _decoded(
+    files: Sequence[File], size: int, geometry: Geometry, grey: bool, mistakes: list[str], numbers: numpy.ndarray
+) -> numpy.ndarray:
+    """Return images, uint8 [n, channels, size, size]; those that cannot be read are black, and named in `mistakes`."""
+    images = numpy.zeros((len(numbers), 1 if grey else 3, size, size), numpy.uint8)
+
+    def decode(place: int) -> None:
+        try:
+            image = read_image(files[numbers[place]][0], size, geometry)
+            images[place] = image if image.ndim == 2 else image.transpose(2, 0, 1)
+        except UserError as error:
+            mistakes.append(str(error))
+
+    # Pillow releases the lock while it decodes, so threads use every core.
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        list(pool.map(decode, range(len(numbers))))
+    return images
 
 
-def repeats(files: Mapping[str, Sequence[File]], images: Mapping[str, numpy.ndarray]) -> list[str]:
+def repeats(files: Mapping[str, Sequence[File]], digests: Mapping[str, Sequence[bytes]]) -> list[str]:
     """Return notes on images of the same pixels that are for testing and for training, or in two classes.
 
-    files and images: split -> the files with the numbers of their classes, and uint8 [n, ...] in the same order.
+    files and digests: split -> the files with the numbers of their classes, and checksums of their pixels.
     """
     places: dict[bytes, list[tuple[str, pathlib.Path, int]]] = collections.defaultdict(list)
     for split, of_split in files.items():
-        for (file, label), image in zip(of_split, images[split], strict=True):
-            places[hashlib.sha256(image).digest()].append((split, file, label))
+        for (file, label), digest in zip(of_split, digests[split], strict=True):
+            places[digest].append((split, file, label))
     twice = [found for found in places.values() if len(found) > 1]
     tested = [found for found in twice if len({split == "test" for split, _, _ in found}) > 1]
     contradictory = [found for found in twice if len({label for _, _, label in found}) > 1]
@@ -134,10 +144,6 @@ LOADERS = {
 FLIP = {name: name != "digits" for name in LOADERS}  # a mirrored 3 is no digit
 
 
-def _with_channels(image: numpy.ndarray, grey: bool) -> numpy.ndarray:
-    return image if grey or image.ndim == 3 else numpy.stack([image] * 3, axis=-1)
-
-
 def _resized(images: numpy.ndarray, size: int | None, geometry: Geometry) -> numpy.ndarray:
     size = size or images.shape[1]
     if images.shape[1:3] == (size, size) and geometry.resize in (None, "squash"):
@@ -152,14 +158,14 @@ def _channels_first(images: numpy.ndarray) -> numpy.ndarray:
     return numpy.ascontiguousarray(images)
 
 
-def split_validation(train: Labelled, fraction: float, classes: list[str]) -> tuple[Labelled, Labelled]:
-    """Return the training and the validation part: shuffled, with the same share of every class, at least one image.
+def split_validation(labels: numpy.ndarray, fraction: float, classes: list[str]) -> tuple[numpy.ndarray, numpy.ndarray]:
+    """Return the numbers of the images for training and of those for validation, of labels, int [n].
 
-    Raises UserError if a class has a single image.
+    They are shuffled, with the same share of every class, and at least one image. Raises UserError if a class has a
+    single image.
     """
     from sklearn.model_selection import train_test_split
 
-    images, labels = train
     counts = numpy.bincount(labels, minlength=len(classes))
     if counts.min() < 2:
         name = classes[int(counts.argmin())]
@@ -182,7 +188,7 @@ def split_validation(train: Labelled, fraction: float, classes: list[str]) -> tu
             place[of_class] = numpy.arange(len(of_class))
         chosen = place[order] < shares[labels[order]]
         kept, validation = order[~chosen], order[chosen]
-    return (images[kept], labels[kept]), (images[validation], labels[validation])
+    return kept, validation
 
 
 def prepare_data(
@@ -197,16 +203,26 @@ def prepare_data(
 
     Splits, their order and labels are the same for all geometries. `test_files` (JSON) lists the names of test images
     below `path`; it is empty for all but image folders, and not described in `dataset`, on which trainings depend.
+    Says which images of a folder stand in two places. Raises UserError that names several that cannot be read.
     """
-    parts, classes, test_files = LOADERS[name](path, image_size, geometry)
+    loaded = LOADERS[name](path, image_size, geometry)
+    parts, classes = dict(loaded.parts), loaded.classes
     if "validation" not in parts:
-        parts["train"], parts["validation"] = split_validation(parts["train"], validation_fraction, classes)
-    parts = {split: (_channels_first(parts[split][0]), parts[split][1].astype(numpy.int64)) for split in SPLITS}
-    for split, arrays in parts.items():
-        for kind, array in zip(("images", "labels"), arrays, strict=True):
-            save_array(outputs[f"{split}_{kind}"], array)
-    write_json(outputs["test_files"], test_files)
-    images = parts["train"][0]
+        kept, validation = split_validation(parts["train"].labels, validation_fraction, classes)
+        parts["train"], parts["validation"] = parts["train"].chosen(kept), parts["train"].chosen(validation)
+    with contextlib.ExitStack() as written:
+        digests = {}
+        for split in SPLITS:
+            images = written.enter_context(whole_file(outputs[f"{split}_images"]))
+            digests[split] = write_images(images, parts[split], f"decode {split}")
+        _check_all_read(loaded.mistakes)
+    for note in repeats({split: part.files for split, part in parts.items() if part.files}, digests):
+        say(note)
+    for split, part in parts.items():
+        save_array(outputs[f"{split}_labels"], part.labels.astype(numpy.int64))
+    names = (os.fsencode(file.relative_to(path)) for file, _ in parts["test"].files)
+    write_json(outputs["test_files"], [name.decode(errors="backslashreplace") for name in names])
+    images = numpy.load(outputs["train_images"], mmap_mode="r")
     mean, std = channel_moments(images)
     dataset = Dataset(
         name=name,
@@ -216,23 +232,58 @@ def prepare_data(
         mean=mean,
         std=std,
         flip=FLIP[name],
-        images={split: len(labels) for split, (_, labels) in parts.items()},
+        images={split: len(parts[split].labels) for split in SPLITS},
         **geometry._asdict(),
         sha256={pathlib.Path(file).name: sha256(file) for file in outputs.values() if file.endswith(".npy")},
     )
     write_json(outputs["dataset"], dataclasses.asdict(dataset))
 
 
+def write_images(path: pathlib.Path, part: Part, label: str) -> list[bytes]:
+    """Write the images of a split as .npy, a few at a time; return the checksum of each one's pixels."""
+    digests: list[bytes] = []
+    with open(path, "wb") as file, progress(len(part.labels), " images", label) as advance:
+        for images in _chunks(part):
+            if not digests:
+                header = numpy.lib.format.header_data_from_array_1_0(images)
+                header["shape"] = (len(part.labels), *images.shape[1:])
+                numpy.lib.format.write_array_header_1_0(file, header)
+            file.write(images.data)
+            digests += [hashlib.sha256(image).digest() for image in images]
+            advance(len(images))
+    return digests
+
+
+def _chunks(part: Part) -> Iterator[numpy.ndarray]:
+    """Yield the images of a split in their order, uint8 [n, channels, size, size]; n as CHUNK permits."""
+    start, size = 0, 1
+    while start < len(part.labels):
+        images = part.read(numpy.arange(start, min(start + size, len(part.labels))))
+        yield images
+        start += len(images)
+        size = max(1, CHUNK // images[0].nbytes)
+
+
+def _check_all_read(mistakes: Sequence[str]) -> None:
+    if mistakes:
+        more = [f"and {len(mistakes) - LISTED} more images"] if len(mistakes) > LISTED else []
+        raise UserError("\n".join([*sorted(mistakes)[:LISTED], *more]))
+
+
 def channel_moments(images: numpy.ndarray) -> tuple[list[float], list[float]]:
     """Return mean and standard deviation of each channel of uint8 [n, channels, height, width], as shares of 255.
 
-    Exact, from the histogram; a float copy of the images would take eight times their memory. A channel that never
-    changes gets the deviation of one grey level, so that dividing by it stays possible.
+    Exact, from the histogram of a few images at a time. A channel that never changes gets the deviation of one grey
+    level, so that dividing by it stays possible.
     """
-    values = numpy.arange(256) / 255
+    values, counts = numpy.arange(256) / 255, numpy.zeros((images.shape[1], 256), numpy.int64)
+    step = max(1, CHUNK // images[0].nbytes)
+    for start in range(0, len(images), step):
+        for channel, of_channel in enumerate(counts):
+            of_channel += numpy.bincount(images[start : start + step, channel].ravel(), minlength=256)
     mean, std = [], []
-    for channel in range(images.shape[1]):
-        share = numpy.bincount(images[:, channel].ravel(), minlength=256) / images[:, channel].size
+    for of_channel in counts:
+        share = of_channel / of_channel.sum()
         mean.append(float(share @ values))
         std.append(max(float(numpy.sqrt(share @ (values - mean[-1]) ** 2)), 1 / 255))
     return mean, std

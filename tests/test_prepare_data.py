@@ -10,6 +10,7 @@ import numpy
 import pytest
 from PIL import Image
 
+import prepare_data as prepare_data_module
 from elagage.data import SPLITS, Dataset, Split
 from elagage.errors import UserError
 from elagage.files import read_json, sha256
@@ -501,21 +502,29 @@ def test_a_class_with_a_single_image_for_training_and_validation_is_refused_by_n
     refused("image_folder", path, tmp_path / "out", "dataset.path", "class 'cat' has 1 image", image_size=8)
 
 
-def labelled(*counts: int) -> tuple[numpy.ndarray, numpy.ndarray]:
-    """Return so many images of each class, each with a number of its own as pixels."""
-    labels = numpy.repeat(numpy.arange(len(counts)), counts)
-    return numpy.arange(len(labels), dtype=numpy.uint16)[:, None, None], labels
+def test_images_are_read_a_few_at_a_time_into_the_same_files(tmp_path, monkeypatch):
+    path, sizes = two_classes(tmp_path / "images", train=20), []
+    whole, _ = prepared("image_folder", path, tmp_path / "whole", image_size=8)
+    decoded = prepare_data_module._decoded
+    monkeypatch.setattr(prepare_data_module, "CHUNK", 3 * 8 * 8)
+    monkeypatch.setattr(prepare_data_module, "_decoded", lambda *given: sizes.append(len(given[-1])) or decoded(*given))
+    parts, _ = prepared("image_folder", path, tmp_path / "parts", image_size=8)
+    assert parts == whole
+    assert max(sizes) == 3
+
+
+def labelled(*counts: int) -> numpy.ndarray:
+    """Return the labels of so many images of each class."""
+    return numpy.repeat(numpy.arange(len(counts)), counts)
 
 
 @pytest.mark.parametrize("fraction", [0.1, 0.25, 0.5, 0.9])
 def test_a_split_is_disjoint_complete_and_of_equal_shares(fraction):
-    whole = labelled(40, 80, 20)
-    kept, validation = split_validation(whole, fraction, ["a", "b", "c"])
-    numbers = [images[:, 0, 0].tolist() for images, _ in (kept, validation)]
-    assert sorted(numbers[0] + numbers[1]) == list(range(140))
-    for images, labels in (kept, validation):
-        assert numpy.array_equal(whole[1][images[:, 0, 0]], labels)
-    assert numpy.bincount(validation[1]).tolist() == pytest.approx([40 * fraction, 80 * fraction, 20 * fraction])
+    labels = labelled(40, 80, 20)
+    kept, validation = split_validation(labels, fraction, ["a", "b", "c"])
+    assert sorted([*kept, *validation]) == list(range(140))
+    expected = pytest.approx([40 * fraction, 80 * fraction, 20 * fraction])
+    assert numpy.bincount(labels[validation]).tolist() == expected
 
 
 @pytest.mark.parametrize(
@@ -523,14 +532,14 @@ def test_a_split_is_disjoint_complete_and_of_equal_shares(fraction):
     [((90, 10), 0.1), ((3, 3), 0.5), ((99, 1), 0.1), ((98, 2), 0.1), ((98, 2), 0.97), ((90, 5, 5), 0.1)],
 )
 def test_both_parts_of_a_split_have_every_class_of_two_images(counts, fraction):
-    names = list("abc")[: len(counts)]
+    names, labels = list("abc")[: len(counts)], labelled(*counts)
     if min(counts) < 2:
         with pytest.raises(UserError, match="class 'b' has 1 image"):
-            split_validation(labelled(*counts), fraction, names)
+            split_validation(labels, fraction, names)
         return
-    parts = split_validation(labelled(*counts), fraction, names)
-    assert [set(labels) for _, labels in parts] == [set(range(len(counts)))] * 2
-    assert sorted(numpy.concatenate([images for images, _ in parts]).ravel()) == list(range(sum(counts)))
+    parts = split_validation(labels, fraction, names)
+    assert [set(labels[numbers]) for numbers in parts] == [set(range(len(counts)))] * 2
+    assert sorted(numpy.concatenate(parts)) == list(range(sum(counts)))
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -39,6 +39,7 @@ MOST_LEFT_OUT = 0.1  # share of the files that may be photos and are not read, f
 VALIDATION = ("val", "valid", "validation")
 # What others call these folders.
 SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test"} | dict.fromkeys(VALIDATION, "val")
+GREY_MODES = ("1", "L", "LA")  # of Pillow
 TEST_SHARE = 5  # one image in so many tests a folder that is not split
 LISTED = 5
 
@@ -296,13 +297,25 @@ def read_image(file: pathlib.Path, size: int, geometry: Geometry = COVER) -> num
             # Pillow opens PNGs of 16 bits per channel as RGB or RGBA, but its decoder's arguments say "RGB;16B".
             if image.mode in ("I", "F") or image.mode.startswith("I;16") or ";16" in str(getattr(image, "tile", "")):
                 raise UserError(f"{file}: {image.mode} pixels have more than 8 bits; save the image with 8 bits")
-            grey = image.mode in ("1", "L", "LA")
+            grey = image.mode in GREY_MODES
             image = ImageOps.exif_transpose(image).convert("L" if grey else "RGB")
             return numpy.asarray(square(image, size, geometry))
     except UserError:
         raise
     except Exception as error:  # damaged files raise of every kind, TypeError and struct.error too
         raise UserError(f"{file}: not a readable image ({error}); remove or replace it") from error
+
+
+def is_grey(file: pathlib.Path) -> bool:
+    """Whether read_image returns an image without colours, as the head of the file says; of a damaged one, True."""
+    from PIL import Image
+
+    Image.init()
+    try:
+        with Image.open(file, formats=FORMATS) as image:
+            return image.mode in GREY_MODES
+    except Exception:  # read_image names it
+        return True
 
 
 def square(image: "Image.Image", size: int, geometry: Geometry) -> "Image.Image":
