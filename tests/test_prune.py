@@ -484,3 +484,15 @@ def test_the_same_dense_model_gives_the_same_file_again(tmp_path, dense, scope):
     for name in ("first", "second"):
         prune(dense, scope=scope, rate=0.5, checkpoint=tmp_path / name)
     assert (tmp_path / "first").read_bytes() == (tmp_path / "second").read_bytes()
+
+
+def test_a_layer_of_which_nothing_is_left_is_named(tmp_path, data, capsys):
+    network = build_network("resnet8", 3, 1, seed=5)
+    with torch.no_grad():
+        network.linear.weight.mul_(1e-6)
+    save_dense(tmp_path / "dense.safetensors", network, data.dataset, {"model": "mine", "seed": 5})
+    for scope, rate in (("global", 0.1), ("local", 0.5)):
+        prune(tmp_path / "dense.safetensors", scope=scope, rate=rate, checkpoint=tmp_path / "pruned.safetensors")
+        said = capsys.readouterr().out
+        told = "mine 5: global pruning at 10% leaves nothing of linear.weight; `local` leaves each layer its share"
+        assert (told in said) == (scope == "global")
