@@ -23,7 +23,7 @@ from elagage.job import job, say
 from elagage.progress import progress
 
 SPLIT_SEED = 0  # one fixed split, so that results of different studies can be compared
-CHUNK = 2**25  # bytes of images that are in memory at once
+CHUNK, CHUNK_IMAGES = 2**25, 256  # bytes and number of the images that are in memory at once, at most
 
 
 class Part(NamedTuple):
@@ -85,7 +85,7 @@ def image_folder(path: str, size: int, geometry: Geometry) -> Loaded:
         order = numpy.random.default_rng(SPLIT_SEED).permutation(len(files))
         shuffled = [files[index] for index in order]
         read = functools.partial(_decoded, shuffled, size, geometry, grey, mistakes)
-        parts[split] = Part(read, numpy.array([label for _, label in shuffled]), shuffled)
+        parts[split] = Part(read, numpy.array([label for _, label in shuffled], int), shuffled)
     return Loaded(parts, folder.classes, mistakes)
 
 
@@ -96,8 +96,11 @@ def _decoded(
     images = numpy.zeros((len(numbers), 1 if grey else 3, size, size), numpy.uint8)
 
     def decode(place: int) -> None:
+        file, _ = files[numbers[place]]
         try:
-            image = read_image(files[numbers[place]][0], size, geometry)
+            image = read_image(file, size, geometry)
+            if grey and image.ndim == 3:  # is_grey could not read it, or read another file
+                raise UserError(f"{file}: has changed while the images were read; run again")
             images[place] = image if image.ndim == 2 else image.transpose(2, 0, 1)
         except UserError as error:
             mistakes.append(str(error))
@@ -214,7 +217,7 @@ def prepare_data(
         digests = {}
         for split in SPLITS:
             images = written.enter_context(whole_file(outputs[f"{split}_images"]))
-            digests[split] = write_images(images, parts[split], f"decode {split}")
+            digests[split] = write_images(images, parts[split], f"prepare {split}")
         _check_all_read(loaded.mistakes)
     for note in repeats({split: part.files for split, part in parts.items() if part.files}, digests):
         say(note)
@@ -261,7 +264,7 @@ def _chunks(part: Part) -> Iterator[numpy.ndarray]:
         images = part.read(numpy.arange(start, min(start + size, len(part.labels))))
         yield images
         start += len(images)
-        size = max(1, CHUNK // images[0].nbytes)
+        size = max(1, min(CHUNK_IMAGES, CHUNK // images[0].nbytes))
 
 
 def _check_all_read(mistakes: Sequence[str]) -> None:

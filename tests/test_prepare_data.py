@@ -513,6 +513,13 @@ def test_images_are_read_a_few_at_a_time_into_the_same_files(tmp_path, monkeypat
     assert max(sizes) == 3
 
 
+def test_a_photo_that_changes_while_it_is_read_is_named(tmp_path, monkeypatch):
+    path = two_classes(tmp_path / "images", train=4)
+    Image.new("RGB", (8, 8), "red").save(path / "train/cat/late.png")
+    monkeypatch.setattr(prepare_data_module, "is_grey", lambda _: True)
+    refused("image_folder", path, tmp_path / "out", "late.png: has changed while", image_size=8)
+
+
 def labelled(*counts: int) -> numpy.ndarray:
     """Return the labels of so many images of each class."""
     return numpy.repeat(numpy.arange(len(counts)), counts)

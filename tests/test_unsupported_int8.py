@@ -74,11 +74,18 @@ class ClippedAboveZero(Between):
 
 
 class GroupedTransposed(Between):
+    bias = True
+
     def make(self):
-        self.up = nn.ConvTranspose2d(16, 16, 2, 2, groups=4, bias=False)
+        self.up = nn.ConvTranspose2d(16, 16, 2, 2, groups=4, bias=self.bias)
+        nn.init.normal_(self.up.weight, generator=torch.Generator().manual_seed(0))
 
     def between(self, x):
         return functional.relu(self.up(x))
+
+
+class WithoutBias(GroupedTransposed):
+    bias = False
 
 
 class NormOfImages(Between):
@@ -104,6 +111,7 @@ NETWORKS = [
     AmbiguousNames,
     ClippedAboveZero,
     GroupedTransposed,
+    WithoutBias,
     NormOfImages,
     StackOfMatrices,
 ]
@@ -139,6 +147,27 @@ def test_only_these_nodes_stay_float32():
     assert sorted(kinds[name] for name in unsupported(tied)) in (["Gemm", "MatMul"], ["MatMul", "MatMul"])
     assert [kinds[name] for name in unsupported(clipped)] == ["Clip"]
     assert "next.weight" in qdq_places(quantize(clipped, "static", images(8))).weights
+    assert not list(unsupported(float_model(lively(WithoutBias()), WithoutBias)))
+
+
+class PlainNorm(Between):
+    """Layer norm without weights, which the exporter makes ones of while the network runs, where they are many."""
+
+    def between(self, x):
+        return functional.layer_norm(functional.interpolate(x, scale_factor=10), [10 * DATASET.image_size] * 2)
+
+
+def test_a_norm_without_weights_is_no_mistake():
+    float32 = float_model(lively(PlainNorm()), PlainNorm)
+    int8 = quantize(float32, "static", images(8), calibration=Calibration("minmax", "weighted"))
+    assert "stem.weight" in qdq_places(int8).weights
+
+
+@pytest.mark.parametrize("mode", ["dynamic", "dynamic_conv"])
+def test_stacks_of_matrices_stay_float32_in_dynamic_modes(mode):
+    float32 = float_model(lively(StackOfMatrices()), StackOfMatrices)
+    expected, found = (onnx_logits(model, images(40)) for model in (float32, quantize(float32, mode)))
+    assert centred_error(found, expected) < 0.1
 
 
 class Masked(Between):

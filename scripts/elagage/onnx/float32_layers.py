@@ -101,7 +101,7 @@ def unsupported(model: onnx.ModelProto) -> Iterator[str]:
 
     Nodes that share a weight whose channels are along another axis in each: the kernels take the scales along the one
     axis for both. Clip between bounds of the same sign, which is left out as if the range of uint8, in which zero is,
-    did the same. Transposed convolutions in groups, and layer norm over several axes: the quantizer fails.
+    did the same. Transposed convolutions in groups with a bias, and layer norm over several axes: the quantizer fails.
     """
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     users: dict[str, list[onnx.NodeProto]] = {}
@@ -111,8 +111,8 @@ def unsupported(model: onnx.ModelProto) -> Iterator[str]:
                 users.setdefault(node.input[place], []).append(node)
         if (
             (node.op_type == "Clip" and not _clips_at_zero(node, constants))
-            or (node.op_type == "ConvTranspose" and _attribute(node, "group", 1) > 1)
-            or (node.op_type == "LayerNormalization" and len(constants[node.input[1]].dims) > 1)
+            or (node.op_type == "ConvTranspose" and _attribute(node, "group", 1) > 1 and len(node.input) > 2)
+            or (node.op_type == "LayerNormalization" and _rank(constants.get(node.input[1])) > 1)
         ):
             yield node.name
     for name, nodes in users.items():
@@ -134,6 +134,10 @@ def _output_axis(node: onnx.NodeProto, rank: int) -> int:
     if node.op_type == "Gemm":
         return 0 if _attribute(node, "transB", 0) else 1
     return {"Conv": 0, "ConvTranspose": 1, "MatMul": rank - 1}.get(node.op_type, 0)
+
+
+def _rank(tensor: onnx.TensorProto | None) -> int:
+    return 0 if tensor is None else len(tensor.dims)
 
 
 def _attribute(node: onnx.NodeProto, name: str, default: int) -> int:

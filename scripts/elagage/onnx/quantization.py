@@ -52,9 +52,12 @@ def _dynamic(
     overrides: Mapping,
     calibration: Calibration,
 ) -> None:
+    model = onnx.load(source)
+    stacks = _stacks(model)
     quantization.quantize_dynamic(
         source,
         target,
+        nodes_to_exclude=[node.name for node in model.graph.node if not stacks.isdisjoint(node.input)],
         op_types_to_quantize=operators,
         per_channel=True,
         weight_type=QuantType.QInt8,
@@ -103,10 +106,15 @@ def _minmax(
 
 
 def _one_scale(model: onnx.ModelProto) -> dict[str, list[dict]]:
-    """Return how weights are rounded that get one scale for all channels: stacks of matrices have no other kernel."""
+    """Return how weights are rounded that get one scale for all channels."""
+    rounding = {"quant_type": QuantType.QInt8, "symmetric": True, "reduce_range": REDUCE_RANGE}
+    return {name: [rounding] for name in _stacks(model)}
+
+
+def _stacks(model: onnx.ModelProto) -> set[str]:
+    """Return the weights that are several matrices. For these ONNX Runtime has no kernel with a scale per channel."""
     factors = {node.input[1] for node in model.graph.node if node.op_type == "MatMul"}
-    stacks = (tensor.name for tensor in model.graph.initializer if tensor.name in factors and len(tensor.dims) > 2)
-    return {name: [{"quant_type": QuantType.QInt8, "symmetric": True, "reduce_range": REDUCE_RANGE}] for name in stacks}
+    return {tensor.name for tensor in model.graph.initializer if tensor.name in factors and len(tensor.dims) > 2}
 
 
 def _few_bits(
@@ -150,10 +158,10 @@ def quantize(
     input; `static` what the calibration says, per channel, as QDQ, with ranges calibrated on `images`, uint8
     [n, channels, height, width]; `mixed` the same; `static4` and `static3` the same, with weights on 15 and 7 levels;
     `qat` as `static`, with the stated ranges (tensor -> scale, float32, and zero_point, uint8, or rmin and rmax,
-    float32) of all tensors that `ranges` names, as other modes that calibrate. Layers that `widening` names stay
-    float32, and so does the answer: results of the last products, and what follows them. Raises RefusedError if nothing
-    became int8, but for `dynamic`, because a network may have no linear layer, and UserError if there is no room for
-    temporary files.
+    float32) of all tensors that `ranges` names, as other modes that calibrate. What `widening` and `unsupported`
+    name stays float32, and so does the answer: results of the last products, and what follows them. Raises RefusedError
+    if nothing became int8, but for `dynamic`, because a network may have no linear layer, or if what would be rounded
+    is infinite, and UserError if there is no room for temporary files.
     https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html
     """
     quantized = quantize_some(model, mode, images, ranges, calibration)
