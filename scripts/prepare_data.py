@@ -96,6 +96,7 @@ def _decoded(
     images = numpy.zeros((len(numbers), 1 if grey else 3, size, size), numpy.uint8)
 
     def decode(place: int) -> None:
+        """Put an image into its place, or take down why it cannot be read."""
         file, _ = files[numbers[place]]
         try:
             image = read_image(file, size, geometry)
@@ -258,7 +259,7 @@ def write_images(path: pathlib.Path, part: Part, label: str) -> list[bytes]:
 
 
 def _chunks(part: Part) -> Iterator[numpy.ndarray]:
-    """Yield the images of a split in their order, uint8 [n, channels, size, size]; n as CHUNK permits."""
+    """Yield the images of a split in their order, uint8 [n, channels, size, size]; n as the limits above permit."""
     start, size = 0, 1
     while start < len(part.labels):
         images = part.read(numpy.arange(start, min(start + size, len(part.labels))))
@@ -280,7 +281,7 @@ def channel_moments(images: numpy.ndarray) -> tuple[list[float], list[float]]:
     level, so that dividing by it stays possible.
     """
     values, counts = numpy.arange(256) / 255, numpy.zeros((images.shape[1], 256), numpy.int64)
-    step = max(1, CHUNK // images[0].nbytes)
+    step = max(1, CHUNK // images[0].nbytes)  # numpy.bincount makes eight bytes of each
     for start in range(0, len(images), step):
         for channel, of_channel in enumerate(counts):
             of_channel += numpy.bincount(images[start : start + step, channel].ravel(), minlength=256)

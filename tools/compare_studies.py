@@ -55,13 +55,8 @@ class Run(NamedTuple):
         with reading(path := self.folder / predicted(file.removesuffix(".onnx"))["predictions"]):
             return numpy.load(path) == numpy.load(self.folder / "results/data/test_labels.npy")
 
-    def test_images(self) -> dict[str, str]:
-        """Return the checksums of the test images and of their labels."""
-        checksums = read_json(self.folder / "results/data/dataset.json")["sha256"]
-        return {name: checksums[name] for name in ("test_images.npy", "test_labels.npy")}
-
     def images(self) -> dict[str, str]:
-        """Return the beginnings of the checksums of the images and of the labels of each split."""
+        """Return the beginnings of the checksums of the images and of the labels of each split, by name."""
         checksums = read_json(self.folder / "results/data/dataset.json")["sha256"]
         return {file.removesuffix(".npy").replace("_", " "): checksum[:12] for file, checksum in checksums.items()}
 
@@ -156,7 +151,7 @@ def compared_numbers(first: Run, second: Run) -> tuple[list[dict], list[dict]]:
     Chance is what tests at 5 % cannot exclude, over all files of a quantity together (Holm).
     """
     files = [file for file in first.table.index if file in second.table.index]
-    paired = first.test_images() == second.test_images()
+    paired = all(first.images()[name] == second.images()[name] for name in ("test images", "test labels"))
     quantities = {
         f"accuracy, {'image by image' if paired else 'other test images'}": accuracies(first, second, paired),
         "time of an image (ms)": means(first, second, "inference_time{}_ms"),
