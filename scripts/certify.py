@@ -62,6 +62,7 @@ def answered(
     names = ("file", "model", "seed", "scope", "rate", "recovery", "mode", "costs")
     ratios = {name: reference["costs"][name][1] / chosen["costs"][name][1] for name in OBJECTIVES}
     bounds = {name: float(of_file[name]) for name in ("loss_points", "loss_low", "loss_high")}
+    trained = chosen["rate"] > 0 and not pandas.isna(of_file["control_loss_points"])
     return {
         **{name: chosen[name] for name in names},
         "is_reference": chosen is reference,
@@ -69,6 +70,8 @@ def answered(
         "best": BEST.format(objective=objective),
         "times_better": ratios,
         **bounds,
+        # What more epochs gain is not what compression keeps.
+        "control_loss_points": float(of_file["control_loss_points"]) if trained else None,
         "recipe": None if chosen is reference else recipe(chosen, variants, losses),
     }
 

@@ -10,7 +10,7 @@ import pytest
 from certify import certify
 from elagage.files import write_json, write_refusal
 from elagage.losses import compared
-from elagage.sentences import described
+from elagage.sentences import answer, described
 from order import order
 
 REPOSITORY = pathlib.Path(__file__).parent.parent
@@ -205,6 +205,9 @@ def test_what_was_retrained_is_compared_with_its_control(files, tmp_path):
         "0.1",
     )
     assert table.loc[files[2]["file"], "control_loss_points"] == ""
+    chosen = found["answers"]["file_size"] | {"is_reference": False, "control_loss_points": 1.5}
+    words = answer(["file_size"], chosen, found["reference"], found)
+    assert " of accuracy (against the dense network trained as much longer it loses 1.50 points), and with" in words
     [told] = found["recoveries"]
     assert (told["recovery"], told["within_up_to"], told["longer"]["file"]) == ("finetune", 0.5, control["file"])
     assert told["longer"]["points"] == pytest.approx(-0.2)

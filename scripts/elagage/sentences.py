@@ -56,10 +56,12 @@ def answer(objectives: list[str], chosen: Mapping, reference: Mapping, found: Ma
             for by, cost, was, ratio in zip(asked, costs, before, ratios, strict=True)
         ]
     )
+    control = chosen["control_loss_points"]
+    longer = "" if control is None else f" (against the dense network trained as much longer it {changes(control)})"
     return (
         f"By {named}, deploy {chosen['best']} ({chosen['described']}): {takes}; on {found['test_images']:,} test "
-        f"images it {changes(chosen['loss_points'])} of accuracy, and with {percent(found['confidence'])} confidence "
-        f"it loses less than {found['margin']}."
+        f"images it {changes(chosen['loss_points'])} of accuracy{longer}, and with {percent(found['confidence'])} "
+        f"confidence it loses less than {found['margin']}."
     )
 
 
