@@ -20,9 +20,9 @@ DAMPING_BY_POSITIONS = 0.3
 # after 1, 2, 3 and 4, with 15 levels; with 7 levels 1.4, 1.18, 1.09 and 1.05 times.
 ROUNDS = 4
 BLOCK = 128  # inputs whose changes are carried to all others at once
-# Largest weight of a row, at least. A filter whose weights are all pruned would get the scale 1.0, and its bias levels
-# as far apart as those of its input.
-SMALLEST_RANGE = 1e-4
+# Largest weight of a row, and largest value of an activation, at least. A filter whose weights are all pruned would get
+# the scale 1.0, and its bias levels as far apart as those of its input. The product of two such scales is a float32.
+SMALLEST_RANGE = 1e-12
 SMALLEST = 1e-30  # of what is divided by, in float32
 
 

@@ -19,6 +19,7 @@ from elagage.onnx.contents import count_contents
 from elagage.onnx.few_bits import round_layers
 from elagage.onnx.float32_layers import answering, keep_answer, keep_float32, nodes_of, unsupported, widening
 from elagage.onnx.graph import PREPROCESS
+from elagage.onnx.int32_bias import leave_room_for_sums
 from elagage.onnx.qdq import qdq_places
 from elagage.rounding import SMALLEST_RANGE
 
@@ -209,6 +210,7 @@ def quantize_some(
                 f"quantization.modes: {mode} cannot round {tensor.name.removesuffix('_scale')}, which is infinite for "
                 f"some calibration images; give a mask a large number instead of infinity"
             )
+    leave_room_for_sums(quantized)
     keep_float32(quantized)
     keep_answer(quantized)
     return quantized

@@ -1,0 +1,92 @@
+"""Channels of small weights keep their levels, and their biases leave the sums of products room."""
+
+import numpy
+import onnx
+import pytest
+import torch
+from networks import DATASET, images, lively, onnx_logits, relative_error
+from test_quantize import float_model
+from test_unsupported_int8 import Between, centred_error
+from torch import nn
+from torch.nn import functional
+
+from elagage.onnx.int32_bias import LARGEST_BIAS
+from elagage.onnx.quantization import quantize
+from elagage.pytorch.qat import check_agreement, prepare
+
+WIDE = 2048  # inputs of a channel
+
+
+class SmallBeforeNorm(Between):
+    """Weights that a norm, which is no part of the convolution, scales up."""
+
+    def make(self):
+        self.next = nn.Conv2d(16, 16, 3, padding=1, bias=False)
+        self.norm = nn.GroupNorm(4, 16, eps=1e-20)
+
+    def between(self, x):
+        return functional.relu(self.norm(functional.conv2d(x, 1e-6 * self.next.weight, padding=1)))
+
+
+class GivenUp(Between):
+    """Channels that do little beyond their bias, twice."""
+
+    def make(self):
+        self.wide = nn.Conv2d(16, WIDE, 1)
+        self.next = nn.Conv2d(WIDE, 16, 1)
+        self.last = nn.Parameter(torch.ones(16))
+
+    def between(self, x):
+        x = functional.relu(self.wide(x))
+        other = functional.conv2d(x, self.next.weight, self.last)
+        return functional.relu(torch.cat([self.next(x)[:, :8], other[:, 8:]], 1))
+
+
+def given_up(largest: float, inputs: float) -> nn.Module:
+    """Return the network with so large weights, and inputs of them."""
+    network = lively(GivenUp())
+    with torch.no_grad():
+        network.wide.weight.mul_(0.01 * inputs)
+        network.wide.bias.fill_(inputs)
+        network.next.weight.abs_().mul_(largest / network.next.weight.max())
+        network.next.bias.fill_(2.0)
+    return network
+
+
+def biases(model: onnx.ModelProto) -> list[numpy.ndarray]:
+    constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    uses = (node.input[0] for node in model.graph.node if node.op_type == "DequantizeLinear")
+    return [constants[name] for name in uses if name in constants and constants[name].dtype == numpy.int32]
+
+
+@pytest.mark.parametrize(("largest", "inputs"), [(3e-7, 1.0), (3e-6, 1.0), (3e-5, 0.01), (1e-4, 0.01)])
+def test_sums_have_room_beside_large_biases(largest, inputs):
+    float32 = float_model(given_up(largest, inputs), GivenUp)
+    int8 = quantize(float32, "static", images(40))
+    expected, found = (onnx_logits(model, images(40, seed=1)) for model in (float32, int8))
+    assert relative_error(found, expected) < 0.05
+    assert LARGEST_BIAS * 0.9 < max(numpy.abs(bias.astype(numpy.int64)).max() for bias in biases(int8)) <= LARGEST_BIAS
+
+
+def test_only_channels_of_large_biases_change():
+    network = given_up(1e-4, 0.01)
+    with torch.no_grad():
+        network.next.bias[:3] = network.last[:3] = 0.0
+        network.next.weight[:, 0] = 1e-4  # so that a scale tells what the largest level is
+    int8 = quantize(float_model(network, GivenUp), "static", images(8))
+    constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in int8.graph.initializer}
+    largest = numpy.abs(constants["next.weight_quantized"]).max((1, 2, 3))
+    assert (largest[:3] == 64).all()
+    assert (largest[3:] <= 10).all()
+
+
+def test_small_weights_before_a_norm_keep_their_levels():
+    float32 = float_model(lively(SmallBeforeNorm()), SmallBeforeNorm)
+    int8 = quantize(float32, "static", images(40))
+    expected, found = (onnx_logits(model, images(40, seed=1)) for model in (float32, int8))
+    assert centred_error(found, expected) < 0.2
+
+
+def test_small_weights_are_trained_as_the_file_rounds_them():
+    trainable = prepare(lively(SmallBeforeNorm()), DATASET, images(40), torch.device("cpu"))
+    assert check_agreement(trainable, DATASET, images(40, seed=1)).error < 0.05
