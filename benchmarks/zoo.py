@@ -34,8 +34,9 @@ from elagage.onnx.deployed import description
 from elagage.onnx.macs import count_multiply_accumulates
 from elagage.onnx.runtime import load
 from elagage.pytorch.checkpoints import load_checkpoint, load_network
+from elagage.pytorch.device import compute_reproducibly
 from elagage.pytorch.models import ModelSpec, Normalize
-from elagage.pytorch.training import TrainingSettings, compute_reproducibly
+from elagage.pytorch.schedules import TrainingSettings
 from elagage.timing import time_in_turns
 from quantize_export import quantize_export
 

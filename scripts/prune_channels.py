@@ -8,9 +8,9 @@ from elagage.kept_channels import with_kept_channels
 from elagage.pruning import pruned_provenance
 from elagage.pytorch.channels import channel_prune
 from elagage.pytorch.checkpoints import load_network, save_checkpoint, weight_record
+from elagage.pytorch.device import compute_reproducibly
 from elagage.pytorch.models import naming
 from elagage.pytorch.pruning import count_weights
-from elagage.pytorch.training import compute_reproducibly
 from elagage.refusals import refusing
 
 

@@ -8,11 +8,11 @@ from elagage.data import Dataset
 from elagage.files import whole_file
 from elagage.job import job
 from elagage.pytorch.checkpoints import load_network
+from elagage.pytorch.device import compute_reproducibly
 from elagage.pytorch.export import export_graph
 from elagage.pytorch.folding import fold
 from elagage.pytorch.independence import check_rebuilt
 from elagage.pytorch.models import build_network, naming
-from elagage.pytorch.training import compute_reproducibly
 from elagage.refusals import refusing, ruled_out
 
 

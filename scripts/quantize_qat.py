@@ -12,9 +12,10 @@ from elagage.modes import Calibration, calibration_record, chosen_calibration
 from elagage.onnx.contents import check_zeros, count_contents
 from elagage.onnx.deployed import write_deployed
 from elagage.pytorch.checkpoints import load_network
+from elagage.pytorch.device import compute_reproducibly, default_device
 from elagage.pytorch.models import naming
 from elagage.pytorch.qat import check_agreement, prepare, train_fake_quantized
-from elagage.pytorch.training import TrainingSettings, compute_reproducibly, default_device
+from elagage.pytorch.schedules import TrainingSettings
 from elagage.pytorch.training_state import TrainingState, identity
 from elagage.refusals import refusing, ruled_out
 

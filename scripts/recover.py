@@ -8,11 +8,13 @@ import torch
 from elagage.data import PreparedData
 from elagage.job import job
 from elagage.pytorch.checkpoints import load_network, save_checkpoint
+from elagage.pytorch.device import compute_reproducibly
 from elagage.pytorch.models import ModelSpec, Normalize, naming
 from elagage.pytorch.pruning import count_tensors, hold_zeros, prunable
-from elagage.pytorch.recovery import SCHEDULES
-from elagage.pytorch.training import TrainingSettings, check_training, compute_reproducibly, fit
+from elagage.pytorch.schedules import SCHEDULES, TrainingSettings
+from elagage.pytorch.training import fit
 from elagage.pytorch.training_state import TrainingState, identity
+from elagage.pytorch.trial_step import check_training
 from elagage.refusals import refusing, ruled_out
 
 

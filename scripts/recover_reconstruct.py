@@ -6,10 +6,11 @@ from elagage.data import PreparedData
 from elagage.job import job, say
 from elagage.kept_channels import kept_channels
 from elagage.pytorch.checkpoints import load_network, save_checkpoint
+from elagage.pytorch.device import compute_reproducibly
+from elagage.pytorch.evaluation import evaluate
 from elagage.pytorch.models import Normalize, naming
 from elagage.pytorch.pruning import count_tensors, prunable
 from elagage.pytorch.reconstruction import MEMORY, listed, reconstruct
-from elagage.pytorch.training import compute_reproducibly, evaluate
 from elagage.refusals import refusing
 
 

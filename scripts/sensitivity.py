@@ -12,9 +12,10 @@ from elagage.job import job
 from elagage.progress import progress
 from elagage.pruning import zero_smallest
 from elagage.pytorch.checkpoints import load_network
+from elagage.pytorch.device import compute_reproducibly, default_device
+from elagage.pytorch.evaluation import evaluate
 from elagage.pytorch.models import Normalize, copied, naming
 from elagage.pytorch.pruning import prunable
-from elagage.pytorch.training import compute_reproducibly, default_device, evaluate
 from elagage.refusals import refusing
 
 

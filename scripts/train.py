@@ -8,11 +8,14 @@ from elagage.data import PreparedData
 from elagage.files import write_csv
 from elagage.job import job
 from elagage.pytorch.checkpoints import save_dense
+from elagage.pytorch.device import compute_reproducibly
 from elagage.pytorch.folding import fold_checked
 from elagage.pytorch.independence import check_independence
 from elagage.pytorch.models import ModelSpec, Normalize, build_network, naming
-from elagage.pytorch.training import TrainingSettings, check_training, compute_reproducibly, fit, warmup_and_cosine
+from elagage.pytorch.schedules import TrainingSettings, warmup_and_cosine
+from elagage.pytorch.training import fit
 from elagage.pytorch.training_state import TrainingState, identity
+from elagage.pytorch.trial_step import check_training
 
 
 def train(

@@ -6,10 +6,10 @@ from elagage.data import Dataset
 from elagage.files import sha256
 from elagage.job import job, say
 from elagage.pytorch.checkpoints import save_dense
+from elagage.pytorch.device import compute_reproducibly
 from elagage.pytorch.folding import fold_checked
 from elagage.pytorch.independence import check_independence, probe_images
 from elagage.pytorch.models import ModelSpec, build_network, naming
-from elagage.pytorch.training import compute_reproducibly
 from elagage.pytorch.weights import load_weights
 
 

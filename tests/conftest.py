@@ -14,8 +14,8 @@ from elagage import job
 from elagage.data import SPLITS, Dataset, PreparedData, Split
 from elagage.files import write_json
 from elagage.pytorch.checkpoints import save_dense
+from elagage.pytorch.device import compute_reproducibly
 from elagage.pytorch.models import build_network
-from elagage.pytorch.training import compute_reproducibly
 from prune import prune
 
 # As jobs compute. One thread: on a busy machine two wait for each other a hundred times longer than they compute.

@@ -16,7 +16,7 @@ from elagage.errors import UserError
 from elagage.image_folder import image_fingerprint, scan_image_folder
 from elagage.pytorch.checkpoints import save_dense
 from elagage.pytorch.models import ModelSpec, build_network
-from elagage.pytorch.training import TrainingSettings
+from elagage.pytorch.schedules import TrainingSettings
 from elagage.pytorch.training_state import TrainingState
 from elagage.pytorch.weights import load_weights, read_states
 from prune import prune

@@ -51,7 +51,7 @@ from elagage.pytorch.fake_quantization import fake_quantize_weight
 from elagage.pytorch.models import Normalize, build_network
 from elagage.pytorch.pruning import count_weights, magnitude_prune
 from elagage.pytorch.qat import MAX_ERROR, Trainable, check_agreement, prepare, train_fake_quantized
-from elagage.pytorch.training import TrainingSettings
+from elagage.pytorch.schedules import TrainingSettings
 from elagage.pytorch.training_state import TrainingState
 from quantize_qat import quantize_qat
 

@@ -4,7 +4,6 @@ import pathlib
 
 import pytest
 import torch
-import yaml
 from interruption import DiesAfter, Killed
 from torch import nn
 
@@ -12,13 +11,12 @@ from elagage.data import Dataset, PreparedData
 from elagage.errors import UserError
 from elagage.files import refusal
 from elagage.modes import MINMAX
-from elagage.plan import WITHOUT_TRAINING
 from elagage.pruning import zero_smallest
 from elagage.pytorch.checkpoints import load_checkpoint, save_checkpoint
+from elagage.pytorch.evaluation import evaluate
 from elagage.pytorch.models import ModelSpec, Normalize, build_network
 from elagage.pytorch.pruning import count_weights, hold_zeros, magnitude_prune, prunable
-from elagage.pytorch.recovery import SCHEDULES, finetune, rewind
-from elagage.pytorch.training import TrainingSettings, evaluate, warmup_and_cosine
+from elagage.pytorch.schedules import TrainingSettings
 from elagage.pytorch.training_state import TrainingState
 from quantize import quantize_checkpoint
 from quantize_export import quantize_export
@@ -152,25 +150,6 @@ def test_a_killed_retraining_goes_on_and_ends_with_the_same_bytes(tmp_path, data
     assert not state.path.exists()
 
 
-def test_rewinding_repeats_the_learning_rates_of_the_last_epochs():
-    training, rewound = warmup_and_cosine(SETTINGS), rewind(SETTINGS, epochs=2)
-    assert rewound.epochs == 2
-    last = [training.learning_rate(step, 5) for step in range(4 * 5, 6 * 5)]
-    assert [rewound.learning_rate(step, 5) for step in range(2 * 5)] == last
-
-
-def test_rewinding_all_epochs_is_the_whole_training():
-    training, rewound = warmup_and_cosine(SETTINGS), rewind(SETTINGS, epochs=6)
-    rates = [[schedule.learning_rate(step, 5) for step in range(30)] for schedule in (training, rewound)]
-    assert rates[0] == rates[1]
-
-
-def test_fine_tuning_keeps_one_learning_rate():
-    schedule = finetune(SETTINGS, epochs=4, learning_rate=0.02)
-    assert schedule.epochs == 4
-    assert [schedule.learning_rate(step, 5) for step in range(20)] == [0.02] * 20
-
-
 def test_a_loss_that_is_not_finite_names_the_key_of_its_learning_rate(tmp_path, data):
     (tmp_path / "plain.py").write_text(
         "from torch import nn\n"
@@ -181,12 +160,6 @@ def test_a_loss_that_is_not_finite_names_the_key_of_its_learning_rate(tmp_path, 
     save_checkpoint(source, build_network(architecture, 3, 1).state_dict(), {"scope": "global", "rate": 0.5})
     with pytest.raises(UserError, match=r"^retraining\.learning_rate: .*; lower retraining\.learning_rate$"):
         recovered(data, source, "finetune", tmp_path / "out", architecture=architecture, learning_rate=1e30)
-
-
-def test_every_recovery_of_the_schema_is_known():
-    schema = yaml.safe_load((pathlib.Path(__file__).parent.parent / "workflow/schemas/config.schema.yaml").read_text())
-    allowed = schema["properties"]["pruning"]["properties"]["recovery"]["items"]["enum"]
-    assert set(allowed) == {*WITHOUT_TRAINING, *SCHEDULES}
 
 
 FOUR = Dataset("four pixels", ["a", "b"], 1, 2, [0.5], [0.2], True, {}, {})

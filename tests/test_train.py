@@ -18,8 +18,9 @@ from elagage.data import PreparedData, Split
 from elagage.errors import UserError
 from elagage.files import sha256
 from elagage.pytorch.checkpoints import load_checkpoint
+from elagage.pytorch.evaluation import evaluate
 from elagage.pytorch.models import ModelSpec, Normalize, build_network
-from elagage.pytorch.training import TrainingSettings, evaluate
+from elagage.pytorch.schedules import TrainingSettings
 from elagage.pytorch.training_state import TrainingState
 from elagage.pytorch.weights import read_states
 from elagage.version import VERSION
@@ -340,7 +341,8 @@ import resource
 from pathlib import Path
 from elagage.data import Dataset, PreparedData, Split
 from elagage.pytorch.models import ModelSpec
-from elagage.pytorch.training import TrainingSettings, compute_reproducibly
+from elagage.pytorch.schedules import TrainingSettings
+from elagage.pytorch.device import compute_reproducibly
 from elagage.pytorch.training_state import TrainingState
 from train import train
 

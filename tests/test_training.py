@@ -1,14 +1,11 @@
-"""Training: what reaches the network, how the learning rate moves, which epoch is kept."""
+"""Training: how the optimizer follows its schedule, which epoch is kept, what an interruption changes."""
 
 import contextlib
 import dataclasses
 import itertools
 import math
-import os
 import pathlib
 import random
-import subprocess
-import sys
 import tempfile
 
 import numpy
@@ -16,40 +13,19 @@ import pytest
 import torch
 from interruption import Killed
 from networks import Auxiliary, InPlace
-from runners import SCRIPTS
 from torch import nn
+from trainings import CPU, GREY, SETTINGS, Drawing, linear, random_split, separable, settings, state_bytes
 
 from elagage.data import Dataset, PreparedData, Split
 from elagage.errors import UserError
-from elagage.pytorch.models import build_network
-from elagage.pytorch.training import (
-    AUXILIARY_WEIGHT,
-    EVALUATION_BATCH,
-    Normalize,
-    Schedule,
-    TrainingImages,
-    TrainingSettings,
-    check_training,
-    crop_and_flip,
-    evaluate,
-    fit,
-    has_narrow_convolution,
-    mean_loss,
-    warmup_and_cosine,
-)
+from elagage.pytorch.evaluation import evaluate
+from elagage.pytorch.models import Normalize, build_network
+from elagage.pytorch.schedules import Schedule, warmup_and_cosine
+from elagage.pytorch.training import fit
 from elagage.pytorch.training_state import TrainingState
 
 NUMBERS = itertools.count()
-CPU = torch.device("cpu")
-GREY = Dataset("toy", ["dark", "bright"], 1, 8, [0.5], [0.25], False, {}, {})
 EPOCHS, STEPS = 3, 3  # of the trainings that are interrupted
-SETTINGS = TrainingSettings(
-    epochs=4, batch_size=8, learning_rate=0.05, momentum=0.9, weight_decay=0, warmup_epochs=1, flip=False
-)
-
-
-def settings(**changes) -> TrainingSettings:
-    return TrainingSettings(**vars(SETTINGS) | changes)
 
 
 def learn(network, train, validation, chosen, *, dataset=GREY, **options) -> tuple[dict, list[dict]]:
@@ -71,137 +47,10 @@ def fresh() -> TrainingState:
     return TrainingState(pathlib.Path(f"{next(NUMBERS)}.pt"), {})
 
 
-def separable(count: int, seed: int = 0) -> Split:
-    """Return images [count, 1, 4, 4] of which those of class 1 are brighter in every pixel."""
-    draws = numpy.random.default_rng(seed)
-    labels = draws.permutation(numpy.arange(count) % 2)
-    images = draws.integers(0, 100, (count, 1, 4, 4)) + 150 * labels[:, None, None, None]
-    return Split(images.astype(numpy.uint8), labels)
-
-
-def random_split(count: int, seed: int = 0) -> Split:
-    """Return images [count, 1, 8, 8] and labels that have nothing to do with each other."""
-    draws = numpy.random.default_rng(seed)
-    return Split(draws.integers(0, 256, (count, 1, 8, 8), dtype=numpy.uint8), draws.integers(0, 2, count))
-
-
-def linear(pixels: int = 16) -> nn.Module:
-    """Return a linear classifier of two classes whose weights are all 0."""
-    network = nn.Sequential(nn.Flatten(), nn.Linear(pixels, 2))
-    nn.init.zeros_(network[1].weight)
-    nn.init.zeros_(network[1].bias)
-    return network
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def state_bytes(state: dict[str, torch.Tensor]) -> dict[str, bytes]:
-    return {name: tensor.contiguous().numpy().tobytes() for name, tensor in state.items()}
-
-
-def shifted(image: torch.Tensor, down: int, right: int) -> torch.Tensor:
-    """Return the image [channels, size, size] moved, with zeros where nothing was."""
-    size = image.shape[-1]
-    moved = torch.zeros_like(image)
-    moved[:, max(0, down) : size + min(0, down), max(0, right) : size + min(0, right)] = image[
-        :, max(0, -down) : size - max(0, down), max(0, -right) : size - max(0, right)
-    ]
-    return moved
-
-
-def placements(image: torch.Tensor, pad: int) -> dict[tuple, bytes]:
-    """Return the bytes of the image under every (down, right, mirrored)."""
-    moves = range(-pad, pad + 1)
-    return {
-        (down, right, mirrored): shifted(image, down, right).flip(2 if mirrored else ()).contiguous().numpy().tobytes()
-        for down in moves
-        for right in moves
-        for mirrored in (False, True)
-    }
-
-
-@pytest.mark.parametrize("flip", [False, True])
-@pytest.mark.parametrize("size, pad", [(8, 1), (16, 2), (4, 1)])
-def test_a_crop_is_the_image_shifted_over_zeros_and_mirrored_only_if_asked(size, pad, flip):
-    image = torch.arange(1, 3 * size * size + 1).remainder(251).add(1).to(torch.uint8).view(3, size, size)
-    known = placements(image, pad)
-    assert len(set(known.values())) == len(known)  # the image tells all placements apart
-    found = {part: place for place, part in known.items()}
-    crops = crop_and_flip(image.expand(800, -1, -1, -1), flip, generator())
-    seen = {found[crop.contiguous().numpy().tobytes()] for crop in crops}  # KeyError: neither shifted nor mirrored
-    assert seen == {place for place in known if flip or not place[2]}
-
-
-def test_each_image_of_a_batch_moves_by_itself():
-    images = torch.full((200, 1, 8, 8), 9, dtype=torch.uint8)
-    assert len(torch.unique(crop_and_flip(images, False, generator()), dim=0)) == 9
-
-
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
-def test_a_crop_keeps_shape_and_type_and_leaves_the_original(dtype):
-    images = torch.arange(2 * 3 * 8 * 8).remainder(256).to(dtype).view(2, 3, 8, 8)
-    before = images.clone()
-    crops = crop_and_flip(images, True, generator())
-    assert (crops.shape, crops.dtype) == (images.shape, dtype)
-    assert torch.equal(images, before)
-
-
-def test_the_generator_decides_the_crops():
-    images = torch.arange(32 * 64).remainder(256).to(torch.uint8).view(32, 1, 8, 8)
-    torch.manual_seed(1)
-    first = crop_and_flip(images, True, generator(5))
-    torch.manual_seed(2)
-    assert torch.equal(first, crop_and_flip(images, True, generator(5)))
-    assert not torch.equal(first, crop_and_flip(images, True, generator(6)))
-
-
-@pytest.mark.parametrize("count, batch", [(24, 8), (25, 8), (7, 8), (17, 4), (5, 2), (1, 2)])
-def test_an_epoch_draws_every_image_once_with_its_label_in_nearly_equal_batches(count, batch):
-    labels = numpy.arange(count)
-    images = numpy.broadcast_to((labels + 1).astype(numpy.uint8)[:, None, None, None], (count, 1, 8, 8)).copy()
-    batches = list(TrainingImages(Split(images, labels), batch, True, CPU).batches(generator()))
-    assert len(batches) == math.ceil(count / batch)
-    sizes = [len(targets) for _, targets in batches]
-    assert max(sizes) <= batch
-    assert max(sizes) - min(sizes) <= 1
-    drawn = torch.cat([targets for _, targets in batches])
-    assert sorted(drawn.tolist()) == labels.tolist()
-    assert torch.equal(torch.cat([pixels.amax((1, 2, 3)) for pixels, _ in batches]).long(), drawn + 1)
-
-
-def test_each_epoch_has_an_order_of_its_own():
-    images, same = TrainingImages(random_split(32), 8, False, CPU), generator()
-    first, second = ([labels.tolist() for _, labels in images.batches(same)] for _ in range(2))
-    assert first != second
-
-
 def test_normalized_pixels_count_deviations_from_the_mean_of_their_channel():
     dataset = Dataset("toy", [], 2, 1, [0.5, 0.2], [0.5, 0.1], False, {}, {})
     images = torch.tensor([[[[255]], [[51]]], [[[0]], [[102]]]], dtype=torch.uint8)
     torch.testing.assert_close(Normalize(dataset)(images).flatten(1), torch.tensor([[1.0, 0.0], [-1.0, 2.0]]))
-
-
-HALF_COSINE = [1, (1 + math.sqrt(0.5)) / 2, 0.5, (1 - math.sqrt(0.5)) / 2, 0]  # of 0, 45, 90, 135, 180 degrees
-
-
-@pytest.mark.parametrize(
-    "warmup, steps, rates",
-    [
-        (0, 4, HALF_COSINE),
-        (1, 5, [0.5, *HALF_COSINE]),
-        (3, 7, [0.25, 0.5, 0.75, *HALF_COSINE]),
-        (0, 1, [1, 0]),
-        (3, 3, [0.25, 0.5, 0.75, 1]),
-        (7, 3, [1 / 8, 2 / 8, 3 / 8]),  # training ends before the warm-up
-    ],
-)
-def test_the_learning_rate_rises_linearly_and_falls_along_half_a_cosine(warmup, steps, rates):
-    schedule = warmup_and_cosine(settings(epochs=steps, warmup_epochs=warmup, learning_rate=0.3))
-    assert schedule.epochs == steps
-    seen = [schedule.learning_rate(step, 1) for step in range(len(rates))]
-    assert seen == pytest.approx([0.3 * rate for rate in rates])
 
 
 def test_the_optimizer_follows_the_schedule_step_by_step():
@@ -218,46 +67,10 @@ def test_the_optimizer_follows_the_schedule_step_by_step():
     assert [row["learning_rate"] for row in history] == pytest.approx([0.04, 4.04, 8.04])
 
 
-@pytest.mark.parametrize("count", [1, EVALUATION_BATCH - 1, EVALUATION_BATCH, EVALUATION_BATCH + 1, 1003])
-def test_evaluation_counts_every_image_once(count):
-    split = separable(count)
-    network = build_linear_with_bright_guess()
-    loss, accuracy = evaluate(network, Normalize(GREY), split, CPU)
-    logits = network(Normalize(GREY)(torch.from_numpy(split.images)))
-    labels = torch.from_numpy(split.labels)
-    assert accuracy == (logits.argmax(1) == labels).sum().item() / count
-    assert loss == pytest.approx(nn.functional.cross_entropy(logits, labels).item())
-
-
-def build_linear_with_bright_guess() -> nn.Module:
-    """Return a classifier that is right for some images only: it looks at one pixel."""
-    network = linear()
-    with torch.no_grad():
-        network[1].weight[1, 0] = 1
-    return network
-
-
-def test_evaluation_leaves_weights_and_running_statistics_alone():
-    network = build_network("resnet8", 2, 1).train()
-    before = state_bytes(network.state_dict())
-    evaluate(network, Normalize(GREY), random_split(10), CPU)
-    assert state_bytes(network.state_dict()) == before
-
-
 def test_training_moves_the_running_statistics_once_a_step():
     state, _ = trained(seed=1)  # best of 6 epochs of 3 steps
     assert state["bn1.num_batches_tracked"].item() in range(3, 19, 3)
     assert state["bn1.running_mean"].any()
-
-
-def test_evaluation_uses_running_statistics_so_that_companions_do_not_matter():
-    network, split = build_network("resnet8", 2, 1).train(), random_split(6)
-    together, _ = evaluate(network, Normalize(GREY), split, CPU)
-    alone = [
-        evaluate(network, Normalize(GREY), Split(split.images[i : i + 1], split.labels[i : i + 1]), CPU)[0]
-        for i in range(6)
-    ]
-    assert together == pytest.approx(sum(alone) / 6, rel=1e-4)
 
 
 def trained(seed: int, flip: bool | None = False, dataset: Dataset = GREY) -> tuple[dict, list[dict]]:
@@ -446,32 +259,6 @@ def test_a_loss_that_is_not_finite_names_the_learning_rate_to_lower(epochs):
         learn(two_layers(), separable(32), separable(8), changes)
 
 
-def test_an_auxiliary_head_counts_three_tenths_of_the_logits():
-    torch.manual_seed(0)
-    logits, head, labels = torch.randn(5, 3), torch.randn(5, 3), torch.tensor([0, 1, 2, 0, 1])
-    loss, main = mean_loss((logits, head, None), labels)
-    assert main is logits
-    cross_entropy = nn.functional.cross_entropy
-    assert AUXILIARY_WEIGHT == 0.3
-    torch.testing.assert_close(loss, cross_entropy(logits, labels) + 0.3 * cross_entropy(head, labels))
-    assert torch.equal(mean_loss(logits, labels)[0], cross_entropy(logits, labels))
-
-
-@pytest.mark.parametrize(
-    ("outputs", "named"),
-    [
-        ({"logits": torch.zeros(2, 3)}, "returned a dict,"),
-        (None, "returned a NoneType,"),
-        ((), "returned a tuple of ,"),
-        (torch.zeros(2, 3, 1), r"returned a tensor \(2, 3, 1\),"),
-        ((torch.zeros(2, 3), torch.zeros(2, 4)), r"returned a tuple of a tensor \(2, 3\), a tensor \(2, 4\),"),
-    ],
-)
-def test_what_is_no_logits_in_training_is_named(outputs, named):
-    with pytest.raises(UserError, match=f"^in training mode the network {named} not logits"):
-        mean_loss(outputs, torch.tensor([0, 1]))
-
-
 @pytest.mark.parametrize("kind", [Auxiliary, InPlace])
 def test_networks_as_people_write_them_learn(kind):
     torch.manual_seed(0)
@@ -480,28 +267,6 @@ def test_networks_as_people_write_them_learn(kind):
     _, history = learn(network, separable(32), separable(32, seed=1), settings(epochs=3))
     assert history[-1]["train_loss"] < history[0]["train_loss"]
     assert all((parameter != before[name]).any() for name, parameter in network.named_parameters())
-
-
-class NoGradients(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.linear = nn.Linear(16, 2)
-
-    def forward(self, images):
-        return self.linear(images.flatten(1)).detach()
-
-
-def test_a_network_without_a_backward_pass_is_named():
-    with pytest.raises(UserError, match=r"backward pass raised RuntimeError: .*has to have gradients"):
-        check_training(NoGradients(), Normalize(GREY), separable(4).images)
-
-
-def test_a_trial_step_changes_neither_network_nor_random_states():
-    network = Drawing()
-    before, draws = state_bytes(network.state_dict()), torch.get_rng_state()
-    check_training(network, Normalize(GREY), random_split(4).images)
-    assert state_bytes(network.state_dict()) == before
-    assert torch.equal(torch.get_rng_state(), draws)
 
 
 class Stale(nn.Module):
@@ -525,20 +290,6 @@ def test_each_epoch_is_evaluated_as_its_checkpoint_is():
     fresh_network.load_state_dict(state)
     loss, _ = evaluate(fresh_network, Normalize(GREY), validation, CPU)
     assert loss == pytest.approx(next(row["validation_loss"] for row in history if row["best"]), rel=1e-6)
-
-
-class Drawing(nn.Module):
-    """A network that draws from every generator it could reach, in its forward pass."""
-
-    def __init__(self):
-        super().__init__()
-        self.inner = build_network("resnet8", 2, 1)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        if self.training:
-            images = images * random.uniform(0.9, 1.1) * numpy.random.uniform(0.9, 1.1)
-            images = nn.functional.dropout(images, 0.1)
-        return self.inner(images)
 
 
 def interrupted(state: TrainingState, after: int | None = None) -> tuple[dict, list[dict]]:
@@ -638,72 +389,3 @@ def test_what_a_network_compiles_is_computed_as_written():
 
     torch.compile(nn.Linear(2, 2), backend=backend)(torch.ones(1, 2))
     assert compiled == []
-
-
-class Narrow(nn.Module):
-    """A 1x1 convolution with a stride: of so many channels, of groups, or as a function."""
-
-    def __init__(
-        self, channels: int = 1, stride: int = 2, kernel: int = 1, groups: int = 1, *, functional: bool = False
-    ):
-        super().__init__()
-        self.wide = nn.Conv2d(1, channels, 3, padding=1)
-        self.norm = nn.BatchNorm2d(channels)
-        self.narrow = nn.Conv2d(channels, 48, kernel, stride, groups=groups)
-        self.linear = nn.Linear(48, 3)
-        self.functional = functional
-
-    def forward(self, x):
-        x = self.norm(self.wide(x))
-        if self.functional:
-            x = nn.functional.conv2d(x, self.narrow.weight, stride=self.narrow.stride)
-        else:
-            x = self.narrow(x)
-        return self.linear(x.mean((2, 3)))
-
-
-@pytest.mark.parametrize("channels", [1, 3, 7, 12])
-def test_narrow_convolutions_are_trained_without_writing_beyond_their_gradient(channels, data, tmp_path):
-    """In a process of its own, which PyTorch killed: its gradients, too, are those of float64."""
-    script = f"""
-import copy, numpy, sys, torch
-from elagage.data import Dataset
-from elagage.pytorch.training import Normalize, check_training
-sys.path.insert(0, {str(pathlib.Path(__file__).parent)!r})
-from test_training import Narrow
-
-torch.manual_seed(0)
-network = Narrow({channels})
-network.to(memory_format=torch.channels_last)
-pixels = torch.randn(4, 1, 32, 32)
-grey = Normalize(Dataset("toy", ["a", "b", "c"], 1, 32, [0.5], [0.25], False, {{}}, {{}}))
-context = check_training(network, grey, numpy.zeros((2, 1, 32, 32), numpy.uint8))
-for _ in range(30):
-    network.zero_grad()
-    with context():
-        network(pixels.contiguous(memory_format=torch.channels_last)).square().sum().backward()
-exact = copy.deepcopy(network).double()
-exact.zero_grad()
-exact(pixels.double()).square().sum().backward()
-torch.testing.assert_close(network.narrow.weight.grad.double(), exact.narrow.weight.grad, rtol=1e-3, atol=1e-4)
-"""
-    subprocess.run([sys.executable, "-c", script], check=True, env=os.environ | {"PYTHONPATH": str(SCRIPTS)})
-
-
-@pytest.mark.parametrize(
-    ("network", "narrow"),
-    [
-        (Narrow(7), True),
-        (Narrow(7, functional=True), True),
-        (Narrow(7, stride=(1, 2)), True),
-        (Narrow(16), False),
-        (Narrow(7, stride=1), False),
-        (Narrow(7, kernel=3), False),
-        (Narrow(8, groups=8), False),
-    ],
-)
-def test_narrow_convolutions_are_found_and_the_network_stays_as_it_is(network, narrow):
-    before = torch.random.get_rng_state()
-    assert has_narrow_convolution(network, torch.zeros(2, 1, 8, 8)) == narrow
-    assert not network.norm.num_batches_tracked
-    assert torch.equal(torch.random.get_rng_state(), before)

@@ -1,7 +1,4 @@
-"""Recovery after pruning: batch norm statistics estimated again, or a schedule of retraining."""
-
-import dataclasses
-from collections.abc import Callable
+"""Batch norm statistics estimated again, a recovery without training."""
 
 import numpy
 import torch
@@ -12,33 +9,8 @@ from torch.optim.swa_utils import update_bn
 from elagage.data import Dataset
 from elagage.errors import RefusedError
 from elagage.pytorch.models import Normalize
-from elagage.pytorch.training import Schedule, TrainingSettings, warmup_and_cosine
 
 STATISTICS_BATCH = 250  # images; the statistics are means over the batches
-
-
-def finetune(settings: TrainingSettings, epochs: int, learning_rate: float) -> Schedule:
-    """Return a constant learning rate, a low one (Han et al. 2015; Renda et al. 2020, section 3)."""
-    return Schedule(epochs, lambda step, epoch_steps: learning_rate, "retraining.learning_rate")
-
-
-def rewind(settings: TrainingSettings, epochs: int) -> Schedule:
-    """Return the learning rates of the last `epochs` of the training (learning-rate rewinding, Renda et al. 2020).
-
-    "Comparing Rewinding and Fine-tuning in Neural Network Pruning", https://arxiv.org/abs/2003.02389.
-    """
-    training = warmup_and_cosine(settings)
-    skipped = training.epochs - epochs
-    return dataclasses.replace(
-        training,
-        epochs=epochs,
-        learning_rate=lambda step, epoch_steps: training.learning_rate(step + skipped * epoch_steps, epoch_steps),
-    )
-
-
-# Each takes the settings of the training and of the recovery, and returns the schedule. A step of `iterative` is a
-# rewinding (algorithm 2 of Renda et al. 2020); what differs is the model that it starts from.
-SCHEDULES: dict[str, Callable[..., Schedule]] = {"finetune": finetune, "rewind": rewind, "iterative": rewind}
 
 
 def estimate_batchnorm(network: nn.Module, dataset: Dataset, images: numpy.ndarray, device: torch.device) -> None:
