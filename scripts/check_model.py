@@ -26,10 +26,10 @@ from elagage.progress import progress
 from elagage.pytorch.checkpoints import load_network
 from elagage.pytorch.device import compute_reproducibly, default_device, in_precision
 from elagage.pytorch.inspection import better_class_order, better_normalization, check_accuracy, predicted_classes
-from elagage.pytorch.loss import mean_loss
 from elagage.pytorch.models import ModelSpec, Normalize, build_network, naming
 from elagage.pytorch.reconstruction import check_reconstruct
 from elagage.pytorch.schedules import TrainingSettings
+from elagage.pytorch.training_loss import mean_loss
 from elagage.pytorch.training_state import TrainingState
 from elagage.pytorch.trial_step import check_training
 from elagage.timing import time_in_turns

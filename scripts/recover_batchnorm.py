@@ -4,12 +4,12 @@ import torch
 
 from elagage.data import PreparedData
 from elagage.job import job
+from elagage.pytorch.batchnorm import estimate_batchnorm
 from elagage.pytorch.checkpoints import load_network, save_checkpoint
 from elagage.pytorch.device import compute_reproducibly
 from elagage.pytorch.evaluation import evaluate
 from elagage.pytorch.models import Normalize, naming
 from elagage.pytorch.pruning import count_weights
-from elagage.pytorch.batchnorm import estimate_batchnorm
 from elagage.refusals import refusing
 
 

@@ -12,10 +12,10 @@ from elagage.files import reading
 from elagage.progress import progress
 from elagage.pytorch.device import default_device, in_precision
 from elagage.pytorch.evaluation import evaluate
-from elagage.pytorch.loss import mean_loss
 from elagage.pytorch.models import Normalize, copied
 from elagage.pytorch.schedules import Schedule, TrainingSettings
 from elagage.pytorch.training_images import TrainingImages
+from elagage.pytorch.training_loss import mean_loss
 from elagage.pytorch.training_state import TrainingState, random_state, set_random_state
 from elagage.pytorch.trial_step import check_training
 

@@ -11,8 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from elagage.errors import UserError
 from elagage.pytorch.device import in_precision
-from elagage.pytorch.loss import mean_loss
 from elagage.pytorch.models import Normalize, copied, forward_pass
+from elagage.pytorch.training_loss import mean_loss
 from elagage.pytorch.training_state import random_state, set_random_state
 
 NARROW = 16  # input channels: those of a vector of AVX-512. AVX2 has 8, and with 7 crashed here

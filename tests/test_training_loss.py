@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from elagage.errors import UserError
-from elagage.pytorch.loss import AUXILIARY_WEIGHT, mean_loss
+from elagage.pytorch.training_loss import AUXILIARY_WEIGHT, mean_loss
 
 
 def test_an_auxiliary_head_counts_three_tenths_of_the_logits():
