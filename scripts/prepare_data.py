@@ -18,8 +18,9 @@ from elagage.downloads import read_downloaded
 from elagage.errors import UserError
 from elagage.files import sha256, whole_file, write_json
 from elagage.geometry import COVER, Geometry
-from elagage.image_folder import File, is_grey, read_image, scan_image_folder, square
+from elagage.image_folder import File, scan_image_folder
 from elagage.job import job, say
+from elagage.photo import is_grey, read_image, square
 from elagage.progress import progress
 
 SPLIT_SEED = 0  # one fixed split, so that results of different studies can be compared

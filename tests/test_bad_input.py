@@ -11,9 +11,12 @@ import yaml
 from PIL import Image
 from torch import nn
 
-from elagage.configuration import check_files, configuration, read_command_line, read_file
+from elagage.configuration import configuration
+from elagage.configuration_file import read_command_line, read_file
+from elagage.configured_files import check_files
 from elagage.errors import UserError
-from elagage.image_folder import image_fingerprint, scan_image_folder
+from elagage.image_fingerprint import image_fingerprint
+from elagage.image_folder import scan_image_folder
 from elagage.pytorch.checkpoints import save_dense
 from elagage.pytorch.models import ModelSpec, build_network
 from elagage.pytorch.schedules import TrainingSettings

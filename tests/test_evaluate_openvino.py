@@ -10,7 +10,7 @@ import pytest
 from test_evaluate import CHANNELS, bright_images, brightest  # noqa: F401
 from test_workflow import TINY, finished_study
 
-from elagage.configuration import check_runtimes
+from elagage.configured_files import check_runtimes
 from elagage.data import Split
 from elagage.errors import RefusedError, UserError
 from elagage.files import read_json, write_refusal

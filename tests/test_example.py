@@ -8,7 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from elagage.configuration import check_files, configuration, read_file
+from elagage.configuration import configuration
+from elagage.configuration_file import read_file
+from elagage.configured_files import check_files
 from elagage.image_folder import scan_image_folder
 from elagage.pytorch.models import build_network
 from elagage.pytorch.weights import load_weights

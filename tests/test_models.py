@@ -9,8 +9,9 @@ from runners import python
 from torch import nn
 
 from elagage.errors import UserError
+from elagage.pytorch.architectures import ARCHITECTURES
 from elagage.pytorch.export import export_graph
-from elagage.pytorch.models import ARCHITECTURES, build_network, checked_logits, copied, naming
+from elagage.pytorch.models import build_network, checked_logits, copied, naming
 
 CIFAR = {"resnet8": 1, "resnet20": 3, "resnet32": 5, "resnet44": 7, "resnet56": 9}  # blocks a stage
 # A user's file with a network that is one linear layer, to which a forward pass may be added.

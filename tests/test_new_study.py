@@ -10,7 +10,9 @@ import yaml
 from PIL import Image
 from runners import planned
 
-from elagage.configuration import check_files, configuration, read_file
+from elagage.configuration import configuration
+from elagage.configuration_file import read_file
+from elagage.configured_files import check_files
 from elagage.errors import UserError
 from elagage.pytorch.models import build_network
 

@@ -17,9 +17,9 @@ from runners import SCRIPTS
 from elagage.data import Dataset
 from elagage.errors import UserError
 from elagage.geometry import COVER, Geometry
-from elagage.image_folder import read_image
 from elagage.onnx.deployed import write_deployed
 from elagage.onnx.predict import pixels
+from elagage.photo import read_image
 
 PROGRAM = SCRIPTS / "elagage/onnx/predict.py"
 CLASSES = ["top", "bottom, or so"]

@@ -15,7 +15,8 @@ from elagage.data import SPLITS, Dataset, Split
 from elagage.errors import UserError
 from elagage.files import read_json, sha256
 from elagage.geometry import Geometry
-from elagage.image_folder import image_fingerprint, read_image
+from elagage.image_fingerprint import image_fingerprint
+from elagage.photo import read_image
 from prepare_data import channel_moments, prepare_data, split_validation
 
 
@@ -611,7 +612,7 @@ def test_the_fingerprint_of_a_copy_is_the_same(printed, tmp_path):
 def test_only_what_is_new_or_changed_is_read_again(printed, monkeypatch):
     path, before = printed
     read = []
-    monkeypatch.setattr("elagage.image_folder._checksum", lambda file: read.append(file.name) or "0")
+    monkeypatch.setattr("elagage.image_fingerprint._checksum", lambda file: read.append(file.name) or "0")
     assert fingerprint(path) == before
     assert read == []
     alter(path / "train/cat/0.png")

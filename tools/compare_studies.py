@@ -14,7 +14,7 @@ from tabulate import tabulate
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "scripts"))
 
-from elagage.configuration import read_file
+from elagage.configuration_file import read_file
 from elagage.errors import UserError
 from elagage.files import read_json, reading, sha256
 from elagage.plan import predicted

@@ -1,24 +1,17 @@
 """The configuration: read, completed from the schema's defaults, and checked before any job starts."""
 
 import difflib
-import importlib.util
 import math
 import os
 import pathlib
-import re
 from collections.abc import Callable, Iterable, Mapping
 
 import jsonschema
 import yaml
 
-from elagage.data import KNOWN_SIZES, OWN_SIZES, USUAL_IMAGES, check_classes
 from elagage.errors import UserError
-from elagage.image_folder import ImageFolder, scan_image_folder
-from elagage.modes import CALIBRATED
 from elagage.plan import Plan
 
-MODEL_FILES = "architecture", "weights"
-RECORDS = ".snakemake/metadata"  # where Snakemake keeps how each file was made, by which it finds what has changed
 # Endings of files that hold models of other kinds, which cannot be trained in PyTorch.
 OTHER_MODELS = {".onnx": "ONNX", ".h5": "Keras", ".keras": "Keras", ".tflite": "TensorFlow Lite", ".pb": "TensorFlow"}
 # Trainings that start from a trained model take training.learning_rate divided by this. The papers go on at the last
@@ -44,83 +37,6 @@ _Validator = jsonschema.validators.extend(
         {"number": _is_finite_number, "integer": _is_whole_number}
     ),
 )
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML in which a key that is stated twice is a mistake: the parser would silently drop the first."""
-
-    def construct_object(self, node, deep=False):
-        """Name the line of a value that Python refuses, such as a date of month 13."""
-        try:
-            return super().construct_object(node, deep)
-        except ValueError as error:
-            raise yaml.constructor.ConstructorError(problem=str(error), problem_mark=node.start_mark) from error
-
-    def construct_mapping(self, node, deep=False):
-        """Refuse keys that are stated twice, except the merge key `<<`."""
-        seen = set()
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
-                continue
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    problem=f"key {key.value!r} stands twice", problem_mark=key.start_mark
-                )
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-    def construct_plain_int(self, node):
-        """Refuse numbers that YAML 1.1 reads otherwise than people do: 010 as 8, 1:30 as 90."""
-        value = self.construct_yaml_int(node)
-        if ":" in node.value or re.match(r"[-+]?0[0-9_]", node.value):
-            raise yaml.constructor.ConstructorError(
-                problem=f"{node.value} means {value} in YAML; write {value}, or the number that is meant",
-                problem_mark=node.start_mark,
-            )
-        return value
-
-
-_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_plain_int)
-
-
-def read_file(path: str | os.PathLike) -> dict:
-    """Return the content of a configuration file (YAML, or JSON, which is YAML too).
-
-    Raises UserError with file and line if it is missing, is no YAML, states a key twice or is no table.
-    """
-    try:
-        text = pathlib.Path(path).read_text(encoding="utf-8")
-        content = yaml.load(text, _Loader)
-    except FileNotFoundError as error:
-        raise UserError(f"there is no {path} in {os.getcwd()}; name one with --configfile") from error
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; name a configuration file with --configfile") from error
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise UserError(f"{path}: line {line}: not encoded in UTF-8; save the file as UTF-8") from error
-    except yaml.reader.ReaderError as error:
-        line = text[: error.position].count("\n") + 1
-        raise UserError(f"{path}: line {line}: a character of code {error.character:#x}; remove it") from error
-    except yaml.MarkedYAMLError as error:
-        place = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
-        raise UserError(f"{path}: {place}{error.problem}") from error
-    except RecursionError as error:
-        raise UserError(f"{path}: nests lists or tables too deep; write it flat") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: holds {content!r}, not a table of keys and values such as seeds: [0]")
-    return content
-
-
-def read_command_line(value):
-    """Return what `--config` gave, with numbers inside lists and tables as numbers: Snakemake passes them as text."""
-    if isinstance(value, Mapping):
-        return {key: read_command_line(part) for key, part in value.items()}
-    if isinstance(value, list):
-        return [read_command_line(part) for part in value]
-    try:
-        return yaml.safe_load(value) if isinstance(value, str) else value
-    except (yaml.YAMLError, ValueError, RecursionError):
-        return value
 
 
 def complete(value, schema: Mapping):
@@ -283,103 +199,3 @@ def _reads_as_number(text: str) -> bool:
         return math.isfinite(float(text))
     except ValueError:
         return False
-
-
-def check_runtimes(config: Mapping) -> None:
-    """Raise UserError if a runtime that the configuration names is not installed."""
-    for name in config["evaluation"]["runtimes"]:
-        if importlib.util.find_spec(name) is None:
-            raise UserError(
-                f"configuration: evaluation.runtimes: {name} is not installed; run `make {name}`, or let Snakemake "
-                f"install it (--sdm conda), or remove it from the list"
-            )
-
-
-def check_files(config: Mapping, note: Callable[[str], object] = print) -> None:
-    """Raise UserError if a file or folder that the configuration names is missing, or has too few images.
-
-    `note` is called with what the user should know of how images are split, left out or fewer than usual, and if
-    results are there without Snakemake's records of them.
-    """
-    if os.path.exists("results") and not os.path.isdir("results"):
-        raise UserError(f"there is a file 'results' in {os.getcwd()}, where the study makes a folder; rename it")
-    if os.path.exists("results/data/dataset.json") and not any(pathlib.Path(RECORDS).glob("*")):
-        note(
-            f"results: {os.getcwd()} has no {RECORDS}, which says how they were made, so what has changed since goes "
-            f"unnoticed; if anything may have, delete results/data and results/models, and run again"
-        )
-    dataset = config["dataset"]
-    for key, path in (
-        ("dataset.path", dataset["path"]),
-        *((f"models.{name}.{key}", model[key]) for name, model in config["models"].items() for key in MODEL_FILES),
-    ):
-        if (path or "").startswith("~"):
-            raise UserError(f"configuration: {key}: {path!r}: ~ is not expanded; write {os.path.expanduser(path)!r}")
-    if dataset["name"] == "image_folder" and dataset["image_size"] is None:
-        raise UserError("configuration: dataset.image_size: an image_folder needs a size in pixels, such as 32")
-    for name, model in config["models"].items():
-        resize, size = model["preprocessing"]["resize"], dataset["image_size"] or OWN_SIZES[dataset["name"]]
-        if isinstance(resize, int) and resize < size:
-            raise UserError(
-                f"configuration: models.{name}.preprocessing.resize: {resize} is less than the {size} pixels of "
-                f"dataset.image_size, to which images are cropped after it; state {size} or more"
-            )
-        file, _, function = model["architecture"].rpartition(":")
-        if function and file and not os.path.isfile(file):
-            raise UserError(f"configuration: models.{name}.architecture: there is no file {file!r} in {os.getcwd()}")
-        if model["weights"] is None:
-            continue
-        if pathlib.Path(os.path.realpath(model["weights"])).is_relative_to(os.path.realpath(f"results/models/{name}")):
-            raise UserError(
-                f"configuration: models.{name}.weights: {model['weights']!r} is where the study writes this model; "
-                f"move the file out of results/"
-            )
-        if not os.path.isfile(model["weights"]):
-            raise UserError(
-                f"configuration: models.{name}.weights: there is no file {model['weights']!r} in {os.getcwd()}"
-            )
-    folder = scan_image_folder(dataset["path"]) if dataset["name"] == "image_folder" else None
-    if folder:
-        for name, model in config["models"].items():
-            if model["classes"] is not None:
-                check_classes(model["classes"], folder.classes, f"configuration: models.{name}.classes")
-    _check_counts(config, folder, note)
-
-
-def _image_counts(dataset: Mapping, folder: ImageFolder | None) -> tuple[dict[str, int], list[str]]:
-    """Return the images of each split before any is decoded, and what is to be known of them."""
-    if folder is None:
-        (train, test), given, notes = KNOWN_SIZES[dataset["name"]], None, []
-    else:
-        sizes = {split: len(files) for split, files in folder.splits.items()}
-        train, test, given, notes = sizes["train"], sizes["test"], sizes.get("validation"), folder.notes
-    validation = math.ceil(train * dataset["validation_fraction"]) if given is None else given
-    return {"train": train - (validation if given is None else 0), "validation": validation, "test": test}, notes
-
-
-def _check_counts(config: Mapping, folder: ImageFolder | None, note: Callable[[str], object]) -> None:
-    """Raise UserError if more images are stated than there will be; note where fewer than usual are there."""
-    counts, notes = _image_counts(config["dataset"], folder)
-    calibrated = {*CALIBRATED, "qat"} & set(config["quantization"]["modes"])
-    recoveries = Plan(config).all_recoveries
-    uses = {  # key -> split that it takes images of
-        "quantization.calibration_images": "train" if calibrated else None,
-        "retraining.batchnorm_images": "train" if "batchnorm" in recoveries else None,
-        "retraining.reconstruct_images": "train" if "reconstruct" in recoveries else None,
-        "sensitivity.images": "validation",
-        "evaluation.latency_images": "test",
-    }
-    mistakes = []
-    for key, split in uses.items():
-        table, _, name = key.partition(".")
-        asked, there = config[table][name], counts[split] if split else None
-        if there is not None and asked is not None and asked > there:
-            mistakes.append(
-                f"configuration: {key}: {asked} images asked for, but there are only {there} {split} images; lower it"
-            )
-        elif there is not None and asked is None and there < USUAL_IMAGES[key] and key != "sensitivity.images":
-            notes.append(f"{key}: all {there} {split} images are taken, fewer than the usual {USUAL_IMAGES[key]}")
-    if mistakes:
-        raise UserError("\n".join(mistakes))
-    for text in notes:
-        note(text)

@@ -1,31 +1,19 @@
-"""A folder of images, with a folder for each class: how it is split, its files, its pixels.
+"""A folder of images, with a folder for each class: how it is split, and its files.
 
 `<path>/train/<class>/**` and `<path>/test/<class>/**`; `val`, `valid` or `validation` beside train; or classes only.
 """
 
 import collections
-import concurrent.futures
 import contextlib
 import hashlib
 import os
 import pathlib
-import stat
 import unicodedata
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, NamedTuple
-
-import numpy
+from typing import NamedTuple
 
 from elagage.errors import UserError
-from elagage.files import read_json, write_json
-from elagage.geometry import COVER, Geometry
-from elagage.progress import progress
 
-if TYPE_CHECKING:
-    from PIL import Image
-
-# Pillow's names of raster formats. Never all that it knows: some run programs (EPS) or are not pictures.
-FORMATS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "TIFF", "WEBP", "AVIF", "JPEG2000", "PPM", "TGA", "QOI")
 ENDINGS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".webp", ".avif"),
     *(".jp2", ".j2k", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".qoi"),
@@ -39,7 +27,6 @@ MOST_LEFT_OUT = 0.1  # share of the files that may be photos and are not read, f
 VALIDATION = ("val", "valid", "validation")
 # What others call these folders.
 SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test"} | dict.fromkeys(VALIDATION, "val")
-GREY_MODES = ("1", "L", "LA")  # of Pillow
 TEST_SHARE = 5  # one image in so many tests a folder that is not split
 LISTED = 5
 
@@ -68,7 +55,7 @@ def scan_image_folder(path: str) -> ImageFolder:
     """
     root = pathlib.Path(path)
     if root.is_symlink():
-        with _reading(root):
+        with reading_photos(root):
             root.stat()
     if not root.is_dir():
         raise UserError(
@@ -97,7 +84,7 @@ def _split_folders(root: pathlib.Path) -> tuple[dict[str, pathlib.Path], list[st
     """Return the folder of each split that is there, and what is to be known of it."""
     for name in ("train", "test", *VALIDATION):
         if (root / name).is_symlink():
-            with _reading(root / name):
+            with reading_photos(root / name):
                 (root / name).stat()
     named = [name for name in sorted(_class_names(root)) if name.lower() in SPLITS]
     misnamed = [name for name in named if name not in ("train", "test", *VALIDATION)]
@@ -149,7 +136,7 @@ def _classes(path: str, folders: Mapping[str, pathlib.Path]) -> list[str]:
 
 
 def _class_names(folder: pathlib.Path) -> Iterator[str]:
-    with _reading(folder), os.scandir(folder) as entries:
+    with reading_photos(folder), os.scandir(folder) as entries:
         yield from (entry.name for entry in entries if not _is_note(entry.name) and _is_folder(entry))
 
 
@@ -164,12 +151,12 @@ def _is_note(name: str) -> bool:
 
 
 def _is_folder(entry: os.DirEntry) -> bool:
-    with _reading(entry.path):
+    with reading_photos(entry.path):
         return entry.is_dir()
 
 
 @contextlib.contextmanager
-def _reading(path: str | os.PathLike) -> Iterator[None]:
+def reading_photos(path: str | os.PathLike) -> Iterator[None]:
     """Name a file or folder that the system cannot read, such as a link to itself."""
     try:
         yield
@@ -202,7 +189,7 @@ def _files(folder: pathlib.Path, above: tuple[pathlib.Path, ...]) -> Iterator[pa
         raise UserError(
             f"configuration: dataset.path: {folder} is a link to a folder that it lies in; remove or replace it"
         )
-    with _reading(folder), os.scandir(folder) as entries:
+    with reading_photos(folder), os.scandir(folder) as entries:
         for entry in entries:
             if _is_note(entry.name):
                 continue
@@ -234,102 +221,3 @@ def _hashed_split(files: list[File], root: pathlib.Path) -> tuple[list[File], li
         test += sorted(ranked[:count])
         train += sorted(ranked[count:])
     return train, test
-
-
-def image_fingerprint(path: str, known_path: str) -> str:
-    """Return a checksum of the names and contents of all image files.
-
-    The JSON file `known_path` keeps the checksum of each file with its size and times, so that only files that are new
-    or changed are read; a copied folder is read once and has the fingerprint of the first.
-    """
-    known, root = _read_known(known_path), pathlib.Path(path)
-    files = [file for split in scan_image_folder(path).splits.values() for file, _ in split]
-    signatures = {str(file.relative_to(root)): _signature(file) for file in files}
-    unread = [name for name, signature in signatures.items() if known.get(name, [None])[:-1] != signature]
-    if unread:
-        with progress(len(unread), " images", "checksums") as advance, concurrent.futures.ThreadPoolExecutor() as pool:
-            checksums = pool.map(_checksum, (root / name for name in unread))
-            for name, checksum in zip(unread, checksums, strict=True):
-                known[name] = [*signatures[name], checksum]
-                advance(1)
-        with contextlib.suppress(UserError):  # a folder that may only be read: the next run reads the images again
-            write_json(known_path, {name: known[name] for name in signatures})
-    digest = hashlib.sha256()
-    for name in sorted(signatures):
-        digest.update(f"{name} {known[name][-1]}\n".encode(errors="surrogateescape"))
-    return digest.hexdigest()
-
-
-def _read_known(path: str) -> dict[str, list]:
-    try:
-        known = read_json(path)
-    except (OSError, UserError):
-        return {}
-    return known if isinstance(known, dict) and all(isinstance(entry, list) for entry in known.values()) else {}
-
-
-def _signature(file: pathlib.Path) -> list[int]:
-    with _reading(file):
-        status = file.stat()
-    if not stat.S_ISREG(status.st_mode):  # a pipe or a socket, which would be waited for
-        raise UserError(f"configuration: dataset.path: {file}: is no file of pixels; remove it")
-    # The time of the last change of content or name cannot be set back, unlike that of the last change of content.
-    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
-
-
-def _checksum(file: pathlib.Path) -> str:
-    with _reading(file):
-        return hashlib.sha256(file.read_bytes()).hexdigest()[:32]
-
-
-def read_image(file: pathlib.Path, size: int, geometry: Geometry = COVER) -> numpy.ndarray:
-    """Return an image as uint8 [size, size] if it is grey, else [size, size, 3].
-
-    It is turned as its EXIF orientation says, then scaled and cropped. Raises UserError if it cannot be read or has
-    more than 8 bits per channel.
-    """
-    # Pillow is not in the environment of Snakemake itself, which imports this module to check the configuration.
-    from PIL import Image, ImageOps
-
-    Image.init()  # without it Pillow knows some formats only
-    try:
-        with Image.open(file, formats=FORMATS) as image:
-            # Pillow opens PNGs of 16 bits per channel as RGB or RGBA, but its decoder's arguments say "RGB;16B".
-            if image.mode in ("I", "F") or image.mode.startswith("I;16") or ";16" in str(getattr(image, "tile", "")):
-                raise UserError(f"{file}: {image.mode} pixels have more than 8 bits; save the image with 8 bits")
-            grey = image.mode in GREY_MODES
-            image = ImageOps.exif_transpose(image).convert("L" if grey else "RGB")
-            return numpy.asarray(square(image, size, geometry))
-    except UserError:
-        raise
-    except Exception as error:  # damaged files raise of every kind, TypeError and struct.error too
-        raise UserError(f"{file}: not a readable image ({error}); remove or replace it") from error
-
-
-def is_grey(file: pathlib.Path) -> bool:
-    """Whether read_image returns an image without colours, as the head of the file says; of a damaged one, True."""
-    from PIL import Image
-
-    Image.init()
-    try:
-        with Image.open(file, formats=FORMATS) as image:
-            return image.mode in GREY_MODES
-    except Exception:  # read_image names it
-        return True
-
-
-def square(image: "Image.Image", size: int, geometry: Geometry) -> "Image.Image":
-    """Return the image as a square of `size` pixels; with a number for `resize`, as torchvision's transforms do."""
-    from PIL import Image, ImageOps
-
-    method = Image.Resampling[geometry.interpolation.upper()]
-    if geometry.resize is None:
-        return image if image.size == (size, size) else ImageOps.fit(image, (size, size), method)
-    if isinstance(geometry.resize, str):
-        return image.resize((size, size), method)
-    width, height = image.size
-    # Resize(resize), then CenterCrop(size): torchvision/transforms/functional.py.
-    longer = int(geometry.resize * max(width, height) / min(width, height))
-    scaled = (geometry.resize, longer) if width <= height else (longer, geometry.resize)
-    left, top = (round((side - size) / 2) for side in scaled)
-    return image.resize(scaled, method).crop((left, top, left + size, top + size))

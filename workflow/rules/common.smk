@@ -16,11 +16,13 @@ sys.path.insert(0, str(REPOSITORY / "scripts"))
 
 from elagage.ancient_inputs import respect_ancient, stand_in
 from elagage.code_checksum import code_checksums
-from elagage.configuration import check_files, check_runtimes, configuration, read_command_line, read_file
+from elagage.configuration import configuration
+from elagage.configuration_file import read_command_line, read_file
+from elagage.configured_files import check_files, check_runtimes
 from elagage.errors import UserError
 from elagage.files import read_json, sha256
 from elagage.geometry import COVER
-from elagage.image_folder import image_fingerprint
+from elagage.image_fingerprint import image_fingerprint
 from elagage.job import failures
 from elagage.plan import NAMES, PRUNED, STEM, Plan, graph
 from elagage.record_outputs import record_outputs
