@@ -65,14 +65,19 @@ def answer(objectives: list[str], chosen: Mapping, reference: Mapping, found: Ma
     )
 
 
-def answers(found: Mapping) -> list[str]:
-    """Return a sentence for each file that is the answer by one objective or several."""
+def objectives_by_file(found: Mapping) -> list[list[str]]:
+    """Return the objectives of the answer, together where the same file is best by several."""
     by_file: dict[str, list[str]] = {}
     for objective, chosen in found["answers"].items():
         by_file.setdefault(chosen["file"], []).append(objective)
+    return list(by_file.values())
+
+
+def answers(found: Mapping) -> list[str]:
+    """Return a sentence for each file that is the answer by one objective or several."""
     return [
         answer(objectives, found["answers"][objectives[0]], found["reference"], found)
-        for objectives in by_file.values()
+        for objectives in objectives_by_file(found)
     ]
 
 

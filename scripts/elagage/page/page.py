@@ -13,6 +13,7 @@ from elagage.int8_harm import in_words, joined_layers
 from elagage.objectives import OBJECTIVES
 from elagage.page.charts import COSTS, pruning, sensitivity, sensitivity_int8, trade_off, training
 from elagage.page.tables import FILTERS, Study
+from elagage.sentences import objectives_by_file
 from elagage.version import VERSION
 
 FOLDER = pathlib.Path(__file__).parent
@@ -46,6 +47,7 @@ def page(
     )
     return environment.get_template("page.html").render(
         study=study,
+        answered=objectives_by_file(study.answer),
         lost=lost,
         elsewhere=elsewhere,
         charts=charts(study, history, sensitivities) | {"sensitivity_int8": sensitivity_int8(int8) if int8 else None},
