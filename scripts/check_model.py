@@ -25,6 +25,7 @@ from elagage.onnx.runtime import load, predictions
 from elagage.progress import progress
 from elagage.pytorch.checkpoints import load_network
 from elagage.pytorch.device import compute_reproducibly, default_device, in_precision
+from elagage.pytorch.distillation import Distillation
 from elagage.pytorch.inspection import better_class_order, better_normalization, check_accuracy, predicted_classes
 from elagage.pytorch.models import ModelSpec, Normalize, build_network, naming
 from elagage.pytorch.reconstruction import check_reconstruct
@@ -55,6 +56,7 @@ class Trial:
     model: ModelSpec
     settings: TrainingSettings
     folder: pathlib.Path
+    distillation: Mapping[str, float]  # shares of the loss, of `retraining` and of `qat`
 
     def dense(self) -> str:
         """Train for an epoch and return the checkpoint."""
@@ -100,6 +102,7 @@ class Trial:
             pruned=pruned,
             recovery=recovery,
             retraining=retraining,
+            distillation=Distillation(dense, self.distillation["retraining"]),
             state=self._state(recovery),
             checkpoint=output,
         )
@@ -113,7 +116,7 @@ class Trial:
         )
         return outputs
 
-    def trained_for_int8(self, checkpoint: str, scope: str) -> None:
+    def trained_for_int8(self, dense: str, checkpoint: str, scope: str) -> None:
         """Train a checkpoint for int8."""
         quantize_qat(
             self.data,
@@ -123,6 +126,7 @@ class Trial:
             seed=self.model.seed,
             calibration_images=CALIBRATION_IMAGES,
             calibration=MINMAX,
+            distillation=Distillation(dense, self.distillation["qat"]),
             state=self._state("qat"),
             output=self.onnx_file(scope, "qat"),
         )
@@ -187,7 +191,7 @@ class Combinations:
         for mode, onnx_file in (quantized or {}).items():
             self._tried(lambda path: predictions(load(path, 1), self.test), onnx_file, scope=scope, mode=mode)
         if "qat" in modes:
-            self._tried(self.trial.trained_for_int8, checkpoint, scope, scope=scope, mode="qat")
+            self._tried(self.trial.trained_for_int8, self.dense, checkpoint, scope, scope=scope, mode="qat")
 
     def _tried(
         self,
@@ -321,7 +325,7 @@ def check_model(
     """Write what was found (JSON): refused combinations, accuracy of given weights, layers, bytes, and seconds.
 
     settings: of Plan.trial_training; graph: as exported for the study; weights: the dense checkpoint of given weights;
-    asked: scopes, two rates, recoveries and modes; stated: the model's table in the configuration; trains: whether the
+    asked: of Plan.asked; stated: the model's table in the configuration; trains: whether the
     study trains it at all. Raises UserError if the model cannot be part of the study at all or, if strict, for a single
     combination.
     """
@@ -330,7 +334,7 @@ def check_model(
     found = {}
     bar = progress(3 + len(asked["scopes"]), " steps", f"check {model.name}")
     with tempfile.TemporaryDirectory() as folder, bar as advance:
-        trial = Trial(few, model, gentle, pathlib.Path(folder))
+        trial = Trial(few, model, gentle, pathlib.Path(folder), asked["distillation"])
         if weights is not None:
             found |= given_weights(data.dataset, model, weights, data.train, test, stated)
         advance(1)

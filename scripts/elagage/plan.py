@@ -22,6 +22,7 @@ TRAINING_THREADS = 8  # at most, of the cores that a run has
 # mostly wait for each other: beside other programs on two cores an epoch of 597 images took 7 s of CPU time,
 # with one 0.6 s.
 SMALL_BATCH = 2**14
+TEACHING = 1 / 3  # of a pass over the training images: a forward pass beside a forward and a backward pass
 FIGURES_OF_SCOPE = ("accuracy", "model_size", "inference_time")
 
 
@@ -241,9 +242,14 @@ class Plan:
 
     def asked(self, model: str) -> dict:
         """Return what a model is tried with before anything is trained: of the rates the highest and the lowest."""
-        asked = {"scopes": self.scopes, "recoveries": self.recoveries(model), "modes": self.modes}
         pruned = [rate for rate in self.rates if rate]
-        return asked | {"rates": list(dict.fromkeys([*pruned[-1:], *pruned[:1]]))}
+        return {
+            "scopes": self.scopes,
+            "rates": list(dict.fromkeys([*pruned[-1:], *pruned[:1]])),
+            "recoveries": self.recoveries(model),
+            "modes": self.modes,
+            "distillation": self.distillation,
+        }
 
     def work(self, model: str) -> dict:
         """Return how much there is to do for a model: numbers of checkpoints, variants, passes over images, images.
@@ -260,9 +266,11 @@ class Plan:
         trained = (*(f"/{name}" for name in self.retraining_recoveries), *self.controls)
         retrained = [name for _, name in checkpoints if name.endswith(trained)]
         trainings = len(self.seeds(model)) if model in self.trained else 0
-        passes = trainings * self.config["training"]["epochs"] + len(retrained) * self.config["retraining"]["epochs"]
+        taught = {name: 1 + (share > 0) * TEACHING for name, share in self.distillation.items()}
+        passes = trainings * self.config["training"]["epochs"]
+        passes += len(retrained) * self.config["retraining"]["epochs"] * taught["retraining"]
         if "qat" in self.modes:  # each pass takes about twice as long
-            passes += 2 * len(checkpoints) * self.config["quantization"]["qat_epochs"]
+            passes += 2 * len(checkpoints) * self.config["quantization"]["qat_epochs"] * taught["qat"]
         return {
             "checkpoints": len(checkpoints),
             "variants": len(checkpoints) * len(self.modes),
@@ -301,6 +309,14 @@ class Plan:
         """Return what a recovery that trains takes from the table `retraining`: other keys of it rerun nothing."""
         keys = ("epochs", "learning_rate") if recovery == "finetune" else ("epochs",)
         return {key: self.config["retraining"][key] for key in keys}
+
+    @property
+    def distillation(self) -> dict[str, float]:
+        """The shares of the loss that the dense network teaches, of recoveries that train and of qat."""
+        return {
+            "retraining": self.config["retraining"]["distillation"],
+            "qat": self.config["quantization"]["qat_distillation"],
+        }
 
     @property
     def qat_training(self) -> dict:

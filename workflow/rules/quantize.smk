@@ -163,6 +163,7 @@ rule quantize_qat:
         check=CHECKED,
         dataset=DATASET,
         choice=rules.calibrate.output.choice,
+        dense="results/models/{model}/seed{seed}/dense.safetensors",
         checkpoint=f"{STEM}.safetensors",
     output:
         onnx=f"{STEM}-qat.onnx",
@@ -182,6 +183,7 @@ rule quantize_qat:
         user_code=lambda wildcards: user_code(wildcards.model),
         settings=PLAN.qat_training,
         calibration_images=config["quantization"]["calibration_images"],
+        distillation=PLAN.distillation["qat"],
         # Not an output, because Snakemake deletes those of a killed job.
         state=f"{STEM}-qat.training_state.pt",
         code=code("quantize_qat"),

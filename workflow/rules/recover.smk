@@ -10,6 +10,7 @@ rule recover:
         **split_arrays("validation"),
         check=CHECKED,
         dataset=DATASET,
+        dense="results/models/{model}/seed{seed}/dense.safetensors",
         pruned=pruned_checkpoint,
     output:
         checkpoint=f"{PRUNED}/{{recovery}}.safetensors",
@@ -29,6 +30,7 @@ rule recover:
         user_code=lambda wildcards: user_code(wildcards.model),
         settings=config["training"],
         retraining=lambda wildcards: PLAN.retraining(wildcards.recovery),
+        distillation=PLAN.distillation["retraining"],
         # Not an output, because Snakemake deletes those of a killed job.
         state=f"{PRUNED}/{{recovery}}.training_state.pt",
         code=code("recover"),
@@ -45,6 +47,7 @@ use rule recover as control with:
         **split_arrays("validation"),
         check=CHECKED,
         dataset=DATASET,
+        dense="results/models/{model}/seed{seed}/dense.safetensors",
         pruned=control_before,
     output:
         checkpoint="results/models/{model}/seed{seed}/control/{recovery}/{step}.safetensors",
@@ -58,6 +61,7 @@ use rule recover as control with:
         user_code=lambda wildcards: user_code(wildcards.model),
         settings=config["training"],
         retraining=lambda wildcards: PLAN.retraining(wildcards.recovery),
+        distillation=PLAN.distillation["retraining"],
         state="results/models/{model}/seed{seed}/control/{recovery}/{step}.training_state.pt",
         code=code("recover"),
     message:

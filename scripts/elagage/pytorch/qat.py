@@ -34,6 +34,7 @@ from elagage.pytorch.models import Normalize, checked_logits, copied
 from elagage.pytorch.pruning import hold_zeros, prunable
 from elagage.pytorch.schedules import TrainingSettings, warmup_and_cosine
 from elagage.pytorch.training import fit
+from elagage.pytorch.training_loss import TrainingLoss, of_labels
 from elagage.pytorch.training_state import TrainingState
 from elagage.pytorch.trial_step import check_trainable, check_training
 from elagage.statistics import mean_difference_interval, share_became_correct
@@ -137,6 +138,7 @@ def train_fake_quantized(
     seed: int,
     label: str,
     state: TrainingState,
+    loss: TrainingLoss = of_labels,
 ) -> Mapping[str, float]:
     """Train the network, leave it as in its best epoch; return that epoch's number, validation loss and accuracy.
 
@@ -162,6 +164,7 @@ def train_fake_quantized(
         device=device,
         constrain=lambda _, optimizer: hold_zeros(weights, optimizer),
         score=lambda row: -row["validation_loss"],
+        loss=loss,
     )
     best_losses, best_correct = evaluate_images(network, normalize, data.validation, device)
     gain, low, high = mean_difference_interval(losses.numpy(), best_losses.numpy())

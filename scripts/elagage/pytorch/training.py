@@ -15,7 +15,7 @@ from elagage.pytorch.evaluation import evaluate
 from elagage.pytorch.models import Normalize, copied
 from elagage.pytorch.schedules import Schedule, TrainingSettings
 from elagage.pytorch.training_images import TrainingImages
-from elagage.pytorch.training_loss import mean_loss
+from elagage.pytorch.training_loss import TrainingLoss, of_labels
 from elagage.pytorch.training_state import TrainingState, random_state, set_random_state
 from elagage.pytorch.trial_step import check_training
 
@@ -41,6 +41,7 @@ def fit(
     device: torch.device | None = None,
     constrain: Callable[[nn.Module, torch.optim.Optimizer], object] = hold_nothing,
     score: Callable[[Mapping[str, float]], float] = validation_accuracy,
+    loss: TrainingLoss = of_labels,
 ) -> tuple[dict, list[dict]]:
     """Train the network, leave it as in its best epoch, in evaluation mode; return that epoch's row, and the history.
 
@@ -61,7 +62,7 @@ def fit(
     # Sums of other threads are other sums: tools/compare_studies.py reads this line.
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device
     print(f"device={name} threads={torch.get_num_threads()}")
-    run = _Run.start(network, data, settings, schedule, seed=seed, device=device, constrain=constrain)
+    run = _Run.start(network, data, settings, schedule, seed=seed, device=device, constrain=constrain, loss=loss)
     history, best = run.resume(state)
     with progress(schedule.epochs * len(data.train), " images", label) as advance:
         advance(len(history) * len(data.train))
@@ -93,6 +94,7 @@ class _Run:
     schedule: Schedule
     device: torch.device
     precision: str | None
+    loss: TrainingLoss
     optimizer: torch.optim.Optimizer
     scheduler: torch.optim.lr_scheduler.LRScheduler
     order: torch.Generator
@@ -108,6 +110,7 @@ class _Run:
         seed: int,
         device: torch.device,
         constrain: Callable[[nn.Module, torch.optim.Optimizer], object],
+        loss: TrainingLoss,
     ) -> "_Run":
         """Return a training before its first step, with the network and the images on the device."""
         network.to(device, memory_format=torch.channels_last)
@@ -132,6 +135,7 @@ class _Run:
             schedule=schedule,
             device=device,
             precision=settings.precision,
+            loss=loss,
             optimizer=optimizer,
             scheduler=torch.optim.lr_scheduler.LambdaLR(
                 optimizer, lambda step: schedule.learning_rate(step, images.steps)
@@ -160,9 +164,9 @@ class _Run:
         seen, previous = 0, None
         for images, labels in self.images.batches(self.order):
             with self.context():
+                pixels = self.normalize(images).contiguous(memory_format=torch.channels_last)
                 with in_precision(self.precision, images.device):
-                    outputs = self.network(self.normalize(images).contiguous(memory_format=torch.channels_last))
-                loss, logits = mean_loss(outputs, labels)
+                    loss, logits = self.loss(self.network(pixels), labels, pixels)
                 self.optimizer.zero_grad(set_to_none=True)
                 loss.backward()
             self.optimizer.step()

@@ -1,5 +1,7 @@
 """The loss of what a network returns in training mode."""
 
+from collections.abc import Callable
+
 import torch
 from torch.nn import functional
 
@@ -7,6 +9,9 @@ from elagage.errors import UserError
 
 # Loss of each auxiliary head beside that of the logits: Szegedy et al. 2015, "Going Deeper with Convolutions", sec. 5.
 AUXILIARY_WEIGHT = 0.3
+
+# (what the network returned, labels, normalized pixels, float32 [n, channels, height, width]) -> as mean_loss
+TrainingLoss = Callable[[object, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 
 def mean_loss(outputs: object, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -28,6 +33,11 @@ def mean_loss(outputs: object, labels: torch.Tensor) -> tuple[torch.Tensor, torc
     for head in auxiliary:
         loss = loss + AUXILIARY_WEIGHT * functional.cross_entropy(head.float(), labels)
     return loss, logits
+
+
+def of_labels(outputs: object, labels: torch.Tensor, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return mean_loss, whatever the pixels."""
+    return mean_loss(outputs, labels)
 
 
 def _named(outputs: object) -> str:
