@@ -56,7 +56,8 @@ class Trial:
     model: ModelSpec
     settings: TrainingSettings
     folder: pathlib.Path
-    distillation: Mapping[str, float]  # shares of the loss, of `retraining` and of `qat`
+    # Shares of the loss, of `retraining` and of `qat`.
+    distillation: Mapping[str, float] = dataclasses.field(default_factory=lambda: {"retraining": 0.0, "qat": 0.0})
 
     def dense(self) -> str:
         """Train for an epoch and return the checkpoint."""

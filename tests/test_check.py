@@ -34,6 +34,7 @@ SETTINGS = TrainingSettings(
     epochs=1, batch_size=8, learning_rate=1e-4, momentum=0.9, weight_decay=0, warmup_epochs=0, flip=None
 )
 ALL = {
+    "distillation": {"retraining": 0.5, "qat": 0.5},
     "scopes": ["local", "global", "channel"],
     "rates": [0.5],
     "recoveries": ["none", "batchnorm", "reconstruct", "finetune", "rewind", "iterative"],
@@ -103,14 +104,14 @@ def test_a_network_without_linear_layers_has_modes_all_the_same(found):
 
 
 def test_strict_stops_with_the_number_of_refused_combinations(found, tmp_path):
-    asked = {"scopes": ["global"], "rates": [0.5], "recoveries": ["none", "batchnorm"], "modes": ["float32"]}
+    asked = ALL | {"scopes": ["global"], "rates": [0.5], "recoveries": ["none", "batchnorm"], "modes": ["float32"]}
     with pytest.raises(UserError, match="strict: true, and 1 combination"):
         found("plain", asked, strict=True)
     assert not (tmp_path / "check.json").exists()
 
 
 def test_given_weights_are_measured_on_test_images_and_their_known_accuracy_is_checked(found, dense, data, held_out):
-    asked = {"scopes": ["global"], "rates": [], "recoveries": ["none"], "modes": ["float32"]}
+    asked = ALL | {"scopes": ["global"], "rates": [], "recoveries": ["none"], "modes": ["float32"]}
     network, _ = load_network(dense, "resnet8", data.dataset)
     correct = (predicted_classes(network, data.dataset, held_out.images) == held_out.labels).mean()
     measured = found("resnet8", asked, weights=str(dense))
@@ -127,13 +128,15 @@ def test_the_report_names_what_is_refused_and_how_much_there_is_to_do(plain, tmp
         "dataset": {"name": "digits", "image_size": 32},
         "training": {"epochs": 9, "batch_size": 128},
         "pruning": {"scopes": ["local", "channel"], "rates": [0, 0.5], "recovery": ["none", "finetune"]},
-        "retraining": {"epochs": 2, "reconstruct_images": None},
-        "quantization": {"modes": ["float32", "static"], "qat_epochs": 5},
+        "retraining": {"epochs": 2, "reconstruct_images": None, "distillation": 0.0},
+        "quantization": {"modes": ["float32", "static"], "qat_epochs": 5, "qat_distillation": 0.0},
         "evaluation": {"latency_images": None},
     }
     work = Plan(config).work("mine")
     # Of each seed: dense, the control of finetune, and two recoveries of two scopes at one rate.
     assert (work["checkpoints"], work["variants"], work["training_passes"]) == (12, 24, 2 * 9 + 6 * 2)
+    taught = Plan(config | {"retraining": config["retraining"] | {"distillation": 0.5}}).work("mine")
+    assert taught["training_passes"] == pytest.approx(2 * 9 + 6 * 2 * 4 / 3)
     answer = {"maximum_accuracy_loss": 2.0, "confidence": 0.95}
     described = str(dataset / "dataset.json")
     check([str(tmp_path / "check.json")], described, {"mine": work}, answer, 2, str(tmp_path / "check.md"))

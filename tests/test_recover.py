@@ -104,7 +104,7 @@ def test_the_checkpoint_says_where_it_comes_from(tmp_path, data, pruned):
     provenance = load_checkpoint(recovered(data, pruned, "finetune", tmp_path / "out"))[1]
     assert provenance.pop("retraining_epoch") in (1, 2, 3)
     assert 0 <= provenance.pop("validation_accuracy") <= 1
-    retraining = {"epochs": 3, "learning_rate": 0.0005}
+    retraining = {"epochs": 3, "learning_rate": 0.0005, "distillation": 0.0}
     assert provenance == before | {"recovery": "finetune", "retraining": retraining, "torch": torch.__version__}
     assert provenance["zeros"] == round(0.8 * provenance["weights"])
 

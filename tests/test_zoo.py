@@ -22,6 +22,7 @@ SETTINGS = TrainingSettings(
     epochs=2, batch_size=8, learning_rate=0.01, momentum=0.9, weight_decay=1e-4, warmup_epochs=0, flip=False
 )
 ASKED = {
+    "distillation": {"retraining": 0.0, "qat": 0.0},
     "scopes": ["global", "channel"],
     "rates": [0.8],
     "recoveries": ["none", "batchnorm", "reconstruct", "finetune"],
