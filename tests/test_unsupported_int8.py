@@ -105,6 +105,15 @@ class StackOfMatrices(Between):
         return (heads @ self.weight).transpose(1, 2).flatten(2).transpose(1, 2)[..., None]
 
 
+class ProductWithVector(Between):
+    def make(self):
+        self.vector = nn.Parameter(torch.randn(16, generator=torch.Generator().manual_seed(0)))
+
+    def between(self, x):
+        tokens = x.permute(0, 2, 3, 1)
+        return (tokens * (tokens @ self.vector)[..., None]).permute(0, 3, 1, 2)
+
+
 NETWORKS = [
     TiedConvolutions,
     TiedLinear,
@@ -114,6 +123,7 @@ NETWORKS = [
     WithoutBias,
     NormOfImages,
     StackOfMatrices,
+    ProductWithVector,
 ]
 
 
@@ -163,9 +173,10 @@ def test_a_norm_without_weights_is_no_mistake():
     assert "stem.weight" in qdq_places(int8).weights
 
 
+@pytest.mark.parametrize("network", [StackOfMatrices, ProductWithVector])
 @pytest.mark.parametrize("mode", ["dynamic", "dynamic_conv"])
-def test_stacks_of_matrices_stay_float32_in_dynamic_modes(mode):
-    float32 = float_model(lively(StackOfMatrices()), StackOfMatrices)
+def test_what_is_no_matrix_stays_float32_in_dynamic_modes(mode, network):
+    float32 = float_model(lively(network()), network)
     expected, found = (onnx_logits(model, images(40)) for model in (float32, quantize(float32, mode)))
     assert centred_error(found, expected) < 0.1
 

@@ -1,8 +1,13 @@
 """int32 biases of an int8 ONNX file that leave the sums of products room in 32 bits."""
 
+from collections import Counter
+
 import numpy
 import onnx
 from onnx import numpy_helper
+
+from elagage.onnx.qdq import qdq_places
+from elagage.rounding import SMALLEST_RANGE
 
 # Of a bias. The sums of products, of 8-bit inputs and 7-bit weights, take the other half up to 65,000 inputs.
 LARGEST_BIAS = 2**30
@@ -23,7 +28,9 @@ def leave_room_for_sums(model: onnx.ModelProto) -> None:
         if node.op_type not in ("Conv", "ConvTranspose", "Gemm") or len(node.input) < 3:
             continue
         weight, bias = (producers.get(name) for name in node.input[1:3])
-        if weight and bias and weight.input[0] in constants and len(constants[bias.input[0]].dims) == 1:
+        if not weight or not bias or not {weight.input[0], bias.input[0]} <= constants.keys():
+            continue
+        if len(constants[bias.input[0]].dims) == 1:
             biases.setdefault(weight.input[0], {})[bias.input[0]] = bias
     dequantizers = {node.input[0]: node for node in producers.values()}
     for name, of_weight in biases.items():
@@ -32,6 +39,27 @@ def leave_room_for_sums(model: onnx.ModelProto) -> None:
         if large.any():
             for dequantizer in (dequantizers[name], *of_weight.values()):
                 _halve(dequantizer, large, constants)
+
+
+def coarse_by_another_use(float32: onnx.ModelProto, int8: onnx.ModelProto, fewest: float) -> set[str]:
+    """Return the weights that several nodes share, of which a channel has fewer levels because of one bias.
+
+    Where the inputs of one use are hardly anything beside its bias, the quantizer raises the scale for all uses.
+    fewest: levels that the largest weight of a channel has at least.
+    """
+    uses = Counter(name for node in float32.graph.node for name in set(node.input))
+    weights = {tensor.name: tensor for tensor in float32.graph.initializer if uses[tensor.name] > 1}
+    scales = {tensor.name: tensor for tensor in int8.graph.initializer}
+    coarse = set()
+    for name, axis in qdq_places(int8).weights.items():
+        if name not in weights or axis is None:
+            continue
+        weight = numpy.abs(numpy_helper.to_array(weights[name]))
+        largest = weight.max(tuple(other for other in range(weight.ndim) if other != axis % weight.ndim))
+        levels = largest / numpy_helper.to_array(scales[f"{name}_scale"])
+        if (levels[largest > SMALLEST_RANGE] < fewest).any():
+            coarse.add(name)
+    return coarse
 
 
 def _halve(node: onnx.NodeProto, channels: numpy.ndarray, constants: dict[str, onnx.TensorProto]) -> None:

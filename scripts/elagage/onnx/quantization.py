@@ -19,7 +19,7 @@ from elagage.onnx.contents import count_contents
 from elagage.onnx.few_bits import round_layers
 from elagage.onnx.float32_layers import answering, keep_answer, keep_float32, nodes_of, unsupported, widening
 from elagage.onnx.graph import PREPROCESS
-from elagage.onnx.int32_bias import leave_room_for_sums
+from elagage.onnx.int32_bias import coarse_by_another_use, leave_room_for_sums
 from elagage.onnx.qdq import qdq_places
 from elagage.rounding import SMALLEST_RANGE
 
@@ -30,6 +30,8 @@ CALIBRATION_BATCH = 8
 # 7-bit weights: products of two 8-bit numbers saturate in the 16-bit sums of CPUs without VNNI, so that a file made on
 # one machine would lose accuracy on another.
 REDUCE_RANGE = True
+USUAL_LEVEL = 64  # the largest one of weights with REDUCE_RANGE
+FEWEST_LEVELS = 1 / 4  # of these, for the largest weight of a channel
 
 
 class _Images(CalibrationDataReader):
@@ -113,9 +115,9 @@ def _one_scale(model: onnx.ModelProto) -> dict[str, list[dict]]:
 
 
 def _stacks(model: onnx.ModelProto) -> set[str]:
-    """Return the weights that are several matrices. For these ONNX Runtime has no kernel with a scale per channel."""
+    """Return the weights that are several matrices, or a vector. ONNX Runtime has no kernel for them by channel."""
     factors = {node.input[1] for node in model.graph.node if node.op_type == "MatMul"}
-    return {tensor.name for tensor in model.graph.initializer if tensor.name in factors and len(tensor.dims) > 2}
+    return {tensor.name for tensor in model.graph.initializer if tensor.name in factors and len(tensor.dims) != 2}
 
 
 def _few_bits(
@@ -210,6 +212,10 @@ def quantize_some(
                 f"quantization.modes: {mode} cannot round {tensor.name.removesuffix('_scale')}, which is infinite for "
                 f"some calibration images; give a mask a large number instead of infinity"
             )
+    coarse = coarse_by_another_use(model, quantized, LARGEST_LEVEL.get(mode, USUAL_LEVEL) * FEWEST_LEVELS)
+    if coarse:
+        apart = calibration._replace(float32=(*calibration.float32, *sorted(coarse)))
+        return quantize_some(model, mode, images, ranges, apart)
     leave_room_for_sums(quantized)
     keep_float32(quantized)
     keep_answer(quantized)
