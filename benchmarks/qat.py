@@ -29,7 +29,7 @@ from elagage.pytorch.export import export_graph
 from elagage.pytorch.models import build_network
 from elagage.pytorch.pruning import magnitude_prune
 from elagage.pytorch.qat import prepare
-from elagage.pytorch.schedules import TrainingSettings, warmup_and_cosine
+from elagage.schedules import TrainingSettings, warmup_and_cosine
 from elagage.pytorch.training import fit
 from elagage.pytorch.training_state import TrainingState
 from elagage.timing import time_in_turns

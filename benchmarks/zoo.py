@@ -36,7 +36,7 @@ from elagage.onnx.runtime import load
 from elagage.pytorch.checkpoints import load_checkpoint, load_network
 from elagage.pytorch.device import compute_reproducibly
 from elagage.pytorch.models import ModelSpec, Normalize
-from elagage.pytorch.schedules import TrainingSettings
+from elagage.schedules import TrainingSettings
 from elagage.timing import time_in_turns
 from quantize_export import quantize_export
 

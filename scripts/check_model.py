@@ -29,10 +29,10 @@ from elagage.pytorch.distillation import Distillation
 from elagage.pytorch.inspection import better_class_order, better_normalization, check_accuracy, predicted_classes
 from elagage.pytorch.models import ModelSpec, Normalize, build_network, naming
 from elagage.pytorch.reconstruction import check_reconstruct
-from elagage.pytorch.schedules import TrainingSettings
 from elagage.pytorch.training_loss import mean_loss
 from elagage.pytorch.training_state import TrainingState
 from elagage.pytorch.trial_step import check_training
+from elagage.schedules import TrainingSettings
 from elagage.timing import time_in_turns
 from prune import prune
 from prune_channels import prune_channels

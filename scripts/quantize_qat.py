@@ -16,9 +16,9 @@ from elagage.pytorch.device import compute_reproducibly, default_device
 from elagage.pytorch.distillation import LABELS_ONLY, Distillation
 from elagage.pytorch.models import naming
 from elagage.pytorch.qat import check_agreement, prepare, train_fake_quantized
-from elagage.pytorch.schedules import TrainingSettings
 from elagage.pytorch.training_state import TrainingState, identity
 from elagage.refusals import refusing, ruled_out
+from elagage.schedules import TrainingSettings
 
 COMPARED_IMAGES = 500  # of validation, on which PyTorch and ONNX Runtime have to agree
 

@@ -12,11 +12,11 @@ from elagage.pytorch.device import compute_reproducibly, default_device
 from elagage.pytorch.distillation import LABELS_ONLY, Distillation
 from elagage.pytorch.models import ModelSpec, Normalize, naming
 from elagage.pytorch.pruning import count_tensors, hold_zeros, prunable
-from elagage.pytorch.schedules import SCHEDULES, TrainingSettings
 from elagage.pytorch.training import fit
 from elagage.pytorch.training_state import TrainingState, identity
 from elagage.pytorch.trial_step import check_training
 from elagage.refusals import refusing, ruled_out
+from elagage.schedules import SCHEDULES, TrainingSettings
 
 
 def recover(

@@ -12,10 +12,10 @@ from elagage.pytorch.device import compute_reproducibly
 from elagage.pytorch.folding import fold_checked
 from elagage.pytorch.independence import check_independence
 from elagage.pytorch.models import ModelSpec, Normalize, build_network, naming
-from elagage.pytorch.schedules import TrainingSettings, warmup_and_cosine
 from elagage.pytorch.training import fit
 from elagage.pytorch.training_state import TrainingState, identity
 from elagage.pytorch.trial_step import check_training
+from elagage.schedules import TrainingSettings, warmup_and_cosine
 
 
 def train(

@@ -19,9 +19,9 @@ from elagage.image_fingerprint import image_fingerprint
 from elagage.image_folder import scan_image_folder
 from elagage.pytorch.checkpoints import save_dense
 from elagage.pytorch.models import ModelSpec, build_network
-from elagage.pytorch.schedules import TrainingSettings
 from elagage.pytorch.training_state import TrainingState
 from elagage.pytorch.weights import load_weights, read_states
+from elagage.schedules import TrainingSettings
 from prune import prune
 from train import train
 from train_import import train_import

@@ -14,7 +14,7 @@ from elagage.plan import Plan
 from elagage.pytorch.checkpoints import load_network
 from elagage.pytorch.inspection import predicted_classes
 from elagage.pytorch.models import ModelSpec
-from elagage.pytorch.schedules import TrainingSettings
+from elagage.schedules import TrainingSettings
 from quantize_export import quantize_export
 
 NETWORKS = """

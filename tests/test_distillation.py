@@ -13,10 +13,10 @@ from elagage.onnx.deployed import description
 from elagage.pytorch.checkpoints import load_checkpoint, save_checkpoint
 from elagage.pytorch.distillation import LABELS_ONLY, Distillation, DistillationLoss
 from elagage.pytorch.models import ModelSpec, Normalize, build_network
-from elagage.pytorch.schedules import warmup_and_cosine
 from elagage.pytorch.training import fit
 from elagage.pytorch.training_loss import of_labels
 from elagage.pytorch.training_state import TrainingState
+from elagage.schedules import warmup_and_cosine
 from prune_channels import prune_channels
 from quantize_qat import quantize_qat
 from recover import recover

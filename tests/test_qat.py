@@ -51,8 +51,8 @@ from elagage.pytorch.fake_quantization import fake_quantize_weight
 from elagage.pytorch.models import Normalize, build_network
 from elagage.pytorch.pruning import count_weights, magnitude_prune
 from elagage.pytorch.qat import MAX_ERROR, Trainable, check_agreement, prepare, train_fake_quantized
-from elagage.pytorch.schedules import TrainingSettings
 from elagage.pytorch.training_state import TrainingState
+from elagage.schedules import TrainingSettings
 from quantize_qat import quantize_qat
 
 CPU = torch.device("cpu")

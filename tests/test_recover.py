@@ -16,8 +16,8 @@ from elagage.pytorch.checkpoints import load_checkpoint, save_checkpoint
 from elagage.pytorch.evaluation import evaluate
 from elagage.pytorch.models import ModelSpec, Normalize, build_network
 from elagage.pytorch.pruning import count_weights, hold_zeros, magnitude_prune, prunable
-from elagage.pytorch.schedules import TrainingSettings
 from elagage.pytorch.training_state import TrainingState
+from elagage.schedules import TrainingSettings
 from quantize import quantize_checkpoint
 from quantize_export import quantize_export
 from recover import recover

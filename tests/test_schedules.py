@@ -8,7 +8,7 @@ import yaml
 from trainings import settings
 
 from elagage.plan import WITHOUT_TRAINING
-from elagage.pytorch.schedules import SCHEDULES, finetune, rewind, warmup_and_cosine
+from elagage.schedules import SCHEDULES, finetune, rewind, warmup_and_cosine
 
 HALF_COSINE = [1, (1 + math.sqrt(0.5)) / 2, 0.5, (1 - math.sqrt(0.5)) / 2, 0]  # of 0, 45, 90, 135, 180 degrees
 

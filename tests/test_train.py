@@ -20,9 +20,9 @@ from elagage.files import sha256
 from elagage.pytorch.checkpoints import load_checkpoint
 from elagage.pytorch.evaluation import evaluate
 from elagage.pytorch.models import ModelSpec, Normalize, build_network
-from elagage.pytorch.schedules import TrainingSettings
 from elagage.pytorch.training_state import TrainingState
 from elagage.pytorch.weights import read_states
+from elagage.schedules import TrainingSettings
 from elagage.version import VERSION
 from train import train
 from train_import import train_import
@@ -341,7 +341,7 @@ import resource
 from pathlib import Path
 from elagage.data import Dataset, PreparedData, Split
 from elagage.pytorch.models import ModelSpec
-from elagage.pytorch.schedules import TrainingSettings
+from elagage.schedules import TrainingSettings
 from elagage.pytorch.device import compute_reproducibly
 from elagage.pytorch.training_state import TrainingState
 from train import train

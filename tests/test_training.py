@@ -20,9 +20,9 @@ from elagage.data import Dataset, PreparedData, Split
 from elagage.errors import UserError
 from elagage.pytorch.evaluation import evaluate
 from elagage.pytorch.models import Normalize, build_network
-from elagage.pytorch.schedules import Schedule, warmup_and_cosine
 from elagage.pytorch.training import fit
 from elagage.pytorch.training_state import TrainingState
+from elagage.schedules import Schedule, warmup_and_cosine
 
 NUMBERS = itertools.count()
 EPOCHS, STEPS = 3, 3  # of the trainings that are interrupted

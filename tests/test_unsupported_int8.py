@@ -114,6 +114,86 @@ class ProductWithVector(Between):
         return (tokens * (tokens @ self.vector)[..., None]).permute(0, 3, 1, 2)
 
 
+class ScaledBias(Between):
+    beta, shape = 0.25, (16,)
+
+    def make(self):
+        draws = torch.Generator().manual_seed(0)
+        self.weight = nn.Parameter(0.3 * torch.randn(16, 16, generator=draws))
+        self.bias = nn.Parameter(torch.randn(self.shape, generator=draws))
+        self.last = nn.Linear(16, 16)
+
+    def between(self, x):
+        x = functional.relu(torch.addmm(self.bias, x.mean((2, 3)), self.weight, beta=self.beta))
+        return functional.relu(self.last(x))[..., None, None]
+
+
+class BiasOfOneRow(ScaledBias):
+    beta, shape = 1.0, (1, 16)
+
+
+class AverageOverTheEdge(Between):
+    def make(self):
+        self.next = nn.Conv2d(16, 16, 3, padding=1)
+
+    def between(self, x):
+        x = functional.max_pool2d(functional.relu(self.next(x)), 3)
+        return functional.avg_pool2d(x, 2, 2, ceil_mode=True)
+
+
+class TiedEmbedding(Between):
+    """Rows of a weight, chosen by the image, are added to what the weight is multiplied with."""
+
+    def make(self):
+        scales = torch.logspace(-1.5, 0, 16).view(16, 1)
+        self.weight = nn.Parameter(scales * torch.randn(16, 16, generator=torch.Generator().manual_seed(0)))
+        self.linear = nn.Linear(16, 16)
+
+    def forward(self, pixels):
+        self.rows = ((pixels[:, 0, 2::4, 2] > 0).long() * torch.tensor([1, 2, 4, 8])).sum(-1)
+        return super().forward(pixels)
+
+    def between(self, x):
+        x = functional.relu(self.linear(x.mean((2, 3))) + functional.embedding(self.rows, self.weight))
+        return functional.relu(functional.linear(x, self.weight))[..., None, None]
+
+
+class MaskedScores(Between):
+    """Attention that sees no token behind its own, by a mask of large numbers."""
+
+    mask = -1e4
+
+    def make(self):
+        self.tokens = nn.Linear(16, 48)
+        nn.init.normal_(self.tokens.weight, generator=torch.Generator().manual_seed(0))
+
+    def between(self, x):
+        query, key, value = self.tokens(x.mean(2).transpose(1, 2)).chunk(3, -1)
+        behind = torch.ones(DATASET.image_size, DATASET.image_size, dtype=torch.bool).triu(1)
+        scores = (query @ key.transpose(1, 2)).masked_fill(behind, self.mask)
+        return (scores.softmax(-1) @ value).transpose(1, 2)[..., None]
+
+
+class Causal(MaskedScores):
+    def between(self, x):
+        query, key, value = self.tokens(x.mean(2).transpose(1, 2)).unsqueeze(1).chunk(3, -1)
+        seen = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+        return seen.squeeze(1).transpose(1, 2)[..., None]
+
+
+class InfinitelyMasked(MaskedScores):
+    mask = -torch.inf
+
+
+class NormOfSmall(Between):
+    def make(self):
+        self.next, self.norm = nn.Linear(16, 16), nn.LayerNorm(16, eps=1e-20)
+        nn.init.normal_(self.norm.bias, generator=torch.Generator().manual_seed(0))
+
+    def between(self, x):
+        return functional.relu(self.norm(1e-8 * self.next(x.mean((2, 3)))))[..., None, None]
+
+
 NETWORKS = [
     TiedConvolutions,
     TiedLinear,
@@ -124,6 +204,14 @@ NETWORKS = [
     NormOfImages,
     StackOfMatrices,
     ProductWithVector,
+    ScaledBias,
+    BiasOfOneRow,
+    AverageOverTheEdge,
+    TiedEmbedding,
+    MaskedScores,
+    Causal,
+    InfinitelyMasked,
+    NormOfSmall,
 ]
 
 
@@ -181,21 +269,15 @@ def test_what_is_no_matrix_stays_float32_in_dynamic_modes(mode, network):
     assert centred_error(found, expected) < 0.1
 
 
-class Masked(Between):
-    """Attention that sees no token behind its own, by a mask of infinity."""
-
-    def make(self):
-        self.tokens = nn.Linear(16, 48)
+class Logarithm(Between):
+    """The logarithm of zeros."""
 
     def between(self, x):
-        query, key, value = self.tokens(x.mean(2).transpose(1, 2)).chunk(3, -1)
-        mask = torch.ones(DATASET.image_size, DATASET.image_size, dtype=torch.bool).triu(1)
-        scores = (query @ key.transpose(1, 2)).masked_fill(mask, -torch.inf)
-        return (scores.softmax(-1) @ value).transpose(1, 2)[..., None]
+        return functional.relu((functional.relu(x - 100).log() + x).exp() + x)
 
 
 def test_infinite_values_are_refused_where_they_would_be_rounded():
-    float32 = float_model(lively(Masked()), Masked)
+    float32 = float_model(lively(Logarithm()), Logarithm)
     with pytest.raises(RefusedError, match="is infinite for some calibration images"):
         quantize(float32, "static", images(8), calibration=MINMAX)
     int8 = quantize(float32, "static", images(40), calibration=Calibration("minmax", "weighted"))

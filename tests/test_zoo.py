@@ -14,7 +14,7 @@ from elagage.errors import RefusedError
 from elagage.files import refusal
 from elagage.onnx.runtime import load, predictions
 from elagage.pytorch.models import ModelSpec
-from elagage.pytorch.schedules import TrainingSettings
+from elagage.schedules import TrainingSettings
 from quantize_export import quantize_export
 from recover_reconstruct import recover_reconstruct
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from elagage.data import Dataset, Split
 from elagage.pytorch.models import build_network
-from elagage.pytorch.schedules import TrainingSettings
+from elagage.schedules import TrainingSettings
 
 CPU = torch.device("cpu")
 GREY = Dataset("toy", ["dark", "bright"], 1, 8, [0.5], [0.25], False, {}, {})

@@ -16,6 +16,10 @@ CONVOLUTIONS = ("Conv", "ConvTranspose")
 FOLLOWING = ("Relu", "Clip")  # what int8 has in the layer before
 # Operators whose results are values that they take, on the same levels.
 MOVES = {"Flatten", "Gather", "MaxPool", "Pad", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}
+NORMS = ("LayerNormalization", "InstanceNormalization", "BatchNormalization")
+GATHERS = ("Gather", "GatherElements")
+MASK = -1000  # and below: added to a score, or instead of one, so that softmax makes 0 of it
+KEEPS_MASKED = MOVES | {"Add", "Cast", "Concat", "Expand", "Mul", "Sub", "Where"}
 OWN_SCALES = ".float32"  # after the name of a tensor, of the same with a scale for each channel
 
 
@@ -100,9 +104,13 @@ def unsupported(model: onnx.ModelProto) -> Iterator[str]:
     """Yield the names of the nodes of which ONNX Runtime's quantizer makes files that compute something else, or none.
 
     Nodes that share a weight whose channels are along another axis in each: the kernels take the scales along the one
-    axis for both. Clip between bounds of the same sign, which is left out as if the range of uint8, in which zero is,
-    did the same. Transposed convolutions in groups with a bias, and layer norm over several axes: the quantizer fails.
+    axis for both; and rows that are chosen of such a weight get its scales along the wrong axis. Clip between bounds of
+    the same sign, which is left out as if the range of uint8, in which zero is, did the same. Norms, whose weights lose
+    their levels to biases in 32 bits if they take small values. What makes masked scores, and takes them: beside the
+    -1e4 or -3e38 of a mask, all others would be on one level. Transposed convolutions in groups with a bias, where the
+    quantizer fails.
     """
+    yield from masking(model)
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     users: dict[str, list[onnx.NodeProto]] = {}
     for node in model.graph.node:
@@ -112,12 +120,31 @@ def unsupported(model: onnx.ModelProto) -> Iterator[str]:
         if (
             (node.op_type == "Clip" and not _clips_at_zero(node, constants))
             or (node.op_type == "ConvTranspose" and _attribute(node, "group", 1) > 1 and len(node.input) > 2)
-            or (node.op_type == "LayerNormalization" and _rank(constants.get(node.input[1])) > 1)
+            or node.op_type in NORMS
         ):
             yield node.name
+    yield from (node.name for node in model.graph.node if node.op_type in GATHERS and node.input[0] in users)
     for name, nodes in users.items():
         if len({_output_axis(node, len(constants[name].dims)) for node in nodes}) > 1:
             yield from (node.name for node in nodes)
+
+
+def masking(model: onnx.ModelProto) -> Iterator[str]:
+    """Yield the names of the nodes whose values are those of a mask, or have some of a mask among them."""
+    constants = (tensor for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT)
+    masks = {tensor.name for tensor in constants if _lowest(tensor) <= MASK}
+    masked: set[str] = set()  # values
+    for node in model.graph.node:
+        passes_on = node.op_type in KEEPS_MASKED
+        if masked.isdisjoint(_taken(node)) and not (passes_on and not masks.isdisjoint(node.input)):
+            continue
+        if passes_on:
+            masked.update(node.output)
+        yield node.name
+
+
+def _lowest(tensor: onnx.TensorProto) -> float:
+    return float(onnx.numpy_helper.to_array(tensor).min(initial=0.0))
 
 
 def _clips_at_zero(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -> bool:
@@ -134,10 +161,6 @@ def _output_axis(node: onnx.NodeProto, rank: int) -> int:
     if node.op_type == "Gemm":
         return 0 if _attribute(node, "transB", 0) else 1
     return {"Conv": 0, "ConvTranspose": 1, "MatMul": rank - 1}.get(node.op_type, 0)
-
-
-def _rank(tensor: onnx.TensorProto | None) -> int:
-    return 0 if tensor is None else len(tensor.dims)
 
 
 def _attribute(node: onnx.NodeProto, name: str, default: int) -> int:

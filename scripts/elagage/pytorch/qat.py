@@ -32,11 +32,11 @@ from elagage.pytorch.fake_quantization import FakeQuantizedNetwork
 from elagage.pytorch.independence import SHARE_OF_NOISE, with_noise
 from elagage.pytorch.models import Normalize, checked_logits, copied
 from elagage.pytorch.pruning import hold_zeros, prunable
-from elagage.pytorch.schedules import TrainingSettings, warmup_and_cosine
 from elagage.pytorch.training import fit
 from elagage.pytorch.training_loss import TrainingLoss, of_labels
 from elagage.pytorch.training_state import TrainingState
 from elagage.pytorch.trial_step import check_trainable, check_training
+from elagage.schedules import TrainingSettings, warmup_and_cosine
 from elagage.statistics import mean_difference_interval, share_became_correct
 
 # Relative error of logits between PyTorch and ONNX Runtime. Sums in another order round some values to the next level:

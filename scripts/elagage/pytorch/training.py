@@ -13,11 +13,11 @@ from elagage.progress import progress
 from elagage.pytorch.device import default_device, in_precision
 from elagage.pytorch.evaluation import evaluate
 from elagage.pytorch.models import Normalize, copied
-from elagage.pytorch.schedules import Schedule, TrainingSettings
 from elagage.pytorch.training_images import TrainingImages
 from elagage.pytorch.training_loss import TrainingLoss, of_labels
 from elagage.pytorch.training_state import TrainingState, random_state, set_random_state
 from elagage.pytorch.trial_step import check_training
+from elagage.schedules import Schedule, TrainingSettings
 
 
 def validation_accuracy(row: Mapping[str, float]) -> float:
