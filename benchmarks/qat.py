@@ -29,9 +29,9 @@ from elagage.pytorch.export import export_graph
 from elagage.pytorch.models import build_network
 from elagage.pytorch.pruning import magnitude_prune
 from elagage.pytorch.qat import prepare
-from elagage.schedules import TrainingSettings, warmup_and_cosine
 from elagage.pytorch.training import fit
 from elagage.pytorch.training_state import TrainingState
+from elagage.schedules import TrainingSettings, warmup_and_cosine
 from elagage.timing import time_in_turns
 from prepare_data import prepare_data
 from quantize_qat import quantize_qat
