@@ -137,6 +137,11 @@ def test_the_report_names_what_is_refused_and_how_much_there_is_to_do(plain, tmp
     assert (work["checkpoints"], work["variants"], work["training_passes"]) == (12, 24, 2 * 9 + 6 * 2)
     taught = Plan(config | {"retraining": config["retraining"] | {"distillation": 0.5}}).work("mine")
     assert taught["training_passes"] == pytest.approx(2 * 9 + 6 * 2 * 4 / 3)
+    qat = {"modes": ["float32", "qat"], "qat_epochs": 5, "qat_distillation": 0.5}
+    # Of all checkpoints; qat itself takes two passes of time.
+    assert Plan(config | {"quantization": qat}).work("mine")["training_passes"] == pytest.approx(
+        30 + 12 * 5 * (2 + 1 / 3)
+    )
     answer = {"maximum_accuracy_loss": 2.0, "confidence": 0.95}
     described = str(dataset / "dataset.json")
     check([str(tmp_path / "check.json")], described, {"mine": work}, answer, 2, str(tmp_path / "check.md"))

@@ -36,7 +36,7 @@ class Constant(nn.Module):
 def test_the_loss_is_that_of_labels_and_of_soft_targets_by_their_shares():
     logits = torch.tensor([[1.0, -1.0, 0.5], [0.0, 2.0, 1.0]], requires_grad=True)
     labels, teacher = torch.tensor([0, 2]), Constant([3.0, 0.0, -1.0])
-    loss, found = DistillationLoss(teacher, 0.3)(logits, labels, torch.zeros(2, 1, 4, 4))
+    loss, found = DistillationLoss(teacher, 0.3)(lambda pixels: logits, torch.zeros(2, 1, 4, 4), labels)
     wanted, given = (torch.softmax(each / 4, 1) for each in (teacher(torch.zeros(2, 1)), logits))
     divergence = (wanted * (wanted / given).log()).sum(1).mean()
     expected = 0.7 * nn.functional.cross_entropy(logits, labels) + 0.3 * 16 * divergence
@@ -44,6 +44,23 @@ def test_the_loss_is_that_of_labels_and_of_soft_targets_by_their_shares():
     assert found is logits
     loss.backward()
     assert teacher.logits.grad is None
+
+
+class Doubling(nn.Module):
+    """Changes the pixels in place."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(16, 2)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self.linear(pixels.mul_(2).flatten(1))
+
+
+def test_a_network_that_changes_its_pixels_is_no_other_than_itself():
+    network = Doubling()
+    loss, _ = DistillationLoss(network, 1.0)(network, torch.randn(5, 1, 4, 4), torch.zeros(5, dtype=torch.int64))
+    assert loss.item() == pytest.approx(0, abs=1e-6)
 
 
 def test_without_a_share_nothing_is_loaded_and_labels_decide():

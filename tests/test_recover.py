@@ -13,6 +13,7 @@ from elagage.files import refusal
 from elagage.modes import MINMAX
 from elagage.pruning import zero_smallest
 from elagage.pytorch.checkpoints import load_checkpoint, save_checkpoint
+from elagage.pytorch.distillation import LABELS_ONLY, Distillation
 from elagage.pytorch.evaluation import evaluate
 from elagage.pytorch.models import ModelSpec, Normalize, build_network
 from elagage.pytorch.pruning import count_weights, hold_zeros, magnitude_prune, prunable
@@ -36,6 +37,7 @@ def recovered(data: PreparedData, pruned: pathlib.Path, recovery: str, output: p
     """Return the checkpoint's path; changes: architecture, seed, state, or settings of the recovery."""
     model = ModelSpec("mine", changes.pop("architecture", "resnet8"), changes.pop("seed", 0))
     state = changes.pop("state", TrainingState(output / "state.pt", {}))
+    distillation = changes.pop("distillation", LABELS_ONLY)
     checkpoint = output / f"{recovery}.safetensors"
     recover(
         data,
@@ -44,6 +46,7 @@ def recovered(data: PreparedData, pruned: pathlib.Path, recovery: str, output: p
         pruned=pruned,
         recovery=recovery,
         retraining=RETRAINING[recovery] | changes,
+        distillation=distillation,
         state=state,
         checkpoint=checkpoint,
     )
@@ -139,14 +142,16 @@ def test_another_seed_takes_the_images_in_another_order(tmp_path, data, pruned):
     assert recovered(data, pruned, "finetune", tmp_path / "second", seed=1).read_bytes() != first
 
 
+@pytest.mark.parametrize("share", [0.0, 0.5])
 @pytest.mark.parametrize("epoch", [1, 2])
-def test_a_killed_retraining_goes_on_and_ends_with_the_same_bytes(tmp_path, data, pruned, epoch):
-    undisturbed = recovered(data, pruned, "rewind", tmp_path / "first").read_bytes()
+def test_a_killed_retraining_goes_on_and_ends_with_the_same_bytes(tmp_path, data, dense, pruned, epoch, share):
+    taught = {"distillation": Distillation(str(dense), share)}
+    undisturbed = recovered(data, pruned, "rewind", tmp_path / "first", **taught).read_bytes()
     state = DiesAfter(tmp_path / "second/state.pt", {}, [None] * epoch)
     with pytest.raises(Killed):
-        recovered(data, pruned, "rewind", tmp_path / "second", state=state)
+        recovered(data, pruned, "rewind", tmp_path / "second", state=state, **taught)
     assert state.path.exists()
-    assert recovered(data, pruned, "rewind", tmp_path / "second").read_bytes() == undisturbed
+    assert recovered(data, pruned, "rewind", tmp_path / "second", **taught).read_bytes() == undisturbed
     assert not state.path.exists()
 
 

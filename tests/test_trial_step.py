@@ -13,7 +13,8 @@ from trainings import GREY, Drawing, random_split, separable, state_bytes
 
 from elagage.errors import UserError
 from elagage.pytorch.models import Normalize
-from elagage.pytorch.trial_step import check_training, has_narrow_convolution
+from elagage.pytorch.qat import prepare
+from elagage.pytorch.trial_step import _SlicedStrides, check_training, has_narrow_convolution
 
 
 class NoGradients(nn.Module):
@@ -106,3 +107,14 @@ def test_narrow_convolutions_are_found_and_the_network_stays_as_it_is(network, n
     assert has_narrow_convolution(network, torch.zeros(2, 1, 8, 8)) == narrow
     assert not network.norm.num_batches_tracked
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_narrow_convolutions_are_sliced_plain_and_prepared_for_qat(data):
+    network, pixels = Narrow(7, stride=(1, 2)), torch.randn(2, 1, 32, 32)
+    prepared = prepare(network, data.dataset, data.train.images[:8], torch.device("cpu")).fake_quantized
+    assert has_narrow_convolution(prepared, pixels)
+    expected = network(pixels)
+    with _SlicedStrides():
+        assert not has_narrow_convolution(network, pixels)
+        assert not has_narrow_convolution(prepared, pixels)
+        torch.testing.assert_close(network(pixels), expected)

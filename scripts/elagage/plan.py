@@ -266,11 +266,11 @@ class Plan:
         trained = (*(f"/{name}" for name in self.retraining_recoveries), *self.controls)
         retrained = [name for _, name in checkpoints if name.endswith(trained)]
         trainings = len(self.seeds(model)) if model in self.trained else 0
-        taught = {name: 1 + (share > 0) * TEACHING for name, share in self.distillation.items()}
+        teaching = {name: (share > 0) * TEACHING for name, share in self.distillation.items()}
         passes = trainings * self.config["training"]["epochs"]
-        passes += len(retrained) * self.config["retraining"]["epochs"] * taught["retraining"]
+        passes += len(retrained) * self.config["retraining"]["epochs"] * (1 + teaching["retraining"])
         if "qat" in self.modes:  # each pass takes about twice as long
-            passes += 2 * len(checkpoints) * self.config["quantization"]["qat_epochs"] * taught["qat"]
+            passes += len(checkpoints) * self.config["quantization"]["qat_epochs"] * (2 + teaching["qat"])
         return {
             "checkpoints": len(checkpoints),
             "variants": len(checkpoints) * len(self.modes),
@@ -314,8 +314,9 @@ class Plan:
     def distillation(self) -> dict[str, float]:
         """The shares of the loss that the dense network teaches, of recoveries that train and of qat."""
         return {
-            "retraining": self.config["retraining"]["distillation"],
-            "qat": self.config["quantization"]["qat_distillation"],
+            # Floats, as 0 and 0.0 ask for the same.
+            "retraining": float(self.config["retraining"]["distillation"]),
+            "qat": float(self.config["quantization"]["qat_distillation"]),
         }
 
     @property

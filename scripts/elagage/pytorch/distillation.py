@@ -40,11 +40,12 @@ class DistillationLoss(NamedTuple):
     share: float
 
     def __call__(
-        self, outputs: object, labels: torch.Tensor, pixels: torch.Tensor
+        self, network: nn.Module, pixels: torch.Tensor, labels: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        loss, logits = mean_loss(outputs, labels)
-        with torch.no_grad():
-            expected = self.teacher(pixels)
+        # Asked first, with pixels of its own: a network may change them in place. In float32, as its file answers.
+        with torch.no_grad(), torch.autocast(pixels.device.type, enabled=False):
+            expected = self.teacher(pixels.clone())
+        loss, logits = mean_loss(network(pixels), labels)
         found, wanted = ((each.float() / TEMPERATURE).log_softmax(1) for each in (logits, expected))
         divergence = functional.kl_div(found, wanted, reduction="batchmean", log_target=True)
         # Gradients of soft targets are smaller by the square of the temperature: section 2 of the paper.

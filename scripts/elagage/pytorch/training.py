@@ -166,7 +166,7 @@ class _Run:
             with self.context():
                 pixels = self.normalize(images).contiguous(memory_format=torch.channels_last)
                 with in_precision(self.precision, images.device):
-                    loss, logits = self.loss(self.network(pixels), labels, pixels)
+                    loss, logits = self.loss(self.network, pixels, labels)
                 self.optimizer.zero_grad(set_to_none=True)
                 loss.backward()
             self.optimizer.step()

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import torch
+from torch import nn
 from torch.nn import functional
 
 from elagage.errors import UserError
@@ -10,8 +11,8 @@ from elagage.errors import UserError
 # Loss of each auxiliary head beside that of the logits: Szegedy et al. 2015, "Going Deeper with Convolutions", sec. 5.
 AUXILIARY_WEIGHT = 0.3
 
-# (what the network returned, labels, normalized pixels, float32 [n, channels, height, width]) -> as mean_loss
-TrainingLoss = Callable[[object, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+# (network, normalized pixels, float32 [n, channels, height, width], labels) -> as mean_loss
+TrainingLoss = Callable[[nn.Module, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 
 def mean_loss(outputs: object, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -35,9 +36,9 @@ def mean_loss(outputs: object, labels: torch.Tensor) -> tuple[torch.Tensor, torc
     return loss, logits
 
 
-def of_labels(outputs: object, labels: torch.Tensor, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return mean_loss, whatever the pixels."""
-    return mean_loss(outputs, labels)
+def of_labels(network: nn.Module, pixels: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return mean_loss of what the network returns."""
+    return mean_loss(network(pixels), labels)
 
 
 def _named(outputs: object) -> str:

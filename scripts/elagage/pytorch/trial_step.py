@@ -17,6 +17,7 @@ from elagage.pytorch.training_loss import mean_loss
 from elagage.pytorch.training_state import random_state, set_random_state
 
 NARROW = 16  # input channels: those of a vector of AVX-512. AVX2 has 8, and with 7 crashed here
+CONV2D = (torch.conv2d, torch.ops.aten.conv2d.default)  # the latter in a network prepared for qat
 TRIAL_IMAGES = 2  # of a step that only shows whether the network can be trained
 
 
@@ -36,7 +37,8 @@ def check_training(
 
     images: uint8 [n, channels, height, width], of which the first are used; precision: of TrainingSettings. The
     context is contextlib.nullcontext, unless the network changes in place what its backward pass needs: then, one in
-    which tensors are copied before they change; and, if the network has_narrow_convolution, one without these. Raises
+    which tensors are copied before they change; and, if the network has_narrow_convolution, one without these, or
+    without oneDNN. Raises
     UserError if all parameters are frozen, if the forward or backward pass fails, or if the outputs are no logits.
     Random states stay as they were.
     """
@@ -107,7 +109,7 @@ class _SlicedStrides(TorchFunctionMode):
     """Computes 1x1 convolutions with a stride as ones without, of the pixels that they read."""
 
     def __torch_function__(self, function, types, arguments=(), keywords=None):
-        return (_sliced if function is torch.conv2d else function)(*arguments, **(keywords or {}))
+        return (_sliced if function in CONV2D else function)(*arguments, **(keywords or {}))
 
 
 def _sliced(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1) -> torch.Tensor:
