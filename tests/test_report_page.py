@@ -17,6 +17,7 @@ from elagage.data import Split
 from elagage.errors import UserError
 from elagage.files import write_json, write_refusal
 from elagage.int8_harm import calibration_in_words, mixed_in_words
+from elagage.sentences import objectives_by_file
 from lost_images import lost_images
 from order import order
 from report_page import report_page
@@ -200,6 +201,14 @@ def test_the_sentences_are_those_of_the_answer(page, rows, folder):
     assert len(sentences) == len(json.loads((folder / "answer.json").read_text())["sentences"])
     for sentence in sentences:
         assert sentence["text"] == at(sentence["data-source"], rows, folder)
+    # Each beside the ratios of its objectives, and its program.
+    answer = json.loads((folder / "answer.json").read_text())
+    for card, sentence, objectives in zip(
+        page.all("article"), answer["sentences"], objectives_by_file(answer), strict=True
+    ):
+        assert sentence in card["text"]
+        assert card["text"].count(" times ") - sentence.count(" times ") == len(objectives)
+        assert f"results/best/{objectives[0]}/predict.py" in card["text"]
     text = " ".join(element["text"] for element in page.all("section", id="answer"))
     assert "4.00 times smaller" in text
     assert "predict.py photo.jpg" in text
