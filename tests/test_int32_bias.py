@@ -10,7 +10,7 @@ from test_unsupported_int8 import Between, centred_error
 from torch import nn
 from torch.nn import functional
 
-from elagage.onnx.int32_bias import LARGEST_BIAS
+from elagage.onnx.int32_bias import LARGEST_BIAS, leave_room_for_sums
 from elagage.onnx.qdq import qdq_places
 from elagage.onnx.quantization import quantize
 from elagage.pytorch.qat import check_agreement, prepare
@@ -148,3 +148,27 @@ def test_a_bias_takes_no_levels_from_another_use_of_its_weight(network):
 def test_shared_weights_that_keep_their_levels_become_int8(mode):
     int8 = quantize(float_model(lively(SharedTwice()), SharedTwice), mode, images(40))
     assert "shared.weight" in qdq_places(int8).weights
+
+
+def test_of_a_weight_with_one_scale_all_channels_change():
+    values = {
+        "weight": numpy.full((3, 2), 40, numpy.int8),
+        "weight_scale": numpy.float32(0.5),
+        "bias": numpy.array([2**30 + 2, 4, -6], numpy.int32),
+        "bias_scale": numpy.array([0.25], numpy.float32),
+    }
+    nodes = [
+        onnx.helper.make_node("DequantizeLinear", [name, f"{name}_scale"], [f"{name}_f"]) for name in ("weight", "bias")
+    ]
+    nodes.append(onnx.helper.make_node("Gemm", ["x", "weight_f", "bias_f"], ["y"], transB=1))
+    graph = onnx.helper.make_graph(nodes, "one scale", [], [])
+    graph.initializer.extend(onnx.numpy_helper.from_array(value, name) for name, value in values.items())
+    model = onnx.helper.make_model(graph)
+    leave_room_for_sums(model)
+    after = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    assert (after["weight"] == 20).all()
+    assert after["bias"].tolist() == [2**29 + 1, 2, -3]
+    assert {name: value.tolist() for name, value in after.items() if "scale" in name} == {
+        "weight_scale": 1.0,
+        "bias_scale": [0.5],
+    }

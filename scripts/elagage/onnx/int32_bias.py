@@ -18,8 +18,8 @@ def leave_room_for_sums(model: onnx.ModelProto) -> None:
 
     The model is changed in place. ONNX Runtime's quantizer (1.32) raises the scale of small weights until the bias is
     0.9999 of the largest int32. If the channel's products have the same sign, their sum with the bias is beyond it, and
-    the result has the other sign. So its weights get half as many levels here; their products are 3 % of
-    the bias at most, of 2,000 inputs.
+    the result has the other sign. So its weights get half as many levels here; their products are 3 % of the bias at
+    most, of 2,000 inputs.
     """
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     producers = {node.output[0]: node for node in model.graph.node if node.op_type == "DequantizeLinear"}
@@ -37,6 +37,8 @@ def leave_room_for_sums(model: onnx.ModelProto) -> None:
         sums = [numpy_helper.to_array(constants[bias]) for bias in of_weight]
         large = numpy.any([numpy.abs(values.astype(numpy.int64)) > LARGEST_BIAS for values in sums], axis=0)
         if large.any():
+            one_scale = not constants[dequantizers[name].input[1]].dims
+            large |= one_scale
             for dequantizer in (dequantizers[name], *of_weight.values()):
                 _halve(dequantizer, large, constants)
 
@@ -63,11 +65,11 @@ def coarse_by_another_use(float32: onnx.ModelProto, int8: onnx.ModelProto, fewes
 
 
 def _halve(node: onnx.NodeProto, channels: numpy.ndarray, constants: dict[str, onnx.TensorProto]) -> None:
-    """Halve the integers of these channels, bool [n], or all if they have one scale, and double their scale."""
+    """Halve the integers of these channels, bool [n], and double their scale; all of them, if they have one."""
     integers, scale = (numpy_helper.to_array(constants[name]) for name in node.input[:2])
     axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 0)
-    chosen = numpy.any(channels) if scale.ndim == 0 else channels
-    along = chosen if scale.ndim == 0 else numpy.expand_dims(chosen, [a for a in range(integers.ndim) if a != axis])
+    chosen = channels if scale.size == channels.size else numpy.True_  # ONNX Runtime's one scale of a bias is [1]
+    along = numpy.expand_dims(chosen, [a for a in range(integers.ndim) if a != axis]) if chosen.ndim else chosen
     halved = numpy.where(along, numpy.rint(integers / 2), integers).astype(integers.dtype)
     doubled = numpy.where(chosen, 2 * scale, scale).astype(scale.dtype)
     for name, values in zip(node.input[:2], (halved, doubled), strict=True):

@@ -38,9 +38,8 @@ def check_training(
     images: uint8 [n, channels, height, width], of which the first are used; precision: of TrainingSettings. The
     context is contextlib.nullcontext, unless the network changes in place what its backward pass needs: then, one in
     which tensors are copied before they change; and, if the network has_narrow_convolution, one without these, or
-    without oneDNN. Raises
-    UserError if all parameters are frozen, if the forward or backward pass fails, or if the outputs are no logits.
-    Random states stay as they were.
+    without oneDNN. Raises UserError if all parameters are frozen, if the forward or backward pass fails, or if the
+    outputs are no logits. Random states stay as they were.
     """
     check_trainable(network)
     pixels = torch.from_numpy(images[:TRIAL_IMAGES]).to(normalize.mean.device)
