@@ -141,6 +141,21 @@ class AverageOverTheEdge(Between):
         return functional.avg_pool2d(x, 2, 2, ceil_mode=True)
 
 
+class AverageOverThePadding(AverageOverTheEdge):
+    """Windows that reach over the padding, too, in which PyTorch counts the padding."""
+
+    def between(self, x):
+        return functional.avg_pool2d(functional.relu(self.next(x)), 3, 2, padding=1, ceil_mode=True)
+
+
+class AverageOfNoWindowBehind(AverageOverTheEdge):
+    """Another window would start in the padding behind the image: PyTorch has none there."""
+
+    def between(self, x):
+        x = functional.max_pool2d(functional.relu(self.next(x)), 2, stride=1)
+        return functional.avg_pool2d(x, 2, 2, padding=1, ceil_mode=True)
+
+
 class TiedEmbedding(Between):
     """Rows of a weight, chosen by the image, are added to what the weight is multiplied with."""
 
@@ -207,6 +222,8 @@ NETWORKS = [
     ScaledBias,
     BiasOfOneRow,
     AverageOverTheEdge,
+    AverageOverThePadding,
+    AverageOfNoWindowBehind,
     TiedEmbedding,
     MaskedScores,
     Causal,

@@ -5,7 +5,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy
 import onnx
@@ -26,6 +26,7 @@ from elagage.onnx.contents import PRODUCTS, VIEWS
 WEIGHTS = "elagage_weights"  # metadata of an exported graph: the tensors that a checkpoint must have, as JSON
 PREPROCESS = "elagage_preprocess"  # module, and prefix of the nodes, that normalize the image
 NUMBER_BITS = 32  # that tell initializers apart
+PADDED = "__padded"  # after the name of a tensor, before that of the average over it, of the same between zeros
 FLAT = "__flat"  # after the name of a tensor, of the same without its last two axes
 EXPORTED = "val_"  # before the number of a value that PyTorch's program does not name
 # Of the names that ONNX Runtime's quantizer makes of others. If there is one already, it takes that for its own.
@@ -76,7 +77,7 @@ def with_weights(graph: onnx_ir.Model, state: Mapping[str, numpy.ndarray]) -> on
     _untie_batchnorm(graph.graph)
     rewriter.rewrite(graph, pattern_rewrite_rules=FUSE_BATCHNORM)
     _pool_globally(graph.graph)
-    _pool_without_counting_nothing(graph.graph)
+    _count_as_pytorch(graph.graph)
     _plain_biases(graph.graph)
     for value in graph.graph.initializers.values():
         array = value.const_value.numpy()
@@ -144,15 +145,50 @@ def _shrinks(node: onnx_ir.Node) -> bool:
     return sum(math.prod(shape.numpy()) for shape in shapes) <= max(inputs, default=0)
 
 
-def _pool_without_counting_nothing(graph: onnx_ir.Graph) -> None:
-    """Let averages of windows that reach over the edge of an image without padding count its pixels only.
+def _count_as_pytorch(graph: onnx_ir.Graph) -> None:
+    """Let averages of windows that reach over the edge of an image count what PyTorch counts.
 
-    PyTorch writes count_include_pad though there is no padding, which changes nothing in float32. ONNX Runtime's int8
-    kernel (1.32) divides by the whole window.
+    That is the image and its padding, not what is beyond. ONNX Runtime's int8 kernel (1.32) divides by the whole window
+    where count_include_pad is set, as PyTorch sets it though there be no padding. So the padding becomes zeros of a node
+    of its own; count_include_pad goes where there is none.
     """
-    for node in graph:
-        if node.op_type == "AveragePool" and not any(node.attributes.get_ints("pads", ())):
-            node.attributes.pop("count_include_pad", None)
+    for node in list(graph):
+        if node.op_type != "AveragePool" or not node.attributes.get_int("count_include_pad", 0):
+            continue
+        pads = node.attributes.get_ints("pads", ())
+        if any(pads) and not node.attributes.get_int("ceil_mode", 0):
+            continue
+        if any(pads):
+            _pad_before(node, pads, graph)
+            node.attributes.pop("pads")
+        node.attributes.pop("count_include_pad")
+
+
+def _pad_before(node: onnx_ir.Node, pads: Sequence[int], graph: onnx_ir.Graph) -> None:
+    """Let a pooling node take its images between zeros, as far as its windows reach.
+
+    pads: before each axis of the image, then after each. PyTorch has no windows that start behind the image; none does
+    if there is no padding behind the last window.
+    """
+    images, axes = node.inputs[0], len(pads) // 2
+    kernel = node.attributes.get_ints("kernel_shape")
+    strides = node.attributes.get_ints("strides", (1,) * axes)
+    behind = []
+    for axis, (size, windows) in enumerate(zip(images.shape[2:], node.outputs[0].shape[2:], strict=True)):
+        reached = (windows - 1) * strides[axis] + kernel[axis]
+        behind.append(min(pads[axes + axis], max(0, reached - size - pads[axis])))
+    widths = numpy.array([0, 0, *pads[:axes], 0, 0, *behind], numpy.int64)
+    name = f"{images.name}{PADDED}.{node.outputs[0].name}"
+    constant = onnx_ir.tensor(widths, name=f"{name}.widths")
+    graph.initializers[constant.name] = value = onnx_ir.Value(
+        name=constant.name, type=onnx_ir.TensorType(constant.dtype), shape=constant.shape, const_value=constant
+    )
+    padded = onnx_ir.node("Pad", [images, value]).outputs[0]
+    padded.name, padded.type = name, images.type
+    sizes = [before + size + after for before, size, after in zip(pads, images.shape[2:], behind, strict=False)]
+    padded.shape = onnx_ir.Shape([*images.shape[:2], *sizes])
+    graph.insert_before(node, padded.producer())
+    node.replace_input_with(0, padded)
 
 
 def _plain_biases(graph: onnx_ir.Graph) -> None:
