@@ -43,12 +43,19 @@ class Narrow(nn.Module):
     """A 1x1 convolution with a stride: of so many channels, of groups, or as a function."""
 
     def __init__(
-        self, channels: int = 1, stride: int = 2, kernel: int = 1, groups: int = 1, *, functional: bool = False
+        self,
+        channels: int = 1,
+        stride: int = 2,
+        kernel: int = 1,
+        groups: int = 1,
+        *,
+        padding: int = 0,
+        functional: bool = False,
     ):
         super().__init__()
         self.wide = nn.Conv2d(1, channels, 3, padding=1)
         self.norm = nn.BatchNorm2d(channels)
-        self.narrow = nn.Conv2d(channels, 48, kernel, stride, groups=groups)
+        self.narrow = nn.Conv2d(channels, 48, kernel, stride, padding, groups=groups)
         self.linear = nn.Linear(48, 3)
         self.functional = functional
 
@@ -61,8 +68,8 @@ class Narrow(nn.Module):
         return self.linear(x.mean((2, 3)))
 
 
-@pytest.mark.parametrize("channels", [1, 3, 7, 12])
-def test_narrow_convolutions_are_trained_without_writing_beyond_their_gradient(channels, data, tmp_path):
+@pytest.mark.parametrize(("channels", "padding"), [(1, 0), (3, 0), (7, 0), (12, 0), (7, 1)])
+def test_narrow_convolutions_are_trained_without_writing_beyond_their_gradient(channels, padding):
     """In a process of its own, which PyTorch killed: its gradients, too, are those of float64."""
     script = f"""
 import copy, numpy, sys, torch
@@ -73,7 +80,7 @@ sys.path.insert(0, {str(pathlib.Path(__file__).parent)!r})
 from test_trial_step import Narrow
 
 torch.manual_seed(0)
-network = Narrow({channels})
+network = Narrow({channels}, padding={padding})
 network.to(memory_format=torch.channels_last)
 pixels = torch.randn(4, 1, 32, 32)
 grey = Normalize(Dataset("toy", ["a", "b", "c"], 1, 32, [0.5], [0.25], False, {{}}, {{}}))
