@@ -68,8 +68,8 @@ class Narrow(nn.Module):
         return self.linear(x.mean((2, 3)))
 
 
-@pytest.mark.parametrize(("channels", "padding"), [(1, 0), (3, 0), (7, 0), (12, 0), (7, 1)])
-def test_narrow_convolutions_are_trained_without_writing_beyond_their_gradient(channels, padding):
+@pytest.mark.parametrize("channels", [1, 3, 7, 12])
+def test_narrow_convolutions_are_trained_without_writing_beyond_their_gradient(channels):
     """In a process of its own, which PyTorch killed: its gradients, too, are those of float64."""
     script = f"""
 import copy, numpy, sys, torch
@@ -80,7 +80,7 @@ sys.path.insert(0, {str(pathlib.Path(__file__).parent)!r})
 from test_trial_step import Narrow
 
 torch.manual_seed(0)
-network = Narrow({channels}, padding={padding})
+network = Narrow({channels})
 network.to(memory_format=torch.channels_last)
 pixels = torch.randn(4, 1, 32, 32)
 grey = Normalize(Dataset("toy", ["a", "b", "c"], 1, 32, [0.5], [0.25], False, {{}}, {{}}))
@@ -125,3 +125,10 @@ def test_narrow_convolutions_are_sliced_plain_and_prepared_for_qat(data):
         assert not has_narrow_convolution(network, pixels)
         assert not has_narrow_convolution(prepared, pixels)
         torch.testing.assert_close(network(pixels), expected)
+
+
+@pytest.mark.parametrize("padding", [0, 1])
+def test_narrow_convolutions_with_padding_are_not_sliced_but_trained_without_onednn(padding):
+    context = check_training(Narrow(7, padding=padding), Normalize(GREY), random_split(4).images)
+    with context():
+        assert torch.backends.mkldnn.enabled == (not padding)
