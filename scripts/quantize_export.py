@@ -14,6 +14,7 @@ from elagage.pytorch.folding import fold
 from elagage.pytorch.independence import check_rebuilt
 from elagage.pytorch.models import build_network, naming
 from elagage.refusals import refusing, ruled_out
+from elagage.user_code import forget_modules
 
 
 def quantize_export(dataset: Dataset, architecture: str, checkpoint: str | None, graph: str) -> None:
@@ -23,12 +24,10 @@ def quantize_export(dataset: Dataset, architecture: str, checkpoint: str | None,
     architecture. Raises UserError if the network cannot be exported.
     """
     if checkpoint is None:
-        rebuilt, network = (
-            build_network(
-                architecture, len(dataset.classes), dataset.channels, seed=seed, image_size=dataset.image_size
-            )
-            for seed in (1, 0)
-        )
+        sizes = (len(dataset.classes), dataset.channels)
+        rebuilt = build_network(architecture, *sizes, seed=1, image_size=dataset.image_size)
+        forget_modules(architecture.rpartition(":")[0])  # which may draw when they are imported
+        network = build_network(architecture, *sizes, seed=0, image_size=dataset.image_size)
         with naming(architecture):
             check_rebuilt(network, rebuilt, dataset)
             fold(network, dataset)

@@ -208,11 +208,24 @@ def test_batches_are_timed_beside_single_images(brightest, tmp_path):
     assert numpy.min([*batches.values()]) > 0
 
 
-def test_eager_pytorch_is_timed_beside_the_file(brightest, tmp_path):
+def _quantized(dataset: Dataset, folder: pathlib.Path) -> None:
+    """Make dense.onnx of graph.onnx and the checkpoint `dense`."""
+    outputs = {"float32": str(folder / "dense.onnx")}
+    graph, dense = str(folder / "graph.onnx"), str(folder / "dense")
+    quantize_checkpoint(dataset, graph, dense, training=None, calibration=MINMAX, mixed=None, outputs=outputs)
+
+
+def test_eager_pytorch_is_timed_beside_the_file(tmp_path):
     dataset = Dataset("toy", ["a", "b", "c"], 3, 8, [0.5] * 3, [0.25] * 3, False, {}, {})
-    save_checkpoint(tmp_path / "dense", build_network("resnet8", 3, 3).state_dict(), {})
-    timed = {"images": bright_images(numpy.zeros(30, int)), "threads": 1, "output": tmp_path / "eager.json"}
-    evaluate_latency_eager(dataset, tmp_path / "dense", "resnet8", dense_onnx=brightest, **timed)
+    quantize_export(dataset, "resnet8", None, str(tmp_path / "graph.onnx"))
+    for name, seed in (("dense", 0), ("other", 1)):
+        save_checkpoint(tmp_path / name, build_network("resnet8", 3, 3, seed=seed).state_dict(), {})
+    _quantized(dataset, tmp_path)
+    images = numpy.random.default_rng(0).integers(0, 256, (30, 3, 8, 8), dtype=numpy.uint8)
+    timed = {"images": images, "threads": 1, "dense_onnx": tmp_path / "dense.onnx", "output": tmp_path / "eager.json"}
+    with pytest.raises(UserError, match=r"gives other logits than PyTorch: .*register it as a buffer"):
+        evaluate_latency_eager(dataset, tmp_path / "other", "resnet8", **timed)
+    evaluate_latency_eager(dataset, tmp_path / "dense", "resnet8", **timed)
     eager = read_json(tmp_path / "eager.json")
     assert numpy.shape(eager["eager"]["wall_ns"]) == numpy.shape(eager["dense"]["wall_ns"]) == (LOADS, 30 // LOADS)
     assert (eager["threads"], eager["torch"]) == (1, torch.__version__)

@@ -1,5 +1,7 @@
 """Whether an image's logits depend on it only, and whether the exported graph computes what the network does."""
 
+import weakref
+
 import onnx_ir
 import pytest
 import torch
@@ -12,6 +14,7 @@ from elagage.onnx.graph import with_weights
 from elagage.pytorch.export import export_graph
 from elagage.pytorch.independence import check_independence, check_rebuilt
 from elagage.pytorch.models import copied, with_other_weights
+from quantize_export import quantize_export
 
 
 class Small(nn.Module):
@@ -206,6 +209,69 @@ def test_what_building_leaves_outside_the_state_dict_is_refused(kind):
     check_rebuilt(Small(), Small(), DATASET)
     with pytest.raises(UserError, match=r"built twice, .*register it as a buffer"):
         check_rebuilt(kind(), kind(), DATASET)
+
+
+class OfAClosure(Small):
+    """As people write an activation with a parameter of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(8))
+        self.activation = lambda x: x * self.gain
+
+    def features(self, x):
+        return self.activation(super().features(x))
+
+
+class OfAWeakReference(Small):
+    def __init__(self):
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(8))
+        self.whole = weakref.ref(self)
+
+    def features(self, x):
+        return super().features(x) * self.whole().gain
+
+
+@pytest.mark.parametrize("kind", [OfAClosure, OfAWeakReference])
+def test_networks_whose_copies_compute_with_the_first_ones_tensors_are_refused(kind):
+    network = kind()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    with pytest.raises(UserError, match=r"a copy of the network .*write it as a method"):
+        check_rebuilt(network, kind(), DATASET)
+    assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
+
+
+class OfADefaultArgument(Small):
+    def __init__(self, activation=nn.PReLU()):  # noqa: B008
+        super().__init__()
+        self.activation = activation
+
+
+def test_networks_that_share_parameters_with_the_one_built_before_are_refused():
+    network = Small()
+    with pytest.raises(UserError, match=r"built twice, the network is the same object"):
+        check_rebuilt(network, network, DATASET)
+    with pytest.raises(UserError, match=r"parameters of the first one \(activation\.weight\)"):
+        check_rebuilt(OfADefaultArgument(), OfADefaultArgument(), DATASET)
+
+
+def test_what_is_drawn_when_a_neighbour_of_the_file_is_imported_is_refused(tmp_path):
+    (tmp_path / "drawn_helper.py").write_text("import torch\nDRAWN = torch.randn(192, 8)\n")
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\n"
+        "from drawn_helper import DRAWN\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self, classes):\n"
+        "        super().__init__()\n"
+        "        self.linear = nn.Linear(8, classes)\n"
+        "    def forward(self, x):\n"
+        "        return self.linear(x[..., ::2, ::2].flatten(1) @ DRAWN)\n"
+        "def build(num_classes, in_channels):\n"
+        "    return Net(num_classes)\n"
+    )
+    with pytest.raises(UserError, match=r"built twice, the network gives other logits"):
+        quantize_export(DATASET, f"{tmp_path}/net.py:build", None, str(tmp_path / "graph.onnx"))
 
 
 def test_exporting_leaves_no_trace_in_the_network():

@@ -57,6 +57,36 @@ def test_batchnorm_takes_the_mean_and_variance_of_the_images(tmp_path, data):
     assert state["0.running_var"].item() == pytest.approx(1, rel=1e-2)
 
 
+def test_frozen_norms_are_estimated_and_those_of_training_alone_keep_their_statistics(tmp_path, data):
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self, classes):\n"
+        "        super().__init__()\n"
+        "        self.frozen, self.auxiliary = nn.BatchNorm2d(1), nn.BatchNorm2d(1)\n"
+        "        self.volume, self.linear = nn.Conv3d(1, 1, 1), nn.Linear(64, classes)\n"
+        "        self.auxiliary.running_mean.fill_(0.25)\n"
+        "    def train(self, mode=True):\n"
+        "        super().train(mode)\n"
+        "        self.frozen.eval()\n"
+        "        return self\n"
+        "    def forward(self, x):\n"
+        "        if self.training:\n"
+        "            self.auxiliary(x)\n"
+        "        return self.linear(self.volume(self.frozen(x)[:, None]).flatten(1))\n"
+        "def build(num_classes, in_channels):\n"
+        "    return Net(num_classes)\n"
+    )
+    architecture = f"{tmp_path}/net.py:build"
+    network, source = build_network(architecture, 3, 1), tmp_path / "none.safetensors"
+    network.frozen.running_mean.fill_(5)
+    save_checkpoint(source, network.state_dict(), {"scope": "global", "rate": 0.5})
+    state = load_checkpoint(recovered(data, source, tmp_path, architecture))[0]
+    assert state["frozen.running_mean"].item() == pytest.approx(0, abs=1e-4)
+    assert state["frozen.num_batches_tracked"] > 0
+    assert state["auxiliary.running_mean"] == 0.25
+
+
 def test_batchnorm_without_a_batch_norm_says_so(tmp_path, data):
     (tmp_path / "net.py").write_text(
         "from torch import nn\n"

@@ -98,6 +98,18 @@ def import_user_module(path: str) -> types.ModuleType:
     return module
 
 
+def forget_modules(file: str | os.PathLike) -> None:
+    """Let a user's file and what it imports of the user's be read anew when they are imported again."""
+    roots = import_roots(file)
+    for name, module in list(sys.modules.items()):
+        place = pathlib.Path(getattr(module, "__file__", None) or SCRIPTS)
+        installed = {"site-packages", "dist-packages"}.intersection(place.parts) or place.is_relative_to(sys.prefix)
+        ours = name == "__main__" or place.is_relative_to(SCRIPTS)
+        if not installed and not ours and any(place.is_relative_to(root) for root in roots):
+            del sys.modules[name]
+    _users.clear()
+
+
 def _is_its_package(name: str, file: str | os.PathLike) -> bool:
     """Return whether the first package of a dotted name is a folder of the file, not an installed one of that name."""
     package, *inner = name.split(".")

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from elagage.data import Dataset
 from elagage.pytorch.checkpoints import load_network
+from elagage.pytorch.device import to_channels_last
 from elagage.pytorch.training_loss import TrainingLoss, mean_loss, of_labels
 
 TEMPERATURE = 4.0  # that logits are divided by, so that small probabilities count
@@ -27,7 +28,7 @@ class Distillation(NamedTuple):
         if not self.share:
             return of_labels
         teacher, _ = load_network(self.dense, architecture, dataset, seed)
-        return DistillationLoss(teacher.eval().to(device, memory_format=torch.channels_last), self.share)
+        return DistillationLoss(to_channels_last(teacher.eval(), device), self.share)
 
 
 LABELS_ONLY = Distillation("", 0.0)

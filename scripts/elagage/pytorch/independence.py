@@ -104,7 +104,14 @@ def check_rebuilt(network: nn.Module, rebuilt: nn.Module, dataset: Dataset) -> N
     """Raise UserError if the network and one that was built with another seed differ when they have the same weights.
 
     They do if building draws, or computes from weights, what is not in the state dict: no checkpoint would keep that.
+    Nor may they share parameters, or copies compute with those of the original.
     """
+    if shared := _shared(network, rebuilt):
+        raise UserError(
+            f"built twice, the network is the same object, or has parameters of the first one ({', '.join(shared)}): "
+            f"make the network and its layers anew in each call, not where a file or a default argument is read"
+        )
+    _check_copies(network, dataset)
     images, classes, other = probe_images(dataset), len(dataset.classes), with_other_weights(network)
     again = copied(rebuilt)
     again.load_state_dict(other.state_dict())
@@ -116,6 +123,31 @@ def check_rebuilt(network: nn.Module, rebuilt: nn.Module, dataset: Dataset) -> N
             "built twice, the network gives other logits with the same weights: it keeps something that is drawn, or "
             "computed from weights, when it is built, and that is not in its state dict; register it as a buffer, or "
             "compute it in the forward pass"
+        )
+
+
+def _shared(network: nn.Module, rebuilt: nn.Module) -> list[str]:
+    """Return the names of the first parameters that are of both."""
+    others = {id(parameter) for parameter in rebuilt.parameters()}
+    return [name for name, parameter in network.named_parameters() if id(parameter) in others][:SHOWN]
+
+
+def _check_copies(network: nn.Module, dataset: Dataset) -> None:
+    """Raise UserError if a copy computes with tensors of the network that it was copied from."""
+    images, classes = probe_images(dataset), len(dataset.classes)
+    copy = nn.Sequential(Normalize(dataset), copied(network)).eval()
+    first, again = (checked_logits(copy, images, classes).numpy() for _ in range(2))
+    if not logits_difference(again, first) <= SUMS_DIFFER:
+        return  # which check_independence names
+    state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    network.load_state_dict(with_other_weights(network).state_dict())
+    logits = checked_logits(copy, images, classes).numpy()
+    network.load_state_dict(state)
+    if not logits_difference(logits, first) <= SUMS_DIFFER:
+        raise UserError(
+            "a copy of the network (copy.deepcopy) computes with tensors of the network that it was copied from: a "
+            "function that is defined in __init__ (a lambda, a hook) or a weak reference keeps them; write it as a "
+            "method, or give it what it needs as arguments"
         )
 
 

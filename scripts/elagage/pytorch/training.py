@@ -10,7 +10,7 @@ from torch import nn
 from elagage.data import PreparedData, Split
 from elagage.files import reading
 from elagage.progress import progress
-from elagage.pytorch.device import default_device, in_precision
+from elagage.pytorch.device import default_device, in_precision, to_channels_last
 from elagage.pytorch.evaluation import evaluate
 from elagage.pytorch.models import Normalize, copied
 from elagage.pytorch.training_images import TrainingImages
@@ -113,7 +113,7 @@ class _Run:
         loss: TrainingLoss,
     ) -> "_Run":
         """Return a training before its first step, with the network and the images on the device."""
-        network.to(device, memory_format=torch.channels_last)
+        to_channels_last(network, device)
         normalize = Normalize(data.dataset).to(device)
         flip = data.dataset.flip if settings.flip is None else settings.flip
         images = TrainingImages(data.train, settings.batch_size, flip, device)
