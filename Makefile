@@ -23,9 +23,9 @@ PLACE = [ -f "$(CONFIG)" ] || { echo "make: there is no file '$(CONFIG)'; name o
 OF_STUDY = $(if $(CORES),--cores $(CORES)) --snakefile workflow/Snakefile --directory "$$folder" --configfile "$$config"
 
 # make             run the default study
-# make study       run a study: CONFIG=path/to/study.yaml, on all cores unless CORES=2; its folder gets the results
+# make study       run a study: CONFIG=path/to/study.yaml, on all cores unless CORES=2; its folder gets the results; ARGS='--forcerun plot' is for Snakemake
 study: $(INSTALLED)
-	@$(PLACE); $(RUN)/snakemake all $(OF_STUDY)
+	@$(PLACE); $(RUN)/snakemake all $(OF_STUDY) $(ARGS)
 
 # make new         start a study: STUDY=folder PHOTOS=folder, and MODEL=file.py:build WEIGHTS=file for a model of your own
 new: $(INSTALLED)
@@ -88,10 +88,11 @@ format: $(INSTALLED)
 	$(RUN)/snakefmt workflow
 	$(RUN)/python workflow/schemas/document.py
 
-# make clean       remove results and caches, not .venv
+# make clean       remove the results of a study and caches, not .venv; CONFIG= as for study
 clean:
-	if [ -d results ]; then find results/ -mindepth 1 -maxdepth 1 ! -name README.md -exec rm -rf {} +; fi
-	rm -rf .snakemake .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage*
+	@$(PLACE); rm -rf "$$folder/.snakemake"; if [ -d "$$folder/results" ]; then \
+		find "$$folder/results/" -mindepth 1 -maxdepth 1 ! -name README.md -exec rm -rf {} +; fi
+	rm -rf .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage*
 
 # make help        print these lines
 help:

@@ -6,6 +6,7 @@ import numpy
 import pandas
 
 from elagage import sentences
+from elagage.certifiable import nothing_can_be
 from elagage.certification import cheaper, cheapest, levels
 from elagage.comparisons import knees, recoveries, scopes
 from elagage.data import read_labels, read_predictions
@@ -14,7 +15,7 @@ from elagage.job import job
 from elagage.losses import losses, read_losses
 from elagage.noninferiority import DIFFERING, p_value, smallest_margin
 from elagage.objectives import OBJECTIVES
-from elagage.statistics import mean_interval
+from elagage.statistics import mean_interval, wilson_interval
 
 BEST = "results/best/{objective}/model.onnx"
 
@@ -89,7 +90,7 @@ def markdown(found: Mapping) -> str:
         [
             "# The answer",
             "",
-            *(f"- {text}" for text in found["sentences"]),
+            *(f"- {text}" for text in [*found["doubts"], *found["sentences"]]),
             "",
             f"Reference: {found['reference']['described']}, {found['reference']['file']}.",
             "",
@@ -143,6 +144,12 @@ def certify(
         "recoveries": recoveries(files, variants, table, margin),
         "scopes": scopes(variants, {file: said == labels for file, said in predicted.items()}),
     }
+    right = int((predicted[found["reference"]["file"]] == labels).sum())
+    low, _ = wilson_interval(right, len(labels))
+    most_frequent = float(numpy.bincount(labels).max() / len(labels))
+    found["reference"]["test_accuracy"] = right / len(labels)
+    doubts = [sentences.doubt(right / len(labels), low, most_frequent, margin), *nothing_can_be(answer, len(labels))]
+    found["doubts"] = [text for text in doubts if text]
     for name, chosen in found["answers"].items():
         chosen["sentence"] = sentences.answer([name], chosen, found["reference"], found)
     found["sentences"] = sentences.answers(found)

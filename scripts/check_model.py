@@ -26,7 +26,13 @@ from elagage.progress import progress
 from elagage.pytorch.checkpoints import load_network
 from elagage.pytorch.device import compute_reproducibly, default_device, in_precision
 from elagage.pytorch.distillation import Distillation
-from elagage.pytorch.inspection import better_class_order, better_normalization, check_accuracy, predicted_classes
+from elagage.pytorch.inspection import (
+    better_class_order,
+    better_normalization,
+    check_accuracy,
+    no_better_than_a_guess,
+    predicted_classes,
+)
 from elagage.pytorch.models import ModelSpec, Normalize, build_network, naming
 from elagage.pytorch.reconstruction import check_reconstruct
 from elagage.pytorch.training_loss import mean_loss
@@ -235,6 +241,8 @@ def given_weights(
     correct = predicted_classes(network, dataset, split.images) == split.labels
     if known is not None:
         check_accuracy(correct, known, hints)
+    elif hint := no_better_than_a_guess(correct, split.labels):
+        say(f"models.{model.name}: {hint}")
     return {"accuracy": float(correct.mean()), "images": len(split)}
 
 

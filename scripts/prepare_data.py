@@ -114,7 +114,7 @@ def _decoded(
 
 
 def repeats(files: Mapping[str, Sequence[File]], digests: Mapping[str, Sequence[bytes]]) -> list[str]:
-    """Return notes on images of the same pixels that are for testing and for training, or in two classes.
+    """Return notes on images of the same pixels: for testing and for training, in two classes, or tested repeatedly.
 
     files and digests: split -> the files with the numbers of their classes, and checksums of their pixels.
     """
@@ -125,6 +125,8 @@ def repeats(files: Mapping[str, Sequence[File]], digests: Mapping[str, Sequence[
     twice = [found for found in places.values() if len(found) > 1]
     tested = [found for found in twice if len({split == "test" for split, _, _ in found}) > 1]
     contradictory = [found for found in twice if len({label for _, _, label in found}) > 1]
+    copies = [[place for place in found if place[0] == "test"] for found in twice]
+    copies = [found for found in copies if len(found) > 1]
     notes = []
     for found, what in (
         (tested, "for testing and for training, which makes the accuracy too high: remove one of the two"),
@@ -136,6 +138,14 @@ def repeats(files: Mapping[str, Sequence[File]], digests: Mapping[str, Sequence[
                 f"dataset.path: {len(found)} image(s) of the same pixels are {what} (the first: "
                 f"{', '.join(sorted(names)[:LISTED])})"
             )
+    if copies:
+        names = sorted(str(file) for _, file, _ in copies[0])
+        count = sum(map(len, copies)) - len(copies)
+        notes.append(
+            f"dataset.path: {count} of {len(files['test'])} test images have the pixels of another test image (the "
+            f"first: {', '.join(names[:LISTED])}): intervals and certificates take each for an image of its own, so "
+            f"that they promise too much; keep one of each"
+        )
     return notes
 
 

@@ -1,6 +1,7 @@
 """Join what other machines took for files of the study: tables of time_elsewhere.py."""
 
 import csv
+import math
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -9,6 +10,7 @@ import numpy
 from elagage.files import reading, sha256, write_json
 from elagage.job import job
 from elagage.statistics import loads_interval
+from elagage.timing import LOADS
 
 SETTING = ("machine", "cpu", "instruction_set", "onnxruntime", "threads")
 COUNTS = ("images", "compared", "different")
@@ -43,13 +45,15 @@ def read_elsewhere(tables: Iterable[str], files: Sequence[str], output: str) -> 
 
 def _check(file: str, rows: Sequence[Mapping]) -> None:
     """Raise ValueError if the rows of a file are not those of one whole run."""
-    for key in (*SETTING, "sha256"):
+    if any(None in row.values() for row in rows):
+        raise ValueError(f"a row of {file} is cut")
+    for key in (*SETTING, *COUNTS, "sha256"):
         if len({row[key] for row in rows}) > 1:
             raise ValueError(f"rows of {file} differ in {key}: keep those of one run")
-    if len(rows) < 2:
-        raise ValueError(f"{file} has one row, where each load has one: the table is cut")
-    if min(float(row[key]) for row in rows for key in ("time_ms", "speedup")) <= 0:
-        raise ValueError(f"{file} has a time that is not above 0")
+    if sorted(int(row["load"]) for row in rows) != [*range(LOADS)]:
+        raise ValueError(f"{file} has not one row for each of {LOADS} loads: the table is cut, or has a run twice")
+    if not all(0 < float(row[key]) < math.inf for row in rows for key in ("time_ms", "speedup")):
+        raise ValueError(f"{file} has a time that is not above 0, or infinite")
 
 
 if "snakemake" in globals():

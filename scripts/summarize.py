@@ -9,7 +9,7 @@ from elagage.files import whole_file
 from elagage.job import job, say
 from elagage.losses import read_losses
 from elagage.measurements import COLUMNS, eager_measurements, measurements
-from elagage.timing import BUSY, LOADS
+from elagage.timing import BUSY, LOADS, timing_again
 
 MARKDOWN_COLUMNS = {  # of summary.md -> how to write each
     "model": "{model}",
@@ -72,8 +72,8 @@ def busy_note(summary: pandas.DataFrame) -> str | None:
         return None
     return (
         f"other programs took up to {busy.max():.0%} of this machine's CPU time while models were timed: times are "
-        "longer than on an idle machine, and the intervals of speed-ups wider. To time again without them, add "
-        f"--forcerun {' '.join(rule for rule, column in TIMED.items() if column in summary)} at the end of the command"
+        "longer than on an idle machine, and the intervals of speed-ups wider. To time again without them, end the "
+        f"same command with {timing_again(*(rule for rule, column in TIMED.items() if column in summary))}"
     )
 
 

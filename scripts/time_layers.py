@@ -20,7 +20,7 @@ from elagage.onnx.runtime import RUNTIME, Model, machine, session
 from elagage.progress import progress
 from elagage.refusals import refusing
 from elagage.statistics import loads_interval
-from elagage.timing import BUSY, OtherWork, Times, time_in_turns
+from elagage.timing import BUSY, OtherWork, Times, time_in_turns, timing_again
 
 IMAGES = 100  # that each file is timed on, one at a time
 FEW = 8  # images for files whose ranges are known
@@ -71,8 +71,8 @@ def time_layers(
     if (setting["machine_busy"] or 0) > BUSY:
         say(
             f"other programs took {setting['machine_busy']:.0%} of this machine's CPU time while layers were timed, by "
-            "which mode mixed leaves some in float32. To time them again, add --forcerun time_layers at the end of the "
-            "command"
+            f"which mode mixed leaves some in float32. To time them again, end the same command with "
+            f"{timing_again('time_layers')}"
         )
     write_json(output, {"float32": chosen, "kinds": left, "rounds": rounds, **setting})
 

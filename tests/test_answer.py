@@ -119,6 +119,22 @@ def test_without_a_certified_file_the_answer_is_the_reference_and_says_so(files,
     assert all("no cheaper file is certified" in text for text in found["sentences"])
 
 
+def test_a_reference_that_guesses_and_too_few_images_are_told_first(files, tmp_path):
+    assert answered(files, tmp_path)["doubts"] == []
+    labels = LABELS[:20]
+    for row in files:
+        if pathlib.Path(row["predictions"]).suffix == ".npy" and "refused" not in row["file"]:
+            numpy.save(row["predictions"], (labels + 1).astype(numpy.int32) % len(CLASSES))
+    paths = {name: str(tmp_path / file) for name, file in OUTPUTS.items()}
+    order(files, LABELS, len(labels), ANSWER, [], paths["order"])
+    certify(paths["order"], files, files, labels, CLASSES, ANSWER, paths)
+    found = json.loads((tmp_path / "answer.json").read_text())
+    guess, few = found["doubts"]
+    assert "classifies 0.00% of the test images" in guess
+    assert "no file can be certified" in few and "answer.maximum_accuracy_loss" in few
+    assert (tmp_path / "answer.md").read_text().index(guess) < (tmp_path / "answer.md").read_text().index("By ")
+
+
 def test_a_stated_model_is_the_reference(files, tmp_path):
     other = variant(tmp_path, "other", 300, 500, 1.0, model="small", rate=0.0, scope="", recovery="")
     assert answered([*files, other], tmp_path)["reference"]["model"] == "net"

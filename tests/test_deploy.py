@@ -1,11 +1,13 @@
 """The model card beside a deployed file; test_workflow.py and test_predict.py try the folder itself."""
 
+import json
 import re
 
 import numpy
 import pytest
+import yaml
 
-from deploy import per_class, verdict
+from deploy import as_json, per_class, verdict
 
 ANSWER = {"margin_points": 1.0, "margin": "1 point", "confidence": 0.95, "test_images": 2000}
 FOUND = {"is_reference": False, "loss_points": 0.25, "loss_low": -0.5, "loss_high": 0.75, "recipe": None}
@@ -21,6 +23,12 @@ def test_recall_and_loss_of_each_class_are_counted_on_its_own_images():
         "| cat | 4 | 100.0% | 75.0% | -25.00 | 0 | 1 |",
         "| dog | 10 | 70.0% | 100.0% | 30.00 | 3 | 0 |",
     ]
+
+
+def test_yaml_reads_the_numbers_of_a_configuration_in_the_card():
+    configuration = {"decay": 5e-05, "rates": [1e-06, 0.5, 2.5e-07], "large": 1e20, "name": "1e-05", "seeds": [0]}
+    block = "\n".join(as_json(configuration)).removeprefix("```json").removesuffix("```")
+    assert yaml.safe_load(block) == json.loads(block) == configuration
 
 
 @pytest.mark.parametrize("name", ["a|b", "<script>", "*.jpg", "[x](y)", "two\nlines"])

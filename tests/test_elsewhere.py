@@ -123,7 +123,12 @@ def test_another_table_is_named(content, tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda rows: rows[:1], "has one row"),
+        (lambda rows: rows[:1], "one row for each of 10 loads"),
+        (lambda rows: rows[:6], "one row for each of 10 loads"),
+        (lambda rows: [*rows, *rows], "one row for each of 10 loads"),
+        (lambda rows: [row | {"different": str(number)} for number, row in enumerate(rows)], "differ in different"),
+        (lambda rows: [row | {"speedup": "nan"} for row in rows], "not above 0, or infinite"),
+        (lambda rows: [row | {"time_ms": "inf"} for row in rows], "not above 0, or infinite"),
         (lambda rows: [rows[0] | {"threads": "2"}, *rows[1:]], "differ in threads"),
         (lambda rows: [row | {"time_ms": "0.0"} for row in rows], "not above 0"),
     ],

@@ -10,7 +10,13 @@ from torch import nn
 
 from elagage.data import NORMALIZATIONS, Dataset, Split, numbers_in
 from elagage.errors import UserError
-from elagage.pytorch.inspection import better_class_order, better_normalization, check_accuracy, predicted_classes
+from elagage.pytorch.inspection import (
+    better_class_order,
+    better_normalization,
+    check_accuracy,
+    no_better_than_a_guess,
+    predicted_classes,
+)
 from elagage.pytorch.models import Normalize
 
 DATASET = Dataset("toy", ["dark", "bright"], 3, 8, [0.2] * 3, [0.1] * 3, True, {}, {})
@@ -57,6 +63,28 @@ def test_another_order_of_classes_is_named_only_where_it_explains_the_labels():
     assert better_class_order(Brighter(), right, images()) is None
     random = Split(images().images, numpy.random.default_rng(1).integers(0, 2, 200))
     assert better_class_order(Brighter(), right, random) is None
+
+
+def test_another_order_of_classes_is_named_where_two_of_four_are_swapped():
+    names, labels = ["barn", "cat", "dog", "scene"], numpy.arange(200) % 4
+    dataset = Dataset("toy", names, 1, 8, [0.5], [0.25], False, {}, {})
+    swapped = torch.tensor([0, 2, 1, 3])[labels]
+    swapped[:8] = 0  # some are wrong in any order
+
+    class Swapped(nn.Module):
+        def forward(self, x):
+            return nn.functional.one_hot(swapped[: len(x)], 4).float()
+
+    split = Split(numpy.zeros((200, 1, 8, 8), numpy.uint8), labels)
+    assert '["barn", "dog", "cat", "scene"] 97.' in better_class_order(Swapped(), dataset, split)
+
+
+@pytest.mark.parametrize(("right", "told"), [(25, True), (30, True), (60, False)])
+def test_weights_no_better_than_the_most_frequent_class_are_told(right, told):
+    hint = no_better_than_a_guess(numpy.arange(100) < right, numpy.arange(100) % 4)
+    assert (hint is not None) == told
+    if told:
+        assert f"{right:.1f}% of 100 test images" in hint and "25.0%" in hint and "range, channels, resize" in hint
 
 
 @pytest.mark.parametrize(("correct", "known", "stops"), [(60, 0.9, True), (60, 0.65, False), (95, 0.9, False)])

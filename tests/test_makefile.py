@@ -154,10 +154,15 @@ def test_help_tells_of_every_target(make):
 
 
 def test_clean_keeps_the_page_about_results(make, tmp_path):
-    (tmp_path / "config").mkdir()
+    for name in ("config/config.yaml", "flowers/study.yaml", "flowers/results/summary.csv"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
     for name in ("README.md", "summary.csv", "plots/pareto.png", "old config/notes", ".hidden"):
         (tmp_path / "results" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "results" / name).touch()
     make("clean")
     assert [path.name for path in (tmp_path / "results").iterdir()] == ["README.md"]
     assert (tmp_path / "config").is_dir()
+    assert (tmp_path / "flowers/results/summary.csv").exists()
+    make("clean", "CONFIG=flowers/study.yaml")
+    assert not [*(tmp_path / "flowers/results").iterdir()]

@@ -4,7 +4,14 @@ import numpy
 import pytest
 import scipy.stats
 
-from elagage.noninferiority import images_to_tell, log_chance_to_pass, loss_bounds, p_value, smallest_margin
+from elagage.noninferiority import (
+    images_to_certify,
+    images_to_tell,
+    log_chance_to_pass,
+    loss_bounds,
+    p_value,
+    smallest_margin,
+)
 
 SHARES_WON = numpy.concatenate([[0, 1e-4, 3e-4, 1e-3], numpy.arange(0.004, 0.2, 0.01), numpy.arange(0.2, 0.49, 0.05)])
 
@@ -68,6 +75,22 @@ def test_the_smallest_margin_shrinks_with_images_and_grows_with_what_differs():
     assert smallest_margin(10_000, 0.04, 0.95) == pytest.approx(0.0056, rel=0.03)
     assert smallest_margin(360, 0.02, 0.95) > 0.018 > smallest_margin(360, 0, 0.95)
     assert p_value(0, 0, 360, smallest_margin(360, 0, 0.95) + 1e-9) <= 0.025
+
+
+@pytest.mark.parametrize(("images", "differing"), [(5, 0.05), (30, 0.02), (60, 0.05), (150, 0.02), (900, 0.02)])
+def test_the_smallest_margin_of_few_images_passes_in_four_of_five_cases(images, differing):
+    margin = smallest_margin(images, differing, 0.95)
+    assert margin >= smallest_margin(images, 0, 0.95) - 1e-5
+    shares = [differing / 2, differing / 2, 1 - differing]
+    lost, won, _ = numpy.random.default_rng(0).multinomial(images, shares, 20_000).T
+    assert numpy.mean(p_value(lost, won, images, margin + 2e-6) <= 0.025) >= 0.79
+    assert numpy.mean(p_value(lost, won, images, margin - 1e-4) <= 0.025) <= 0.81
+
+
+@pytest.mark.parametrize("margin", [0.01, 0.05, 0.139])
+def test_so_many_images_certify_a_model_that_answers_as_the_reference(margin):
+    images = images_to_certify(margin, 0.95)
+    assert smallest_margin(images, 0, 0.95) < margin <= smallest_margin(images - 1, 0, 0.95)
 
 
 def test_the_chance_to_pass_is_that_of_simulated_tests():

@@ -687,3 +687,14 @@ def test_images_that_stand_in_two_places_are_told(tmp_path, capsys):
     assert len(notes) == 2
     assert "test/dog/copy.bmp" in notes[0] and "train/dog/2.png" in notes[0] and "too high" in notes[0]
     assert "train/cat/1.png" in notes[1] and "train/dog/copy.png" in notes[1] and "two classes" in notes[1]
+
+
+def test_copies_among_the_test_images_are_counted(tmp_path, capsys):
+    path = two_classes(tmp_path / "images")
+    (first, *_) = sorted((path / "test/cat").iterdir())
+    for number in range(2):
+        shutil.copy(first, first.with_name(f"copy{number}.png"))
+    images = sum(1 for _ in (path / "test").rglob("*.png"))
+    prepared("image_folder", path, tmp_path / "out", 8)
+    (note,) = [line for line in capsys.readouterr().out.splitlines() if "another test image" in line]
+    assert f"2 of {images} test images" in note and "copy0.png" in note and "keep one of each" in note

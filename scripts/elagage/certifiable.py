@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from elagage.noninferiority import DIFFERING, smallest_margin
+from elagage.noninferiority import DIFFERING, images_to_certify, smallest_margin
 from elagage.sentences import in_points
 
 
@@ -15,4 +15,17 @@ def certifiable(answer: Mapping, test_images: int) -> str:
     return (
         f"{test_images:,} test images can certify a file that is as good as the reference to lose less than "
         f"{', '.join(smallest)} of the images. The margin is {in_points(answer['maximum_accuracy_loss'])}."
+        + " ".join(["", *nothing_can_be(answer, test_images)])
     )
+
+
+def nothing_can_be(answer: Mapping, test_images: int) -> list[str]:
+    """Return a sentence if no file can be certified on so few test images, whatever it answers, else nothing."""
+    margin, confidence = answer["maximum_accuracy_loss"], answer["confidence"]
+    if 100 * smallest_margin(test_images, 0, confidence) < margin:
+        return []
+    return [
+        f"So no file can be certified, even one that answers every image as the reference does: take at least "
+        f"{images_to_certify(margin / 100, confidence):,} test images, or a wider margin "
+        f"(answer.maximum_accuracy_loss)."
+    ]

@@ -1,5 +1,6 @@
 """What each file loses against the answer's reference, its own dense network and its control, image by test image."""
 
+import math
 import os
 from collections.abc import Iterable, Mapping
 
@@ -90,8 +91,9 @@ def compared(
     return {
         **loss,
         "verdict": told,
-        # Of the others there are enough, and of a loss that is the margin no number tells.
-        "images_to_tell": round(needed) if told.startswith("too few") and numpy.isfinite(needed) else None,
+        # Of the others there are enough, and of a loss that is the margin no number tells; nor does the approximation
+        # of a few images, where it says that there are enough.
+        "images_to_tell": round(needed) if told.startswith("too few") and len(labels) < needed < math.inf else None,
         **loss_against("dense_loss", dense, predicted, labels, confidence),
         **loss_against("control_loss", control, predicted, labels, confidence),
         "agreement": float((predicted == reference).mean()),

@@ -9,11 +9,13 @@ continuity correction of half an image, without which its level reaches 6 % wher
 import numpy
 import scipy.optimize
 import scipy.special
+import scipy.stats
 from numpy.typing import ArrayLike
 
 POWER = 0.8  # with which the numbers of images say that a test will tell
 DIFFERING = (0, 0.02, 0.05)  # shares of images on which models differ, for which the smallest margin is told
 HALF = 0.5  # image, the continuity correction
+FEW = 100  # images that differ, up to which the smallest margin counts all cases: the normal distribution has no few
 
 
 def p_value(lost: ArrayLike, won: ArrayLike, images: int, margin: float) -> numpy.ndarray:
@@ -74,8 +76,35 @@ def smallest_margin(images: int, differing: float, confidence: float) -> float:
     first = (1 + confidence) / 2
     if differing == 0:
         return _upper_bound(0, 0, images, first)
+    if differing * images <= FEW:
+        return _smallest_of_all_cases(images, differing, 1 - first)
     quantiles = scipy.special.ndtri(first) + scipy.special.ndtri(POWER)
     return float(quantiles * numpy.sqrt(differing / images)) + 2 * HALF / images
+
+
+def _smallest_of_all_cases(images: int, differing: float, level: float) -> float:
+    """Return the smallest margin that is ruled out at this level with POWER, by the probabilities of all counts."""
+    most = int(scipy.stats.binom.ppf(1 - 1e-9, images, differing))
+    lost, won = numpy.meshgrid(numpy.arange(most + 1), numpy.arange(most + 1))
+    kept = lost + won <= images
+    lost, won = lost[kept], won[kept]
+    counts = numpy.stack([lost, won, images - lost - won], axis=-1)
+    chances = scipy.stats.multinomial.pmf(counts, images, [differing / 2, differing / 2, 1 - differing])
+    beyond = lambda margin: chances[p_value(lost, won, images, margin) <= level].sum() - POWER  # noqa: E731
+    low, high = 1e-9, 1 - 1e-9
+    return scipy.optimize.bisect(beyond, low, high, xtol=1e-6) if beyond(low) < 0 < beyond(high) else 1.0
+
+
+def images_to_certify(margin: float, confidence: float) -> int:
+    """Return how many test images rule out this loss for a model that answers all of them as the reference does."""
+    most = 1
+    while smallest_margin(most, 0, confidence) >= margin:
+        most *= 2
+    few = most // 2
+    while most - few > 1:
+        middle = (few + most) // 2
+        few, most = (middle, most) if smallest_margin(middle, 0, confidence) >= margin else (few, middle)
+    return most
 
 
 def log_chance_to_pass(

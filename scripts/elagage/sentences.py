@@ -81,6 +81,21 @@ def answers(found: Mapping) -> list[str]:
     ]
 
 
+def doubt(accuracy: float, low: float, most_frequent: float, margin: float) -> str | None:
+    """Return a warning if the reference is so bad that nothing can lose much against it.
+
+    accuracy, low: of the reference on test images, and the lower bound; most_frequent: the share of the images that are
+    of the most frequent class; all are shares. margin: in points.
+    """
+    if low > most_frequent and 100 * accuracy > margin:
+        return None
+    return (
+        f"Beware: the reference classifies {accuracy:.2%} of the test images correctly, where the most frequent class "
+        f"alone is {most_frequent:.2%} of them. A network that has learned little has little to lose; train it for "
+        f"longer, or compare how its images are made with those of its training."
+    )
+
+
 def joined(parts: list[str]) -> str:
     """Return parts as a list in a sentence."""
     return " and ".join([", ".join(parts[:-1]), parts[-1]]) if len(parts) > 1 else parts[0]

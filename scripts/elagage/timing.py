@@ -28,6 +28,12 @@ BUSY = 0.1
 Call = Callable[[numpy.ndarray], object]  # uint8 [n, channels, height, width] -> logits
 
 
+def timing_again(*rules: str) -> str:
+    """Return the end of a command that makes the jobs of these rules run again."""
+    forced = f"--forcerun {' '.join(rules)}"
+    return f"{forced} (of make with ARGS='{forced}')"
+
+
 class Clocks(NamedTuple):
     """Two clocks in ns: of the wall, and of the CPU time that all threads of this process take."""
 

@@ -69,8 +69,14 @@ def made_the_answer(targets) -> bool:
 def show_answer() -> None:
     """Show which files to deploy, and the page to read on."""
     page = "results/report.html" if os.path.exists("results/report.html") else "results/answer.md"
-    sentences = read_json("results/answer.json")["sentences"]
-    print("", *sentences, f"All of it, on a page to send to a colleague: {os.path.abspath(page)}", sep="\n")
+    answer = read_json("results/answer.json")
+    print(
+        "",
+        *answer["doubts"],
+        *answer["sentences"],
+        f"All of it, on a page to send to a colleague: {os.path.abspath(page)}",
+        sep="\n",
+    )
 
 
 def read_configuration() -> dict:

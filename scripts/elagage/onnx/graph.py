@@ -148,9 +148,9 @@ def _shrinks(node: onnx_ir.Node) -> bool:
 def _count_as_pytorch(graph: onnx_ir.Graph) -> None:
     """Let averages of windows that reach over the edge of an image count what PyTorch counts.
 
-    That is the image and its padding, not what is beyond. ONNX Runtime's int8 kernel (1.32) divides by the whole window
-    where count_include_pad is set, as PyTorch sets it though there be no padding. So the padding becomes zeros of a node
-    of its own; count_include_pad goes where there is none.
+    That is the image and its padding, not what is beyond. ONNX Runtime's int8 kernel (1.32) divides by the whole
+    window where count_include_pad is set, which it is though there be no padding. So the padding becomes zeros of a
+    node of its own, and count_include_pad goes.
     """
     for node in list(graph):
         if node.op_type != "AveragePool" or not node.attributes.get_int("count_include_pad", 0):

@@ -16,6 +16,10 @@ from elagage.statistics import share_became_correct, wilson_interval
 IMAGES = 1000  # training images that alternatives are tried on
 CLEARLY = 0.05  # share of the images by which an alternative has to be better, beside the test
 BATCH = 250  # images
+COMPARE = (
+    "compare normalization, preprocessing (range, channels, resize), classes and dataset.image_size with those of its "
+    "training"
+)
 
 
 @torch.inference_mode()
@@ -35,9 +39,23 @@ def check_accuracy(correct: numpy.ndarray, known: float, hints: list[str]) -> No
     if high < known:
         raise UserError(
             f"the dense model has an accuracy of {correct.mean():.2%} on {len(correct)} test images (at most "
-            f"{high:.2%}, 95 %), not the stated {known:.2%}; "
-            + ("; ".join(hints) or "compare normalization, classes and image_size with those of its training")
+            f"{high:.2%}, 95 %), not the stated {known:.2%}; " + ("; ".join(hints) or COMPARE)
         )
+
+
+def no_better_than_a_guess(correct: numpy.ndarray, labels: numpy.ndarray) -> str | None:
+    """Return a hint if the share of images that are correct may be that of the most frequent class alone.
+
+    correct: bool [n]; labels: int [n].
+    """
+    most = float(numpy.bincount(labels).max() / len(labels))
+    low, _ = wilson_interval(int(correct.sum()), len(correct))
+    if low > most:
+        return None
+    return (
+        f"the given weights classify {correct.mean():.1%} of {len(correct)} test images correctly, where the most "
+        f"frequent class alone is {most:.1%} of them; {COMPARE}"
+    )
 
 
 def better_normalization(
@@ -79,8 +97,11 @@ def better_class_order(network: nn.Module, dataset: Dataset, train: Split) -> st
     numpy.add.at(together, (predicted, labels), 1)
     outputs, classes = scipy.optimize.linear_sum_assignment(together, maximize=True)
     before, after = together.trace() / len(images), together[outputs, classes].sum() / len(images)
-    # Of random predictions the best assignment, too, makes some more correct, but never twice as many, and half of all.
-    if after < 0.5 or after < 2 * before:
+    # Of random predictions the best assignment, too, makes some more correct, but never twice as many, and half of all,
+    # nor half as many wrong.
+    explains = after >= 2 * before or 1 - after <= (1 - before) / 2
+    better = share_became_correct(predicted == labels, classes[predicted] == labels)[1] > 0.5
+    if after < 0.5 or after < before + CLEARLY or not explains or not better:
         return None
     order = json.dumps([dataset.classes[label] for label in classes], ensure_ascii=False)  # a list in YAML, too
     return (
