@@ -12,7 +12,7 @@ from torch.nn import functional
 from elagage.errors import UserError
 from elagage.onnx.graph import with_weights
 from elagage.pytorch.export import export_graph
-from elagage.pytorch.independence import check_independence, check_rebuilt
+from elagage.pytorch.independence import check_built_anew, check_independence, check_rebuilt
 from elagage.pytorch.models import copied, with_other_weights
 from quantize_export import quantize_export
 
@@ -251,9 +251,10 @@ class OfADefaultArgument(Small):
 def test_networks_that_share_parameters_with_the_one_built_before_are_refused():
     network = Small()
     with pytest.raises(UserError, match=r"built twice, the network is the same object"):
-        check_rebuilt(network, network, DATASET)
+        check_built_anew(network, network)
     with pytest.raises(UserError, match=r"parameters of the first one \(activation\.weight\)"):
-        check_rebuilt(OfADefaultArgument(), OfADefaultArgument(), DATASET)
+        check_built_anew(OfADefaultArgument(), OfADefaultArgument())
+    check_built_anew(Small(), Small())
 
 
 def test_what_is_drawn_when_a_neighbour_of_the_file_is_imported_is_refused(tmp_path):

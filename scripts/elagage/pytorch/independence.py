@@ -100,17 +100,24 @@ def _culprits(deployed: nn.Module, images: torch.Tensor) -> str:
     return "somewhere in its forward pass"
 
 
+def check_built_anew(network: nn.Module, rebuilt: nn.Module) -> None:
+    """Raise UserError if a network and one that the same process has built again share parameters."""
+    others = {id(parameter) for parameter in rebuilt.parameters()}
+    shared = [name for name, parameter in network.named_parameters() if id(parameter) in others]
+    if shared:
+        raise UserError(
+            f"built twice, the network is the same object, or has parameters of the first one "
+            f"({', '.join(shared[:SHOWN])}): make the network and its layers anew in each call, not where a file or a "
+            f"default argument is read"
+        )
+
+
 def check_rebuilt(network: nn.Module, rebuilt: nn.Module, dataset: Dataset) -> None:
     """Raise UserError if the network and one that was built with another seed differ when they have the same weights.
 
     They do if building draws, or computes from weights, what is not in the state dict: no checkpoint would keep that.
-    Nor may they share parameters, or copies compute with those of the original.
+    Nor may copies compute with tensors of the original.
     """
-    if shared := _shared(network, rebuilt):
-        raise UserError(
-            f"built twice, the network is the same object, or has parameters of the first one ({', '.join(shared)}): "
-            f"make the network and its layers anew in each call, not where a file or a default argument is read"
-        )
     _check_copies(network, dataset)
     images, classes, other = probe_images(dataset), len(dataset.classes), with_other_weights(network)
     again = copied(rebuilt)
@@ -124,12 +131,6 @@ def check_rebuilt(network: nn.Module, rebuilt: nn.Module, dataset: Dataset) -> N
             "computed from weights, when it is built, and that is not in its state dict; register it as a buffer, or "
             "compute it in the forward pass"
         )
-
-
-def _shared(network: nn.Module, rebuilt: nn.Module) -> list[str]:
-    """Return the names of the first parameters that are of both."""
-    others = {id(parameter) for parameter in rebuilt.parameters()}
-    return [name for name, parameter in network.named_parameters() if id(parameter) in others][:SHOWN]
 
 
 def _check_copies(network: nn.Module, dataset: Dataset) -> None:
