@@ -1,6 +1,7 @@
 """Networks: their sizes, their shapes, and the user's own file, right and wrong."""
 
 import sys
+import threading
 
 import pytest
 import torch
@@ -331,6 +332,7 @@ def test_a_users_file_that_is_missing_is_named_with_the_folder_where_it_was_soug
 # Builds the user's network twice and prints its width and that of its output, and whether our modules are as before.
 BUILT = """
 import sys
+import threading
 import elagage.data, elagage.errors
 from elagage.pytorch.models import build_network
 ours = {name: module for name, module in sys.modules.items() if name.partition(".")[0] == "elagage"}
@@ -365,3 +367,10 @@ def test_modules_with_names_of_ours_are_the_users_on_import_in_build_and_in_forw
         (tmp_path / name).write_text(text)
     run = python(BUILT, tmp_path, "-P")
     assert run.stdout.splitlines() == ["20 8", "20 8", "True"], run.stderr
+
+
+def test_what_cannot_be_copied_is_named():
+    network = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+    network[1].lock = threading.Lock()
+    with pytest.raises(UserError, match=r"cannot be copied .*: leave 1\.lock out of it"):
+        copied(network)

@@ -177,14 +177,33 @@ def copied(network: nn.Module, share_parameters: bool = False) -> nn.Module:
     """Return a deep copy of a network, whose parameters are the same ones if they are to be shared.
 
     Unlike copy.deepcopy, of one too that keeps what it computed with gradients, as nn.utils.weight_norm does, or that
-    has buffers of lazy layers.
+    has buffers of lazy layers. Raises UserError if it keeps something that cannot be copied.
     """
     values = pytree.tree_leaves([vars(module) for module in network.modules()])
     tensors = [value for value in values if isinstance(value, torch.Tensor)]
     lazy = {id(tensor): UninitializedBuffer() for tensor in tensors if isinstance(tensor, UninitializedBuffer)}
     computed = {id(tensor): tensor.detach().clone() for tensor in tensors if not tensor.is_leaf}
     shared = {id(parameter): parameter for parameter in network.parameters()} if share_parameters else {}
-    return copy.deepcopy(network, lazy | computed | shared)
+    try:
+        return copy.deepcopy(network, lazy | computed | shared)
+    except TypeError as error:  # of a lock, an open file, a generator
+        raise UserError(
+            f"the network cannot be copied ({error}): leave {_not_copied(network)} out of it, or make it where it is "
+            f"used"
+        ) from error
+
+
+def _not_copied(network: nn.Module) -> str:
+    """Return the attribute of a network that cannot be copied."""
+    for name, module in network.named_modules():
+        for key, value in vars(module).items():
+            try:
+                if key != "_modules":
+                    copy.deepcopy(value)
+            except (TypeError, RuntimeError):  # the latter of tensors that were computed, which are copied otherwise
+                if not isinstance(value, torch.Tensor):
+                    return ".".join(filter(None, (name, key)))
+    return "what keeps such an object"
 
 
 def with_other_weights(network: nn.Module, names: Collection[str] | None = None) -> nn.Module:
