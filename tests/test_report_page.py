@@ -303,6 +303,8 @@ def test_without_a_certified_file_and_without_histories_the_page_says_so(tmp_pat
         write_refusal(tmp_path / "net/seed0" / name, "not trained")
     page = Page(write_page(tmp_path))
     assert page.all("section", id="answer")[0]["text"].count("nothing cheaper is certified") == 1
+    (doubt,) = page.all("p", **{"class": "doubt"})
+    assert "no file can be certified" in doubt["text"]
     assert "How training went" not in page.all("section", id="story")[0]["text"]
     assert "Which layers int8 harms" not in page.all("section", id="story")[0]["text"]
     assert not {"spec-training", "spec-sensitivity_int8"} & {element.get("id") for element in page.elements}
