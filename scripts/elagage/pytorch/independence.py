@@ -1,5 +1,6 @@
 """Whether the logits of an image depend on the image only: not on its neighbours, randomness or earlier calls."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy
@@ -141,15 +142,22 @@ def _check_copies(network: nn.Module, dataset: Dataset) -> None:
     if not logits_difference(again, first) <= SUMS_DIFFER:
         return  # which check_independence names
     state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    network.load_state_dict(with_other_weights(network).state_dict())
+    _overwrite(network, with_other_weights(network).state_dict())
     logits = checked_logits(copy, images, classes).numpy()
-    network.load_state_dict(state)
+    _overwrite(network, state)
     if not logits_difference(logits, first) <= SUMS_DIFFER:
         raise UserError(
             "a copy of the network (copy.deepcopy) computes with tensors of the network that it was copied from: a "
             "function that is defined in __init__ (a lambda, a hook) or a weak reference keeps them; write it as a "
             "method, or give it what it needs as arguments"
         )
+
+
+@torch.no_grad()
+def _overwrite(network: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
+    """Give a network the numbers of a state dict of its own, without what load_state_dict would make of them."""
+    for name, tensor in network.state_dict().items():
+        tensor.copy_(state[name])
 
 
 class _Step(NamedTuple):
