@@ -15,7 +15,7 @@ from elagage.job import job
 from elagage.losses import losses, read_losses
 from elagage.noninferiority import DIFFERING, p_value, smallest_margin
 from elagage.objectives import OBJECTIVES
-from elagage.statistics import mean_interval, wilson_interval
+from elagage.statistics import mean_interval, most_frequent_share, wilson_interval
 
 BEST = "results/best/{objective}/model.onnx"
 
@@ -105,6 +105,13 @@ def markdown(found: Mapping) -> str:
     )
 
 
+def doubts(right: numpy.ndarray, labels: numpy.ndarray, answer: Mapping) -> list[str]:
+    """Return what is to be told before the answer; right: bool [n], what the reference classifies correctly."""
+    low, _ = wilson_interval(int(right.sum()), len(labels))
+    guess = sentences.doubt(float(right.mean()), low, most_frequent_share(labels), answer["maximum_accuracy_loss"])
+    return [*([guess] if guess else []), *nothing_can_be(answer, len(labels))]
+
+
 def certify(
     order: str,
     files: list[Mapping],
@@ -144,12 +151,7 @@ def certify(
         "recoveries": recoveries(files, variants, table, margin),
         "scopes": scopes(variants, {file: said == labels for file, said in predicted.items()}),
     }
-    right = int((predicted[found["reference"]["file"]] == labels).sum())
-    low, _ = wilson_interval(right, len(labels))
-    most_frequent = float(numpy.bincount(labels).max() / len(labels))
-    found["reference"]["test_accuracy"] = right / len(labels)
-    doubts = [sentences.doubt(right / len(labels), low, most_frequent, margin), *nothing_can_be(answer, len(labels))]
-    found["doubts"] = [text for text in doubts if text]
+    found["doubts"] = doubts(predicted[ordered["reference"]] == labels, labels, answer)
     for name, chosen in found["answers"].items():
         chosen["sentence"] = sentences.answer([name], chosen, found["reference"], found)
     found["sentences"] = sentences.answers(found)

@@ -1,7 +1,6 @@
 """Time the dense model in eager PyTorch, the usual baseline, turn by turn with the same model in ONNX Runtime."""
 
 import functools
-from collections.abc import Callable
 
 import numpy
 import torch
@@ -11,15 +10,14 @@ from elagage.data import Dataset, Split
 from elagage.errors import UserError
 from elagage.files import write_json
 from elagage.job import job
-from elagage.logits import SUMS_DIFFER, logits_difference
-from elagage.onnx.runtime import load, machine
+from elagage.logits import logits_difference
+from elagage.onnx.runtime import Model, load, machine
 from elagage.pytorch.checkpoints import load_network
-from elagage.pytorch.independence import SHARE_OF_NOISE, with_noise
-from elagage.pytorch.models import Normalize
-from elagage.timing import OtherWork, time_in_turns
+from elagage.pytorch.independence import allowed_difference
+from elagage.pytorch.models import Normalize, checked_logits
+from elagage.timing import Call, OtherWork, time_in_turns
 
 COMPARED = 8  # images whose logits are compared
-Logits = Callable[[numpy.ndarray], numpy.ndarray]  # uint8 [n, channels, height, width] -> float32 [n, classes]
 
 
 def evaluate_latency_eager(
@@ -38,12 +36,16 @@ def evaluate_latency_eager(
     """
     torch.set_num_threads(threads)
 
-    def load_eager() -> Logits:
+    def eager_network() -> nn.Module:
         network, _ = load_network(dense, architecture, dataset)
-        eager = nn.Sequential(Normalize(dataset), network).eval()
+        return nn.Sequential(Normalize(dataset), network).eval()
+
+    def load_eager() -> Call:
+        eager = eager_network()
         return torch.inference_mode()(lambda image: eager(torch.from_numpy(image)).numpy())
 
-    check_same_logits(load_eager(), load(dense_onnx, threads), images[:COMPARED])
+    compared = torch.from_numpy(numpy.array(images[:COMPARED]))
+    check_same_logits(eager_network(), load(dense_onnx, threads), compared, len(dataset.classes))
     others = OtherWork()
     times = time_in_turns({"eager": load_eager, "dense": functools.partial(load, dense_onnx, threads)}, images)
     setting = {**machine(), "threads": threads, "torch": torch.__version__, "images": len(images)}
@@ -52,15 +54,13 @@ def evaluate_latency_eager(
     print({name: f"median {numpy.median(measured.wall) / 1e6:.3f} ms" for name, measured in times.items()})
 
 
-def check_same_logits(eager: Logits, deployed: Logits, images: numpy.ndarray) -> None:
-    """Raise UserError if PyTorch and the file give other logits.
+def check_same_logits(network: nn.Module, deployed: Model, images: torch.Tensor, classes: int) -> None:
+    """Raise UserError if PyTorch and the file give other logits for these images, uint8 [n, channels, height, width].
 
-    The graph was exported, and checked, before there were the weights of this checkpoint. images: as many as are to be
-    compared; how much the sums of a network may differ is taken from what a grey level of noise changes.
+    The graph was exported, and checked, before there were the weights of this checkpoint.
     """
-    expected, noisy, logits = eager(images), eager(with_noise(images)), deployed(images)
-    allowed = max(SUMS_DIFFER, SHARE_OF_NOISE * float(numpy.nan_to_num(logits_difference(noisy, expected))))
-    if not logits_difference(logits, expected) <= allowed:
+    expected, logits = checked_logits(network, images, classes).numpy(), deployed(images.numpy())
+    if not logits_difference(logits, expected) <= allowed_difference(network, images, classes):
         same = (logits.argmax(1) == expected.argmax(1)).mean()
         raise UserError(
             f"the ONNX file of the dense network gives other logits than PyTorch: {same:.0%} of {len(images)} test "

@@ -12,6 +12,11 @@ def wilson_interval(correct: int, images: int) -> tuple[float, float]:
     return float(interval.low), float(interval.high)
 
 
+def most_frequent_share(labels: numpy.ndarray) -> float:
+    """Return the share of the most frequent class, the accuracy of always guessing it; labels: int [n]."""
+    return float(numpy.bincount(labels).max() / len(labels))
+
+
 def loads_interval(values: numpy.ndarray) -> tuple[float, float, float]:
     """Return the geometric mean of positive values, [loads], and its 95 % interval (Student 1908, of the logarithms).
 

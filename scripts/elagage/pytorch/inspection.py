@@ -11,7 +11,7 @@ from torch import nn
 from elagage.data import NORMALIZATIONS, Dataset, Split
 from elagage.errors import UserError
 from elagage.pytorch.models import Normalize
-from elagage.statistics import share_became_correct, wilson_interval
+from elagage.statistics import most_frequent_share, share_became_correct, wilson_interval
 
 IMAGES = 1000  # training images that alternatives are tried on
 CLEARLY = 0.05  # share of the images by which an alternative has to be better, beside the test
@@ -48,7 +48,7 @@ def no_better_than_a_guess(correct: numpy.ndarray, labels: numpy.ndarray) -> str
 
     correct: bool [n]; labels: int [n].
     """
-    most = float(numpy.bincount(labels).max() / len(labels))
+    most = most_frequent_share(labels)
     low, _ = wilson_interval(int(correct.sum()), len(correct))
     if low > most:
         return None
