@@ -152,6 +152,7 @@ def certify(
         "scopes": scopes(variants, {file: said == labels for file, said in predicted.items()}),
     }
     found["doubts"] = doubts(predicted[ordered["reference"]] == labels, labels, answer)
+    found["doubts"] += sentences.other_model(found)
     for name, chosen in found["answers"].items():
         chosen["sentence"] = sentences.answer([name], chosen, found["reference"], found)
     found["sentences"] = sentences.answers(found)

@@ -11,10 +11,10 @@ from elagage.pytorch.checkpoints import load_network
 from elagage.pytorch.device import compute_reproducibly
 from elagage.pytorch.export import export_graph
 from elagage.pytorch.folding import fold
-from elagage.pytorch.independence import check_built_anew, check_rebuilt
+from elagage.pytorch.independence import check_built_anew, check_copies, check_rebuilt
 from elagage.pytorch.models import build_network, naming
 from elagage.refusals import refusing, ruled_out
-from elagage.user_code import forget_modules
+from elagage.user_code import imports_forgotten
 
 
 def quantize_export(dataset: Dataset, architecture: str, checkpoint: str | None, graph: str) -> None:
@@ -25,12 +25,14 @@ def quantize_export(dataset: Dataset, architecture: str, checkpoint: str | None,
     """
     if checkpoint is None:
         sizes = (len(dataset.classes), dataset.channels)
-        rebuilt, again = (build_network(architecture, *sizes, seed=1, image_size=dataset.image_size) for _ in range(2))
-        with naming(architecture):
-            check_built_anew(rebuilt, again)
-        forget_modules(architecture.rpartition(":")[0])  # which may draw when they are imported
+        with imports_forgotten(architecture.rpartition(":")[0]):  # files may draw when they are imported
+            rebuilt, again = (
+                build_network(architecture, *sizes, seed=1, image_size=dataset.image_size) for _ in range(2)
+            )
         network = build_network(architecture, *sizes, seed=0, image_size=dataset.image_size)
         with naming(architecture):
+            check_built_anew(rebuilt, again)
+            check_copies(network, dataset)
             check_rebuilt(network, rebuilt, dataset)
             fold(network, dataset)
     else:

@@ -10,7 +10,7 @@ import pytest
 from certify import certify
 from elagage.files import write_json, write_refusal
 from elagage.losses import compared
-from elagage.sentences import answer, described
+from elagage.sentences import answer, described, other_model
 from order import order
 
 REPOSITORY = pathlib.Path(__file__).parent.parent
@@ -133,6 +133,13 @@ def test_a_reference_that_guesses_and_too_few_images_are_told_first(files, tmp_p
     assert "classifies 0.00% of the test images" in guess
     assert "no file can be certified" in few and "answer.maximum_accuracy_loss" in few
     assert (tmp_path / "answer.md").read_text().index(guess) < (tmp_path / "answer.md").read_text().index("By ")
+
+
+@pytest.mark.parametrize(("model", "told"), [("small", True), ("net", False)])
+def test_times_of_another_model_than_the_reference_are_told_to_be_less_certain(model, told):
+    found = {"reference": {"model": "net"}, "answers": {"time": {"model": model}, "file_size": {"model": "small"}}}
+    assert [text.startswith("By time, small is compared with net: ") for text in other_model(found)] == [True] * told
+    assert not other_model(found | {"answers": {"file_size": {"model": "small"}}})
 
 
 def test_a_stated_model_is_the_reference(files, tmp_path):

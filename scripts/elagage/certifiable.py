@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from elagage.noninferiority import DIFFERING, images_to_certify, smallest_margin
+from elagage.noninferiority import DIFFERING, images_to_certify, loss_bounds, smallest_margin
 from elagage.sentences import in_points
 
 
@@ -22,7 +22,8 @@ def certifiable(answer: Mapping, test_images: int) -> str:
 def nothing_can_be(answer: Mapping, test_images: int) -> list[str]:
     """Return a sentence if no file can be certified on so few test images, whatever it answers, else nothing."""
     margin, confidence = answer["maximum_accuracy_loss"], answer["confidence"]
-    if 100 * smallest_margin(test_images, 0, confidence) < margin:
+    # A single file is tested at the whole level, the first of several at half of it.
+    if 100 * loss_bounds(0, 0, test_images, confidence)[1] < margin:
         return []
     return [
         f"So no file can be certified, even one that answers every image as the reference does: take at least "

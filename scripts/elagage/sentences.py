@@ -96,6 +96,17 @@ def doubt(accuracy: float, low: float, most_frequent: float, margin: float) -> s
     )
 
 
+def other_model(found: Mapping) -> list[str]:
+    """Return a warning if the fastest file is of another model than the reference, else nothing."""
+    fastest, reference = found["answers"].get("time"), found["reference"]
+    if fastest is None or fastest["model"] == reference["model"]:
+        return []
+    return [
+        f"By time, {fastest['model']} is compared with {reference['model']}: files of different models were not timed "
+        f"in turns, so that a ratio near 1 may be noise between jobs, which no interval has."
+    ]
+
+
 def joined(parts: list[str]) -> str:
     """Return parts as a list in a sentence."""
     return " and ".join([", ".join(parts[:-1]), parts[-1]]) if len(parts) > 1 else parts[0]

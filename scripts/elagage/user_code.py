@@ -98,16 +98,19 @@ def import_user_module(path: str) -> types.ModuleType:
     return module
 
 
-def forget_modules(file: str | os.PathLike) -> None:
-    """Let a user's file and what it imports of the user's be read anew when they are imported again."""
-    roots = import_roots(file)
-    for name, module in list(sys.modules.items()):
-        place = pathlib.Path(getattr(module, "__file__", None) or SCRIPTS)
-        installed = {"site-packages", "dist-packages"}.intersection(place.parts) or place.is_relative_to(sys.prefix)
-        ours = name == "__main__" or place.is_relative_to(SCRIPTS)
-        if not installed and not ours and any(place.is_relative_to(root) for root in roots):
-            del sys.modules[name]
-    _users.clear()
+@contextlib.contextmanager
+def imports_forgotten(file: str | os.PathLike) -> Iterator[None]:
+    """Let what the block imports of a user's own files be read anew when it is imported again."""
+    before, roots = {*sys.modules}, import_roots(file)
+    try:
+        yield
+    finally:
+        for name in sys.modules.keys() - before:
+            place = pathlib.Path(getattr(sys.modules[name], "__file__", None) or os.devnull)
+            others = place.is_relative_to(SCRIPTS) or place.is_relative_to(sys.prefix) or "site-packages" in place.parts
+            if not others and any(place.is_relative_to(root) for root in roots):
+                del sys.modules[name]
+        _users.clear()
 
 
 def _is_its_package(name: str, file: str | os.PathLike) -> bool:

@@ -14,7 +14,8 @@ import onnx
 import torch
 from torch import fx, nn
 
-from elagage.onnx.graph import FLAT, INPUT, OUTPUT, PREPROCESS, initializer_name
+from elagage.onnx.graph import INPUT, OUTPUT, PREPROCESS, initializer_name
+from elagage.onnx.pooling import FLAT
 from elagage.onnx.qdq import QdqPlaces
 from elagage.pytorch.export import NETWORK
 from elagage.rounding import SMALLEST_RANGE

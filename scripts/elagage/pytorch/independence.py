@@ -117,9 +117,7 @@ def check_rebuilt(network: nn.Module, rebuilt: nn.Module, dataset: Dataset) -> N
     """Raise UserError if the network and one that was built with another seed differ when they have the same weights.
 
     They do if building draws, or computes from weights, what is not in the state dict: no checkpoint would keep that.
-    Nor may copies compute with tensors of the original.
     """
-    _check_copies(network, dataset)
     images, classes, other = probe_images(dataset), len(dataset.classes), with_other_weights(network)
     again = copied(rebuilt)
     again.load_state_dict(other.state_dict())
@@ -134,8 +132,11 @@ def check_rebuilt(network: nn.Module, rebuilt: nn.Module, dataset: Dataset) -> N
         )
 
 
-def _check_copies(network: nn.Module, dataset: Dataset) -> None:
-    """Raise UserError if a copy computes with tensors of the network that it was copied from."""
+def check_copies(network: nn.Module, dataset: Dataset) -> None:
+    """Raise UserError if a copy computes with tensors of the network that it was copied from.
+
+    All that is tried before there are weights, and the best epoch that a training keeps, is a copy.
+    """
     images, classes = probe_images(dataset), len(dataset.classes)
     copy = nn.Sequential(Normalize(dataset), copied(network)).eval()
     first, again = (checked_logits(copy, images, classes).numpy() for _ in range(2))
